@@ -1,0 +1,42 @@
+# Two commands for a bare machine: `make demo` draws, `make test` tests. Both set everything up by themselves.
+PYTHON ?= python3
+PROMPT ?=
+FAMILY ?= micro
+BIN := .venv/bin
+
+.PHONY: demo test test-all install lint speedrun clean
+
+ifeq ($(PROMPT),)
+PROMPTS := "a cat on a mint background" "a rocket to the left of a red circle" \
+           "a green square above an apple" "a frog to the right of a pizza"
+else
+PROMPTS := "$(PROMPT)"
+endif
+
+demo: ## draw four pictures (or yours: make demo PROMPT="...") into outputs/
+	@$(PYTHON) scripts/install.py
+	@$(BIN)/fourstroke generate $(PROMPTS) --seed 7 --out outputs --sheet outputs/sheet.png
+	@echo "look at outputs/sheet.png"
+
+test: ## the test suite: offline, minutes on two cores
+	@$(PYTHON) scripts/install.py test
+	@$(BIN)/python -m pytest
+
+test-all: ## with the slow tests too
+	@$(PYTHON) scripts/install.py test
+	@$(BIN)/python -m pytest -m "not gpu"
+
+install: ## .venv with every extra, for contributors
+	@$(PYTHON) scripts/install.py all
+	@$(BIN)/pre-commit install >/dev/null 2>&1 || true
+
+lint: ## what pre-commit runs
+	@$(PYTHON) scripts/install.py all
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+speedrun: ## train the whole chain from nothing: FAMILY=micro (two cores, an afternoon) or mini (one GPU)
+	@$(PYTHON) scripts/install.py all
+	@$(BIN)/fourstroke speedrun $(FAMILY)
+
+clean:
+	rm -rf .venv outputs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,226 @@
+"""The command line: parse, call, print.
+
+Every command prints progress on standard error and what it made on standard output; `--json` prints one JSON object
+last. Errors of the user's making are one line and exit code 2; an interrupt is 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fourstroke.version import __version__
+
+STAGES = ("vae", "dit")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    arguments = _parser().parse_args(argv)
+    try:
+        result = arguments.run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        if arguments.debug:
+            raise
+        print(f"fourstroke: {_one_line(error)}", file=sys.stderr)
+        return 2
+    if getattr(arguments, "json", False):
+        print(json.dumps(result, ensure_ascii=False))
+    return 0
+
+
+def _generate(arguments: argparse.Namespace) -> dict[str, Any]:
+    from fourstroke.data.sheet import contact_sheet
+    from fourstroke.pictures import write_pictures
+    from fourstroke.pipeline import Clock, Pipeline
+
+    clock = Clock()
+    pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device)
+    clock.lap("load")
+    images = [_open(path) for path in getattr(arguments, "image", [])]
+    outputs = [
+        pipe(
+            prompt,
+            images=images or None,
+            width=arguments.width,
+            height=arguments.height,
+            num_inference_steps=arguments.steps,
+            guidance_scale=arguments.guidance,
+            negative_prompt=arguments.negative,
+            num_images=arguments.num_images,
+            seed=arguments.seed,
+            transparent=arguments.transparent,
+            on_step=_progress(f"{index + 1}/{len(arguments.prompt)} ") if sys.stderr.isatty() else None,
+        )
+        for index, prompt in enumerate(arguments.prompt)
+    ]
+    paths = [path for output in outputs for path in write_pictures(output, arguments.out, pipe.info.name)]
+    pictures = [image for output in outputs for image in output.images]
+    if arguments.sheet:
+        prompts = [prompt for output in outputs for prompt in output.prompts]
+        upscale = max(1, 256 // max(pictures[0].size))
+        contact_sheet(pictures, prompts, columns=min(4, len(pictures)), upscale=upscale).save(arguments.sheet)
+    timings = {"load": clock.laps["load"]}
+    for output in outputs:
+        for stage, seconds in output.timings.items():
+            timings[stage] = timings.get(stage, 0.0) + seconds
+    spent = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in timings.items())
+    if not arguments.json:
+        for path in paths:
+            print(path)
+        if arguments.sheet:
+            print(f"contact sheet: {arguments.sheet}")
+        print(f"{len(pictures)} pictures with {pipe.info.name}: {spent}")
+    seeds = [seed for output in outputs for seed in output.seeds]
+    return {"model": pipe.info.name, "pictures": [str(p) for p in paths], "seeds": seeds, "timings": timings}
+
+
+def _train(arguments: argparse.Namespace) -> dict[str, Any]:
+    from fourstroke.train.recipe import load_recipe
+
+    overrides = list(arguments.overrides)
+    if arguments.stage == "vae":
+        from fourstroke.train.vae import VaeRecipe, train_vae
+
+        folder = train_vae(load_recipe(VaeRecipe, arguments.recipe, overrides), arguments.resume)
+    else:
+        from fourstroke.train.dit import DitRecipe, train_dit
+
+        folder = train_dit(load_recipe(DitRecipe, arguments.recipe, overrides), arguments.resume)
+    print(f"trained model: {folder}", file=sys.stderr)
+    return {"model": str(folder)}
+
+
+def _speedrun(arguments: argparse.Namespace) -> dict[str, Any]:
+    from fourstroke.speedrun import speedrun
+
+    return {"model": str(speedrun(arguments.family, arguments.recipes, arguments.runs, arguments.n))}
+
+
+def _eval(arguments: argparse.Namespace) -> dict[str, Any]:
+    common = {key: getattr(arguments, key) for key in ("world", "n", "device", "sheet")}
+    if arguments.what == "composition":
+        from fourstroke.evaluate.composition import evaluate_composition, table
+
+        own = {key: getattr(arguments, key) for key in ("captions", "steps", "guidance", "batch")}
+        result = evaluate_composition(arguments.model, **common, **own)
+    else:
+        from fourstroke.evaluate.reconstruction import evaluate_reconstruction, table
+
+        result = evaluate_reconstruction(arguments.model, **common)
+    if not arguments.json:
+        print(table(result))
+    return result
+
+
+def _doctor(arguments: argparse.Namespace) -> dict[str, Any]:
+    from fourstroke.doctor import examine
+
+    facts = examine()
+    if not arguments.json:
+        for fact in facts:
+            print(f"{'ok  ' if fact.good else 'miss'}  {fact.name:<12} {fact.value}")
+    return {fact.name: fact.value for fact in facts}
+
+
+def _open(path: Path) -> Any:
+    from PIL import Image
+
+    try:
+        return Image.open(path).copy()
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read the input image {path}: {_one_line(error)}") from None
+
+
+def _progress(label: str) -> Any:
+    def on_step(step: int, steps: int, _: Any) -> None:
+        end = "\n" if step == steps else ""
+        print(f"\r{label}step {step}/{steps}", end=end, file=sys.stderr, flush=True)
+
+    return on_step
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fourstroke", description="From prompt to picture in four strokes.")
+    parser.add_argument("--version", action="version", version=f"fourstroke {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    generate = commands.add_parser("generate", help="draw pictures from prompts")
+    generate.add_argument("prompt", nargs="+", help="what to draw; several prompts are drawn one after the other")
+    generate.set_defaults(run=_generate, image=[])
+    edit = commands.add_parser("edit", help="change pictures by an instruction")
+    edit.add_argument("prompt", nargs=1, help="what to change")
+    edit.add_argument("--image", type=Path, action="append", required=True, help="an input image; may be repeated")
+    edit.set_defaults(run=_generate)
+    for command in (generate, edit):
+        command.add_argument("--model", help="folder or hub id (default: the best bundled model)")
+        command.add_argument("--out", type=Path, default=Path("outputs"), help="folder for the pictures")
+        command.add_argument("--width", type=int, help="pixels, a multiple of 32")
+        command.add_argument("--height", type=int, help="pixels, a multiple of 32")
+        command.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
+        command.add_argument("--guidance", type=float, help="guidance scale; 1 switches it off")
+        command.add_argument("--negative", help="what guidance leads away from")
+        command.add_argument("--num-images", type=int, default=1, help="pictures for each prompt")
+        command.add_argument("--seed", type=int, help="seed of the first picture (default: drawn, and printed)")
+        command.add_argument("--transparent", action="store_true", help="RGBA with a transparent background")
+        command.add_argument("--sheet", type=Path, help="also write one sheet of all pictures with their prompts")
+        command.add_argument("--device", help="cpu, cuda, cuda:1 … (default: the GPU if there is one)")
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+
+    train = commands.add_parser("train", help="train a stage by a recipe")
+    train.add_argument("stage", choices=STAGES)
+    train.add_argument("--recipe", type=Path, required=True, help="recipes/<family>/<stage>.yaml")
+    train.add_argument("--resume", action="store_true", help="continue the run in the recipe's folder")
+    train.add_argument("--json", action="store_true", help="print one JSON object")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="change a number of the recipe")
+    train.set_defaults(run=_train)
+
+    speedrun = commands.add_parser("speedrun", help="train and measure a family's whole chain from nothing")
+    speedrun.add_argument("family", help="micro (two CPU cores) or mini (one GPU)")
+    speedrun.add_argument("--recipes", type=Path, default=Path("recipes"), help="folder of the families' recipes")
+    speedrun.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the runs")
+    speedrun.add_argument("--n", type=int, default=200, help="prompts and scenes to measure on")
+    speedrun.add_argument("--json", action="store_true", help="print one JSON object")
+    speedrun.set_defaults(run=_speedrun)
+
+    evaluate = commands.add_parser("eval", help="measure a model")
+    subjects = evaluate.add_subparsers(required=True, metavar="WHAT", dest="what")
+    composition = subjects.add_parser("composition", help="objects, colours, relations and words of held-out prompts")
+    composition.add_argument("--n", type=int, default=200, help="prompts")
+    composition.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
+    composition.add_argument("--guidance", type=float, help="guidance scale")
+    composition.add_argument("--captions", choices=("mixed", "short", "rich"), default="mixed", help="kind of prompts")
+    composition.add_argument("--batch", type=int, default=8, help="pictures drawn together; does not change them")
+    composition.add_argument("--sheet", type=Path, help="write a sheet of the first 32 pictures with the verdicts")
+    reconstruction = subjects.add_parser("reconstruction", help="PSNR of the autoencoder on scenes and photographs")
+    reconstruction.add_argument("--n", type=int, default=200, help="held-out scenes")
+    reconstruction.add_argument("--sheet", type=Path, help="write originals over reconstructions")
+    for subject in (composition, reconstruction):
+        subject.add_argument("--model", help="folder or hub id (default: the best bundled model)")
+        subject.add_argument("--world", type=Path, help="world.yaml (default: recipes/<family>/world.yaml)")
+        subject.add_argument("--device", help="cpu, cuda … (default: the GPU if there is one)")
+        subject.add_argument("--json", action="store_true", help="print one JSON object")
+        subject.set_defaults(run=_eval)
+
+    doctor = commands.add_parser("doctor", help="say what this installation can do")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

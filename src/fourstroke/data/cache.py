@@ -1,0 +1,119 @@
+"""A latent cache: samples of the world, rendered and encoded once by a frozen autoencoder.
+
+A folder of chunks, each complete or absent, so that building it can be interrupted and goes on where it stopped.
+`cache.json` holds the fingerprint of what it was made from; another world or autoencoder is refused, not mixed in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fourstroke.checkpoint import read_json, write_json
+from fourstroke.data.stream import batches, pixels
+from fourstroke.data.world import WorldConfig
+from fourstroke.data.world.graph import Split
+from fourstroke.vae import Autoencoder
+
+CHUNK, BATCH = 256, 32
+
+
+@dataclass(frozen=True)
+class LatentCache:
+    """Encoded samples in memory: `latents` (N, tokens, C) float16, and a short and a rich caption for each."""
+
+    latents: Tensor
+    short: list[str]
+    rich: list[str]
+    grid: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+def build_cache(
+    folder: Path, autoencoder: Autoencoder, config: WorldConfig, count: int, *,
+    seed: int = 0, split: Split = "train", workers: int = 0,
+) -> LatentCache:
+    """Make (or complete) a cache of `count` samples and load it.
+
+    Raises:
+        ValueError: if the folder holds a cache of something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    own = fingerprint(autoencoder, config, seed, split)
+    if (folder / "cache.json").exists():
+        if read_json(folder / "cache.json") != own:
+            raise ValueError(f"{folder} was made with another world or autoencoder; delete it or choose another folder")
+    else:
+        write_json(folder / "cache.json", own)
+    chunks = -(-count // CHUNK)  # a chunk is always whole, so that asking for more later goes on from here
+    missing = [chunk for chunk in range(chunks) if not _file(folder, chunk).exists()]
+    start = time.perf_counter()
+    for done, chunk in enumerate(missing):
+        _encode_chunk(folder, chunk, autoencoder, config, seed, split, workers)
+        rate = (done + 1) / (time.perf_counter() - start)
+        if done % 16 == 15 or done + 1 == len(missing):
+            print(
+                f"latents {chunks - len(missing) + done + 1}/{chunks} chunks, {rate * CHUNK:.0f} samples/s, "
+                f"{(len(missing) - done - 1) / rate:.0f} s left",
+                flush=True,
+            )
+    return load_cache(folder, count, (config.height // 16, config.width // 16))
+
+
+def load_cache(folder: Path, count: int, grid: tuple[int, int]) -> LatentCache:
+    """Read the first `count` samples of a complete cache."""
+    latents: list[Tensor] = []
+    captions: list[dict[str, str]] = []
+    for chunk in range(-(-count // CHUNK)):
+        latents.append(load_file(_file(folder, chunk))["latents"])
+        lines = _file(folder, chunk).with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
+        captions += [json.loads(line) for line in lines]
+    return LatentCache(
+        torch.cat(latents)[:count], [c["short"] for c in captions[:count]], [c["rich"] for c in captions[:count]], grid
+    )
+
+
+def fingerprint(autoencoder: Autoencoder, config: WorldConfig, seed: int, split: Split) -> dict[str, Any]:
+    """What a cache depends on: the world, the encoder's weights, the seed and the split."""
+    digest = hashlib.sha256()
+    for name, p in sorted(autoencoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(p.detach().float().cpu().numpy().tobytes())
+    world = json.loads(json.dumps(dataclasses.asdict(config)))
+    return {"world": world, "autoencoder": digest.hexdigest(), "seed": seed, "split": split}
+
+
+@torch.inference_mode()
+def _encode_chunk(
+    folder: Path, chunk: int, autoencoder: Autoencoder, config: WorldConfig,
+    seed: int, split: Split, workers: int,
+) -> None:
+    parameter = next(autoencoder.parameters())
+    per_chunk = CHUNK // BATCH
+    stream = batches(config, BATCH, start=chunk * per_chunk, seed=seed, split=split, workers=workers)
+    latents, lines = [], []
+    for _, samples in zip(range(per_chunk), stream, strict=False):
+        z = autoencoder.encode(pixels(samples).to(parameter.device, parameter.dtype))
+        latents.append(z.flatten(2).mT.half().cpu())
+        lines += [json.dumps({"short": s.short, "rich": s.rich}, ensure_ascii=False) for s in samples]
+    path = _file(folder, chunk)
+    path.with_suffix(".jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial = path.with_suffix(".partial")
+    save_file({"latents": torch.cat(latents).contiguous()}, partial)
+    os.replace(partial, path)
+
+
+def _file(folder: Path, chunk: int) -> Path:
+    return folder / f"{chunk:06d}.safetensors"

@@ -1,0 +1,83 @@
+"""Sheets of samples: many pictures in a grid, each above its caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from fourstroke.data.world.fonts import load_font
+
+MARGIN = 8
+PAPER, INK = (255, 255, 255), (40, 40, 46)
+
+
+def contact_sheet(
+    images: Sequence[np.ndarray | Image.Image],
+    captions: Sequence[str] | None = None,
+    columns: int = 4,
+    upscale: int = 1,
+    font_size: int = 13,
+) -> Image.Image:
+    """Pictures ((h, w, 3 or 4) uint8, or PIL) in rows of ``columns``, each above its wrapped caption; returns RGB.
+
+    ``upscale`` enlarges by whole pixels. Transparent pictures lie over a checkerboard. Pictures may differ in size.
+    """
+    if not images:
+        raise ValueError("a contact sheet needs at least one picture")
+    if captions is not None and len(captions) != len(images):
+        raise ValueError(f"{len(images)} pictures, but {len(captions)} captions")
+    pictures = [_opaque(image, upscale) for image in images]
+    font = _caption_font(font_size)
+    cell = max(picture.width for picture in pictures)
+    texts = [_wrap(caption, font, cell) for caption in captions] if captions is not None else [""] * len(pictures)
+    line = font_size + 3
+    rows = [range(start, min(start + columns, len(pictures))) for start in range(0, len(pictures), columns)]
+    picture_heights = [max(pictures[i].height for i in row) for row in rows]
+    text_heights = [max(line * len(texts[i].splitlines()) for i in row) for row in rows]
+    width = MARGIN + min(columns, len(pictures)) * (cell + MARGIN)
+    height = MARGIN + sum(picture_heights) + sum(text_heights) + len(rows) * 2 * MARGIN
+    sheet = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    y = MARGIN
+    for row, picture_height, text_height in zip(rows, picture_heights, text_heights, strict=True):
+        for column, i in enumerate(row):
+            x = MARGIN + column * (cell + MARGIN)
+            sheet.paste(pictures[i], (x, y))
+            for k, text in enumerate(texts[i].splitlines()):
+                draw.text((x, y + picture_height + 4 + k * line), text, font=font, fill=INK)
+        y += picture_height + text_height + 2 * MARGIN
+    return sheet
+
+
+def _opaque(image: np.ndarray | Image.Image, upscale: int) -> Image.Image:
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(np.ascontiguousarray(image))
+    size = picture.width * upscale, picture.height * upscale
+    picture = picture.convert("RGBA").resize(size, Image.Resampling.NEAREST)
+    rows, columns = np.indices((picture.height, picture.width)) // 8
+    squares = np.where((rows + columns) % 2 == 0, 255, 214).astype(np.uint8)
+    board = Image.fromarray(squares).convert("RGBA")
+    return Image.alpha_composite(board, picture).convert("RGB")
+
+
+def _caption_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    try:
+        return load_font("DejaVuSans.ttf", size)
+    except FileNotFoundError:
+        return ImageFont.load_default(size)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        current = ""
+        for word in paragraph.split():
+            longer = f"{current} {word}".strip()
+            if current and font.getlength(longer) > width:
+                lines.append(current)
+                current = word
+            else:
+                current = longer
+        lines.append(current)
+    return "\n".join(lines)

@@ -1,0 +1,63 @@
+"""An endless stream of world samples, a function of (seed, step) alone, so that a run can be resumed anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fourstroke.data.world import Sample, World, WorldConfig
+from fourstroke.data.world.graph import Split
+
+
+class WorldSamples(Dataset[Sample]):
+    """Sample i of the world: rendered when asked for, in any process."""
+
+    def __init__(self, config: WorldConfig, split: Split = "train") -> None:
+        self.world, self.split = World(config), split
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.world.sample(index, self.split)
+
+
+def batches(
+    config: WorldConfig, batch_size: int, *, start: int = 0, seed: int = 0, split: Split = "train", workers: int = 0
+) -> Iterator[list[Sample]]:
+    """Batches from step `start` on; step s holds the samples s * batch_size … of a range of its own for each seed."""
+    first = (seed << 40) + start * batch_size
+
+    def indices() -> Iterator[int]:
+        index = first
+        while True:
+            yield index
+            index += 1
+
+    loader: DataLoader[Sample] = DataLoader(
+        WorldSamples(config, split),
+        batch_size=batch_size,
+        sampler=_Endless(indices()),
+        num_workers=workers,
+        collate_fn=list,
+        prefetch_factor=4 if workers else None,
+        persistent_workers=False,
+    )
+    yield from loader
+
+
+def pixels(samples: list[Sample]) -> Tensor:
+    """Pictures of a batch as (B, 4, H, W) float32 in [-1, 1]."""
+    stack = torch.from_numpy(np.stack([sample.image for sample in samples]))
+    return stack.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+class _Endless(torch.utils.data.Sampler[int]):
+    """A sampler without an end (DataLoader never asks for its length)."""
+
+    def __init__(self, indices: Iterator[int]) -> None:
+        self.indices = indices
+
+    def __iter__(self) -> Iterator[int]:
+        return self.indices

@@ -1,0 +1,71 @@
+"""Short common words for signs, by script, and their split into train and held-out words by a stable hash."""
+
+from __future__ import annotations
+
+import functools
+
+from fourstroke.data.world.graph import Split, is_held_out
+
+_LATIN = """
+able acid acorn actor adult age agent air alarm album alive alley amber angel angle ankle apple april apron arch area
+arena arm army arrow art ask atlas atom aunt autumn award axis baby back bag bake bakery ball bamboo banana band bank
+bar bark barn base basil basin basket bath bay beach bead beam bean bear beard beat bed bee beef bell belt bench berry
+best big bike bird birth black blade blank blend block bloom blue board boat body bold bone bonus book boot born boss
+both bottle bowl box brain branch brave bread break brick bride bridge bright bring broom brown brush bubble bucket
+build bulb bull bus bush busy butter button buzz cab cabin cable cactus cafe cage cake calm camel camera camp canal
+candle candy canoe cap car card care carpet carrot cart carve case cash castle cat cave cell chain chair chalk charm
+chart chat cheese chef cherry chess chest chick child chill chin choir chorus circle circus city clay clean clear
+clerk clever cliff climb clock close cloth cloud clover clown club coach coal coast coat cocoa code coffee coin cold
+comet comic cook cookie cool copper copy coral cork corn corner cotton couch count court cousin cover cow crab craft
+crane cream creek crew crisp crop cross crow crowd crown cube cup curry curve dad dairy daisy dance dark dash data
+date dawn day deal dear deep deer delta den desert desk diary dice diet dinner dish dive dock doctor dog doll donut
+door dot dove draft dragon drama draw dream dress drift drill drink drive drop drum dry duck dune dust duty eagle ear
+early earth east easy echo edge egg eight elbow elf elm empty end energy engine enjoy enter equal event every exit
+extra eye fable face fact fair fairy faith fall family famous fan farm fast feast felt fence fern ferry fever few
+field fifty fig film find fine finish fire first fish five flag flame flat fleet flight float flock floor flour flow
+flower flute fly foam fog fold folk food foot forest fork form fort forty four fox frame free fresh friend frog front
+frost fruit fudge fuel full fun funny fur future galaxy game garage garden garlic gate gear gem genius gentle giant
+gift ginger girl give glad glass globe glove glow glue goal goat gold golf good goose grace grain grand grape grass
+gravy great green grill grin group grow guard guess guest guide guitar habit hair half hall hammer hand happy harbor
+hard hare harp hat hawk hay hazel head heart heat hedge hello help hen herb hero hide high hill hobby hockey hold hole
+holly home honest honey hood hope horn horse hotel hour house hug humor hut ice icon idea idol igloo inch ink iris
+iron island ivory ivy jacket jade jam jar jazz jeans jelly jewel job jog join joke jolly joy judge juice july jump
+june jungle junior jury just kale keen keep kettle key kid kind king kite kitten kiwi knee knife knit knot koala label
+lace ladder lake lamb lamp land lane laptop large laser last laugh lava lawn layer leaf learn left legend lemon lens
+letter level life lift light lily lime line lion list little lobby local lock logic long look loop lotus loud love
+loyal luck lunar lunch lung magic magnet mail main major mango maple marble march mark market mask match math maze
+meadow meal medal melody melon menu merry metal mild mile milk mill mind mint minute mirror mist mitten mix model mom
+money monkey month moon moral moss moth motor mouse movie mud muffin mug museum music myth nail name nap nature navy
+near neat neck needle nest net never new news next nice night nine noble noise noodle noon north nose note novel
+number nurse nut oak oasis oat ocean office oil old olive one onion open opera orange orbit orchid order organ otter
+oven owl oxygen oyster paint pair palace palm panda pants paper parade parent park parrot part party pasta path patio
+peace peach peak pear pearl pebble pen pencil people pepper petal phone photo piano pickle picnic pie pig pillow pilot
+pine pink pipe pirate pizza place plain plan planet plant plate play plaza plum pocket poem poet point polar polite
+pond pony pool pop poppy port post potato power press pretty pride prince print prize proud puddle pulse pump puppy
+purple puzzle queen quest quick quiet quilt quiz rabbit race radar radio raft rain ranch rare raven reach read ready
+real recipe red reef relax rest ribbon rice rich ride right ring river road roast robin robot rock rocket roof room
+root rope rose round route royal ruby rug rule run rush saddle safari safe sail salad salmon salt sand sauce save
+scarf school scout screen sea seal seat second secret seed shade shadow shape share shark sharp sheep shelf shell
+shine ship shirt shoe shop shore short show shrimp sign silk silver simple sing sister six skate sketch ski skill skin
+sky sleep slice slide slow small smart smile smoke smooth snack snail snow soap soccer sock sofa soft soil solar song
+soul sound soup south space spark speed spice spider spin spoon sport spot spring square squash stage stair stamp star
+start steam steel stem step stone stop storm story stove straw stream street strong studio sugar suit summer sun sunny
+super surf swan sweet swift swim swing table taco tail talent tall tango taste taxi tea team ten tennis tent test
+thank theme thick thin thing three tide tiger tile time tiny tire toast today toe tomato tool top torch total towel
+tower town toy track trade trail train travel tree trick trio trip truck true trust tulip tuna tunnel turkey turn
+turtle twelve twin two uncle under unit urban useful valley value van vanity velvet verse vest video view villa vine
+violet violin visit vivid voice vote wagon walk wall walnut walrus warm wash watch water wave wax way web week west
+whale wheat wheel white wide wild willow win wind window wing winter wise wish wolf wonder wood wool word work world
+wrap yacht yard year yellow yes yoga young zebra zero zest zone zoo
+"""
+WORDS: dict[str, tuple[str, ...]] = {"latin": tuple(_LATIN.split())}  # another script is another entry, with its fonts
+
+
+@functools.lru_cache(maxsize=64)
+def choose_words(script: str, split: Split, max_length: int) -> tuple[str, ...]:
+    """The words of a script with at most ``max_length`` letters that belong to ``split``."""
+    wanted = split == "heldout"
+    words = tuple(w for w in WORDS[script] if len(w) <= max_length and is_held_out("word", w) == wanted)
+    if not words:
+        raise ValueError(f"no {split} words of at most {max_length} letters: raise max_word_length to 3 or more")
+    return words

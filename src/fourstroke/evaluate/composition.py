@@ -1,0 +1,211 @@
+"""Composition: whether pictures of held-out prompts show the asked objects, colours, relations and words.
+
+Held-out scenes show combinations that training never shows (`data.world.graph.split_of`). Pictures may come from a
+pipeline or from anywhere else, for example from the world itself, which tells how far the judge can be trusted.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from fourstroke.data.sheet import contact_sheet
+from fourstroke.data.world import World
+from fourstroke.data.world.graph import Scene
+from fourstroke.evaluate.judge import Judge, Verdict
+from fourstroke.evaluate.statistics import Share, share
+from fourstroke.evaluate.world import find_world
+from fourstroke.flow.sampler import seeded_noise
+from fourstroke.pipeline import PATCH, Pipeline, find_model
+
+Captions = Literal["mixed", "short", "rich"]
+OnPicture = Callable[[int, int], None]
+SHEET_PICTURES = 32
+ROWS = ("objects", "colours", "relations", "backgrounds", "words_exact", "words_ned")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A held-out scene with the caption that asks for it; `seed` is also that of the noise."""
+
+    seed: int
+    scene: Scene
+    caption: str
+    rich: bool
+
+
+def held_out_prompts(world: World, n: int, captions: Captions = "mixed") -> list[Prompt]:
+    """The prompts of the held-out seeds 0 to n - 1; `mixed` words even seeds shortly and odd ones richly."""
+    if n < 1:
+        raise ValueError(f"n is {n}; it must be at least 1")
+    prompts = []
+    for seed in range(n):
+        scene = world.scene(seed, "heldout")
+        rich = captions == "rich" or (captions == "mixed" and seed % 2 == 1)
+        prompts.append(Prompt(seed=seed, scene=scene, caption=world.caption(scene, rich, seed), rich=rich))
+    return prompts
+
+
+def draw(
+    pipe: Pipeline,
+    prompts: Sequence[Prompt],
+    *,
+    steps: int | None = None,
+    guidance: float | None = None,
+    batch: int = 8,
+    on_picture: OnPicture | None = None,
+) -> list[np.ndarray]:
+    """A picture (H, W, 3, or 4 if transparent) uint8 for each prompt, from its own noise, whatever the batch."""
+    pictures: dict[int, np.ndarray] = {}
+    groups: dict[tuple[int, int, bool], list[Prompt]] = {}
+    for prompt in prompts:
+        scene = prompt.scene
+        groups.setdefault((scene.width, scene.height, scene.background.kind == "transparent"), []).append(prompt)
+    for (width, height, transparent), group in groups.items():
+        for start in range(0, len(group), batch):
+            part = group[start : start + batch]
+            tokens = (width // PATCH) * (height // PATCH)
+            out = pipe(
+                [prompt.caption for prompt in part],
+                width=width,
+                height=height,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                latents=seeded_noise([p.seed for p in part], tokens, pipe.transformer.config.in_channels),
+                transparent=transparent,
+                seed=part[0].seed,
+            )
+            pictures |= {p.seed: np.asarray(image) for p, image in zip(part, out.images, strict=True)}
+            if on_picture is not None:
+                on_picture(len(pictures), len(prompts))
+    return [pictures[prompt.seed] for prompt in prompts]
+
+
+def judge_pictures(
+    judge: Judge, prompts: Sequence[Prompt], pictures: Sequence[np.ndarray], on_picture: OnPicture | None = None
+) -> list[Verdict]:
+    """The verdict on each picture."""
+    if len(prompts) != len(pictures):
+        raise ValueError(f"{len(prompts)} prompts, but {len(pictures)} pictures")
+    verdicts = []
+    for prompt, picture in zip(prompts, pictures, strict=True):
+        verdicts.append(judge.verdict(picture, prompt.scene))
+        if on_picture is not None:
+            on_picture(len(verdicts), len(prompts))
+    return verdicts
+
+
+def summarise(prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict[str, Share | None]:
+    """Shares by what was asked; backgrounds count only where the caption states them, words only where signs are."""
+    groups: dict[str, list[tuple[bool, ...]]] = {
+        "objects": [v.objects for v in verdicts],
+        "colours": [v.colours for v in verdicts],
+        "relations": [v.relations for v in verdicts],
+        "backgrounds": [v.backgrounds if states_background(p) else () for p, v in zip(prompts, verdicts, strict=True)],
+        "words_exact": [(v.word.exact,) if v.word else () for v in verdicts],
+    }
+    shares = {name: share([sum(g) for g in group], [len(g) for g in group]) for name, group in groups.items()}
+    words = [v.word for v in verdicts if v.word is not None]
+    return shares | {"words_ned": share([w.ned for w in words], [1] * len(words))}
+
+
+def states_background(prompt: Prompt) -> bool:
+    """Whether the caption says what the background is; rich ones and those of stickers always do."""
+    colours = prompt.scene.background.colours
+    marks = ("background", "gradient", "wall")
+    return prompt.rich or not colours or any(f"{colours[0]} {rest}" in prompt.caption for rest in (*marks, "to "))
+
+
+def evaluate_composition(
+    model: str | Path | None = None,
+    *,
+    world: Path | None = None,
+    n: int = 200,
+    captions: Captions = "mixed",
+    steps: int | None = None,
+    guidance: float | None = None,
+    batch: int = 8,
+    device: str | None = None,
+    sheet: Path | None = None,
+) -> dict[str, Any]:
+    """Draw n held-out prompts with a model and judge the pictures; see `table` for what comes back."""
+    folder = find_model(model)
+    pipe = Pipeline.from_pretrained(folder, device=device)
+    config = find_world(world, folder, pipe.info.name)
+    judge = Judge(config)
+    prompts = held_out_prompts(World(config), n, captions)
+    start = time.perf_counter()
+    pictures = draw(pipe, prompts, steps=steps, guidance=guidance, batch=batch, on_picture=progress("drawing"))
+    seconds = (time.perf_counter() - start) / n
+    verdicts = judge_pictures(judge, prompts, pictures, progress("judging"))
+    if sheet is not None:
+        verdict_sheet(prompts, pictures, verdicts).save(sheet)
+    levels = pipe.info.sample_sigmas if steps is None else None
+    shares = summarise(prompts, verdicts)
+    return {
+        "model": pipe.info.name,
+        "n": n,
+        "captions": captions,
+        "steps": len(levels) if levels else steps or pipe.info.num_inference_steps,
+        "guidance": pipe.info.guidance_scale if guidance is None else guidance,
+        "seconds_per_picture": seconds,
+        "all_right": plain(share([v.right for v in verdicts], [1] * n)),
+    } | {name: plain(value) for name, value in shares.items()}
+
+
+def plain(value: Share | None) -> dict[str, Any] | None:
+    """A share as plain data."""
+    return None if value is None else asdict(value)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result of `evaluate_composition` as lines of text; percentages with 95 % intervals over pictures."""
+    kinds = {"mixed": "half short, half rich", "short": "short", "rich": "rich"}[result["captions"]]
+    lines = [
+        f"{result['model']}: {result['n']} held-out prompts ({kinds} captions), {result['steps']} steps, "
+        f"guidance {result['guidance']:g}, {result['seconds_per_picture']:.2f} s a picture",
+        f"{'':<12} {'right':>7}   {'95 %':^13}   {'of':>5}",
+    ]
+    for name in (*ROWS, "all_right"):
+        if (row := result[name]) is not None:
+            low, high = 100 * row["low"], 100 * row["high"]
+            label = name.replace("_", " ")
+            lines.append(f"{label:<12} {100 * row['value']:>5.1f} %   {low:>5.1f} – {high:>5.1f}   {row['count']:>5}")
+    return "\n".join(lines)
+
+
+def verdict_sheet(
+    prompts: Sequence[Prompt], pictures: Sequence[np.ndarray], verdicts: Sequence[Verdict]
+) -> Image.Image:
+    """The first 32 pictures above their captions, with what is right (+) and wrong (-) in each."""
+    texts = []
+    for prompt, verdict in list(zip(prompts, verdicts, strict=True))[:SHEET_PICTURES]:
+        marks = {
+            n: "".join("+" if ok else "-" for ok in getattr(verdict, n)) for n in ("objects", "colours", "relations")
+        }
+        if verdict.word is not None:
+            marks["word"] = f"{'+' if verdict.word.exact else '-'} {verdict.word.text}"
+        texts.append(f"{prompt.caption}\n" + ", ".join(f"{name} {mark}" for name, mark in marks.items() if mark))
+    shown = list(pictures[:SHEET_PICTURES])
+    upscale = max(1, 256 // max(shown[0].shape[:2]))
+    return contact_sheet(shown, texts, columns=min(4, len(shown)), upscale=upscale)
+
+
+def progress(label: str) -> OnPicture:
+    """Prints pictures done and the time left on standard error."""
+    start = time.perf_counter()
+
+    def on_picture(done: int, total: int) -> None:
+        left = (time.perf_counter() - start) / done * (total - done)
+        end = "\n" if done == total else ""
+        if end or sys.stderr.isatty():
+            print(f"\r{label} {done}/{total}, {left:.0f} s left  ", end=end, file=sys.stderr, flush=True)
+
+    return on_picture

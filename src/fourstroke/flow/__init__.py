@@ -1,0 +1,1 @@
+"""The flow: path, schedule, sampler, guidance."""

@@ -1,0 +1,80 @@
+"""The noise levels that sampling visits: resolution-dependent, as `scheduler/scheduler_config.json` sets them.
+
+A picture of more tokens needs more noise to lose its structure, so the grid is pushed towards t = 1 by an exponential
+shift whose strength mu grows linearly with the number of tokens (Qwen-Image-2.1: .5 at 256 tokens, .9 at 8192), and is
+then stretched so that its last level is `shift_terminal`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fourstroke.checkpoint import read_json, write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The keys of the scheduler's config that decide the grid."""
+
+    base_image_seq_len: int = 256
+    max_image_seq_len: int = 8192
+    base_shift: float = 0.5
+    max_shift: float = 0.9
+    shift_terminal: float | None = 0.02
+    use_dynamic_shifting: bool = True
+    shift: float = 1.0
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> ScheduleConfig:
+        """Read `scheduler_config.json` of a folder; keys that do not concern the grid are passed over."""
+        config = read_json(Path(folder) / "scheduler_config.json")
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in config.items() if key in known})
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write `scheduler_config.json`, readable by diffusers' flow-matching Euler scheduler."""
+        config: dict[str, Any] = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
+        config |= {"time_shift_type": "exponential", **dataclasses.asdict(self)}
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_json(Path(folder) / "scheduler_config.json", config)
+
+
+def shift_strength(tokens: int, config: ScheduleConfig) -> float:
+    """mu for a picture of `tokens` latent tokens: linear between (and beyond) the two lengths of the config."""
+    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+    return config.base_shift + slope * (tokens - config.base_image_seq_len)
+
+
+def sigmas(num_steps: int, tokens: int, config: ScheduleConfig) -> Tensor:
+    """The grid for `num_steps` evaluations: (num_steps + 1,) float32, from 1 down to 0.
+
+    Raises:
+        ValueError: if `num_steps` is below 1.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_inference_steps is {num_steps}; it must be at least 1")
+    grid = torch.linspace(1.0, 1.0 / num_steps, num_steps, dtype=torch.float64)
+    factor = math.exp(shift_strength(tokens, config)) if config.use_dynamic_shifting else config.shift
+    grid = factor * grid / (1 + (factor - 1) * grid)
+    if config.shift_terminal and num_steps > 1:
+        grid = 1 - (1 - grid) * (1 - config.shift_terminal) / (1 - grid[-1])
+    return torch.cat([grid, grid.new_zeros(1)]).float()
+
+
+def fixed_sigmas(levels: list[float]) -> Tensor:
+    """The grid of a distilled student: its own levels (`sample_sigmas` of the model index) and a final 0, unshifted.
+
+    Raises:
+        ValueError: unless the levels fall strictly within (0, 1].
+    """
+    steps = [*levels, 0.0]
+    if not levels or levels[0] > 1 or any(a <= b for a, b in zip(steps, steps[1:], strict=False)):
+        raise ValueError(f"sample_sigmas must fall strictly from at most 1 to above 0, found {levels}")
+    return torch.tensor(steps, dtype=torch.float32)

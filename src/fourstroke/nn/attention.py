@@ -1,0 +1,102 @@
+"""Multi-head attention with RMS norm on queries and keys and rotary positions.
+
+One module serves three shapes of attention: everything sees everything, block-causal (a list of `Span`s), and new
+tokens over the keys and values that earlier tokens left behind (`past`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fourstroke.nn.norm import RMSNorm
+from fourstroke.nn.rotary import Rotary, rotate
+
+
+class Span(NamedTuple):
+    """Queries [start, stop) see keys [0, stop): all, none to their right (`causal`), or those where `mask` is true.
+
+    A causal span has `start == 0`; later ones carry a mask (stop - start, stop).
+    """
+
+    start: int
+    stop: int
+    causal: bool = False
+    mask: Tensor | None = None
+
+
+class KeysValues(NamedTuple):
+    """What a layer's tokens leave for later ones: keys (normalised, rotated) and values, each (B, S, H, D)."""
+
+    keys: Tensor
+    values: Tensor
+
+    def then(self, new: KeysValues) -> KeysValues:
+        """Append `new` along the sequence. Where it has n times the samples, each of ours serves n of its rows."""
+        return KeysValues(_append(self.keys, new.keys), _append(self.values, new.values))
+
+
+class Attention(nn.Module):
+    """Attention without biases: width -> num_heads * head_dim -> width."""
+
+    def __init__(self, width: int, num_heads: int, head_dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        inner = num_heads * head_dim
+        self.head_dim = head_dim
+        self.to_q = nn.Linear(width, inner, bias=False)
+        self.to_k = nn.Linear(width, inner, bias=False)
+        self.to_v = nn.Linear(width, inner, bias=False)
+        self.norm_q = RMSNorm(head_dim, eps)
+        self.norm_k = RMSNorm(head_dim, eps)
+        self.to_out = nn.Sequential(nn.Linear(inner, width, bias=False))
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Rotary,
+        *,
+        spans: Sequence[Span] = (),
+        past: KeysValues | None = None,
+        key_mask: Tensor | None = None,
+    ) -> tuple[Tensor, KeysValues]:
+        """`b s d -> b s d`, and the keys and values of these tokens (without the past).
+
+        `spans` make it block-causal and must cover the sequence in order. Otherwise every token sees the whole past
+        and all of `x`; `key_mask` (B, 1, 1, past + S) is true at the keys that may be seen.
+        """
+        query = rotate(self.norm_q(self._heads(self.to_q(x))), rotary)
+        own = self.keys_values(x, rotary)
+        keys, values = own if past is None else past.then(own)
+        if spans:
+            seen = [_attend(query[:, s.start : s.stop], keys[:, : s.stop], values[:, : s.stop], s) for s in spans]
+            out = seen[0] if len(seen) == 1 else torch.cat(seen, dim=1)
+        else:
+            out = _attend(query, keys, values, Span(0, keys.shape[1], mask=key_mask))
+        return self.to_out(out.flatten(2)), own
+
+    def keys_values(self, x: Tensor, rotary: Rotary) -> KeysValues:
+        """Keys and values alone, for a last layer of which nothing else is used: `b s d -> b s h d`, twice."""
+        return KeysValues(rotate(self.norm_k(self._heads(self.to_k(x))), rotary), self._heads(self.to_v(x)))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim))
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, span: Span) -> Tensor:
+    """`b q h d, b k h d, b k h d -> b q h d`."""
+    query, keys, values = (tensor.transpose(1, 2) for tensor in (query, keys, values))
+    out = F.scaled_dot_product_attention(query, keys, values, attn_mask=span.mask, is_causal=span.causal)
+    return out.transpose(1, 2)
+
+
+def _append(past: Tensor, new: Tensor) -> Tensor:
+    """`b p h d, (b n) s h d -> (b n) (p + s) h d` with a single copy and no repeated past in between."""
+    copies = new.shape[0] // past.shape[0]
+    if copies == 1:
+        return torch.cat((past, new), dim=1)
+    shared = past.unsqueeze(1).expand(-1, copies, -1, -1, -1)
+    return torch.cat((shared, new.unflatten(0, (-1, copies))), dim=2).flatten(0, 1)

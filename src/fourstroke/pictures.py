@@ -1,0 +1,41 @@
+"""Writing pictures with their recipe inside, so that a PNG tells how it was drawn."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from PIL import PngImagePlugin
+
+from fourstroke.pipeline import Output
+
+RECIPE_KEY = "fourstroke"
+
+
+def write_pictures(output: Output, folder: Path, model: str) -> list[Path]:
+    """Write every picture of `output` as PNG into `folder`; names hold the prompt's first words and the seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for image, prompt, seed in zip(output.images, output.prompts, output.seeds, strict=True):
+        recipe = {"prompt": prompt, "seed": seed, "model": model, "width": image.width, "height": image.height}
+        note = PngImagePlugin.PngInfo()
+        note.add_itxt(RECIPE_KEY, json.dumps(recipe, ensure_ascii=False))
+        path = free_path(folder / f"{slug(prompt)}-{seed}.png")
+        image.save(path, pnginfo=note)
+        paths.append(path)
+    return paths
+
+
+def slug(prompt: str, length: int = 40) -> str:
+    """A prompt as a file name: word characters and hyphens, at most `length`."""
+    words = re.sub(r"[^\w]+", "-", prompt.strip().lower()).strip("-")
+    return words[:length].rstrip("-") or "picture"
+
+
+def free_path(path: Path) -> Path:
+    """`path`, or the first `name-2.png`, `name-3.png` … that does not exist yet: nothing is overwritten."""
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate, number = path.with_stem(f"{path.stem}-{number}"), number + 1
+    return candidate

@@ -1,0 +1,332 @@
+"""The whole system on one page: encode the prompt, denoise the latent, decode the picture.
+
+A checkpoint is a folder laid out like Qwen-Image-2.1's; `model_index.json` may carry the group `fourstroke` with the
+model's own defaults (`ModelInfo`), and `sample_sigmas`, the fixed grid of a distilled student.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fourstroke.checkpoint import CheckpointError, atomic_folder, read_json, write_json
+from fourstroke.dit import Layout, PrefixCache, Transformer
+from fourstroke.flow.sampler import OnStep, Velocity, check_finite, euler, guided, seeded_noise
+from fourstroke.flow.schedule import ScheduleConfig, fixed_sigmas, sigmas
+from fourstroke.text import TextEncoder, TextFeatures
+from fourstroke.text.templates import transparent as transparent_prompt
+from fourstroke.vae import Autoencoder
+
+PATCH = 16
+MULTIPLE = 32
+"""Sides are multiples of 32: 16 pixels a token, 2x2 tokens a vision slot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """A checkpoint's own defaults; those here are Qwen-Image-2.1's."""
+
+    name: str = "qwen-image-2.1"
+    width: int = 2048
+    height: int = 2048
+    max_side: int = 2752
+    num_inference_steps: int = 40
+    guidance_scale: float = 1.0
+    sample_sigmas: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a call returns: `images` (RGB, or RGBA if transparent), each with its prompt and seed; seconds by stage."""
+
+    images: list[Image.Image]
+    prompts: list[str]
+    seeds: list[int]
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class Pipeline:
+    """Draws pictures from words (and input images) with one checkpoint."""
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        autoencoder: Autoencoder,
+        text_encoder: TextEncoder,
+        schedule: ScheduleConfig,
+        info: ModelInfo,
+    ) -> None:
+        self.transformer, self.autoencoder, self.text_encoder = transformer, autoencoder, text_encoder
+        self.schedule, self.info = schedule, info
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path | None = None, *, dtype: torch.dtype | None = None, device: str | None = None
+    ) -> Pipeline:
+        """Load a checkpoint: a folder, a hub id, or the best bundled model.
+
+        Args:
+            model: folder or hub id; None takes the bundled `mini` if it is there, else `micro`.
+            dtype: of the weights; None is bfloat16 on a GPU and float32 on a CPU.
+            device: None is `cuda` where there is one.
+
+        Raises:
+            CheckpointError: if the folder is missing or damaged; the message says what to do.
+        """
+        folder = find_model(model)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+        return cls(
+            Transformer.from_pretrained(folder / "transformer", dtype=dtype, device=device).eval(),
+            Autoencoder.from_pretrained(folder / "vae", dtype=dtype, device=device).eval(),
+            TextEncoder.from_pretrained(folder / "text_encoder", folder / "processor", dtype=dtype, device=device),
+            ScheduleConfig.from_pretrained(folder / "scheduler"),
+            read_info(folder),
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the whole checkpoint into `folder`, complete or not at all."""
+        with atomic_folder(Path(folder)) as partial:
+            self.transformer.save_pretrained(partial / "transformer")
+            self.autoencoder.save_pretrained(partial / "vae")
+            self.text_encoder.save_pretrained(partial / "text_encoder", partial / "processor")
+            self.schedule.save_pretrained(partial / "scheduler")
+            write_info(partial, self.info)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer lives."""
+        return next(self.transformer.parameters()).device
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        images: Sequence[Image.Image] | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | None = None,
+        num_images: int = 1,
+        seed: int | None = None,
+        transparent: bool = False,
+        latents: Tensor | None = None,
+        on_step: OnStep | None = None,
+    ) -> Output:
+        """Draw `num_images` pictures for each prompt.
+
+        Args:
+            prompt: one prompt, or several of one size drawn together.
+            images: input images for editing, shared by the prompts; None draws from words alone.
+            width, height: pixels, multiples of 32; None is the model's own size, or the last input image's shape.
+            num_inference_steps: None is the checkpoint's own grid.
+            guidance_scale: 1 switches guidance off; None is the checkpoint's own.
+            negative_prompt: what guidance leads away from; None is the empty prompt.
+            num_images: for each prompt; image j has the seed `seed + j`.
+            seed: None draws one; `Output.seeds` tells which.
+            transparent: ask for an RGBA picture with a transparent background.
+            latents: (pictures, tokens, 64), noise at t = 1, tokens row by row, in place of the seeds' noise.
+            on_step: called after every step with (step, steps, predicted clean latents).
+
+        Raises:
+            ValueError: for an empty prompt, a size or a step count out of range, a prompt over the token limit.
+            NonFiniteError: if a latent or a picture is not finite; it names the stage.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts or any(not p.strip() for p in prompts):
+            raise ValueError("the prompt is empty; say what to draw")
+        if num_images < 1:
+            raise ValueError(f"num_images is {num_images}; it must be at least 1")
+        width, height = self._size(width, height, images)
+        grid = (height // PATCH, width // PATCH)
+        levels = self._sigmas(num_inference_steps, grid[0] * grid[1])
+        scale = self.info.guidance_scale if guidance_scale is None else guidance_scale
+        seed = secrets.randbelow(2**31) if seed is None else seed
+        seeds = [seed + j for _ in prompts for j in range(num_images)]
+        clock = Clock()
+
+        inputs = [fit(image, self.info) for image in images or ()]
+        asked = [transparent_prompt(p) if transparent else p for p in prompts]
+        condition = self._prefix(asked, inputs, grid, num_images)
+        negative = self._prefix([negative_prompt or ""], inputs, grid, len(seeds)) if scale != 1 else None
+        clock.lap("encode")
+
+        x = seeded_noise(seeds, grid[0] * grid[1], self.transformer.config.in_channels) if latents is None else latents
+        if x.shape != (len(seeds), grid[0] * grid[1], self.transformer.config.in_channels):
+            raise ValueError(
+                f"latents have the shape {tuple(x.shape)}; these pictures need "
+                f"{(len(seeds), grid[0] * grid[1], self.transformer.config.in_channels)}"
+            )
+        velocity: Velocity = guided(condition, negative or condition, scale)
+        x = euler(velocity, x.to(self.device), levels, on_step)
+        clock.lap("denoise")
+
+        pictures = self.decode(x, grid, transparent)
+        clock.lap("decode")
+        return Output(pictures, [p for p in prompts for _ in range(num_images)], seeds, clock.laps)
+
+    def decode(self, latents: Tensor, grid: tuple[int, int], transparent: bool = False) -> list[Image.Image]:
+        """Turn clean latents (B, h*w, 64) of a grid (h, w) into pictures, one at a time."""
+        pictures = []
+        for row in latents.to(next(self.autoencoder.parameters()).dtype):
+            z = row.T.reshape(1, -1, *grid)
+            x = check_finite(self.autoencoder.decode(z), "decoding")[0].float()
+            pixels = ((x.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+            pictures.append(Image.fromarray(pixels) if transparent else Image.fromarray(pixels[..., :3].copy()))
+        return pictures
+
+    def _prefix(
+        self, prompts: list[str], inputs: list[Image.Image], grid: tuple[int, int], repeats: int
+    ) -> Velocity:
+        """The velocity of `prompts`, each repeated; what does not depend on t is computed once."""
+        text = self.text_encoder.encode(prompts, [inputs] * len(prompts) if inputs else None)
+        check_finite(text.features, "the text encoder")
+        grids = tuple((image.height // PATCH, image.width // PATCH) for image in inputs)
+        tokens = torch.cat([self._tokens(image) for image in inputs], dim=1) if inputs else None
+        dtype = next(self.transformer.parameters()).dtype
+        if tokens is not None:
+            tokens = tokens.to(dtype).expand(len(prompts), -1, -1)
+        if self.transformer.config.causal_condition:
+            layout = Layout.build(text.lengths, grid, text.slots, grids)
+            cache: PrefixCache = self.transformer.prefill(text.features.to(dtype), layout, tokens).repeat(repeats)
+            return lambda x, t: self.transformer.denoise(x.to(dtype), t, cache)
+        text = repeat(text, repeats)
+        layout = Layout.build(text.lengths, grid, text.slots, grids)
+        tokens = None if tokens is None else tokens.repeat_interleave(repeats, dim=0)
+        return lambda x, t: self.transformer(x.to(dtype), t, text.features.to(dtype), layout, tokens)
+
+    def _tokens(self, image: Image.Image) -> Tensor:
+        """An input image as clean latent tokens (1, h*w, 64)."""
+        pixels = torch.from_numpy(np.array(image.convert("RGBA"))).permute(2, 0, 1)[None]
+        parameter = next(self.autoencoder.parameters())
+        z = self.autoencoder.encode(pixels.to(parameter.device, parameter.dtype) / 127.5 - 1)
+        return check_finite(z, "encoding the input image").flatten(2).mT
+
+    def _size(
+        self, width: int | None, height: int | None, images: Sequence[Image.Image] | None
+    ) -> tuple[int, int]:
+        if width is None and height is None and images:
+            width, height = fit(images[-1], self.info).size
+        width, height = width or self.info.width, height or self.info.height
+        for name, side in (("width", width), ("height", height)):
+            if side < MULTIPLE or side % MULTIPLE:
+                near = max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)
+                raise ValueError(f"{name} is {side}; it must be a positive multiple of {MULTIPLE}, for example {near}")
+            if side > self.info.max_side:
+                raise ValueError(f"{name} is {side}; {self.info.name} draws at most {self.info.max_side} pixels a side")
+        return width, height
+
+    def _sigmas(self, steps: int | None, tokens: int) -> Tensor:
+        if steps is None and self.info.sample_sigmas:
+            return fixed_sigmas(list(self.info.sample_sigmas))
+        return sigmas(self.info.num_inference_steps if steps is None else steps, tokens, self.schedule)
+
+
+class Clock:
+    """Seconds of each stage; waits for the GPU, so that a stage pays for its own work."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self.start = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """End the stage `name`."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.laps[name], self.start = now - self.start, now
+
+
+def find_model(model: str | Path | None) -> Path:
+    """The folder of a model: as given, from the hub, or the best bundled one."""
+    if model is None:
+        for name in ("mini", "micro"):
+            for root in _bundles():
+                if (root / name / "model_index.json").exists():
+                    return root / name
+        raise CheckpointError(
+            f"no bundled model in {', '.join(map(str, _bundles()))}; name a folder or hub id, or run `make speedrun`"
+        )
+    for folder in (Path(model), *(root / str(model) for root in _bundles())):
+        if (folder / "model_index.json").exists():
+            return folder
+    if Path(model).exists():
+        raise CheckpointError(f"{model} has no model_index.json: name the folder that holds transformer/ and vae/")
+    if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "~", "/")):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+        try:
+            return Path(snapshot_download(model, allow_patterns=patterns))
+        except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(f"{model} is no folder here and cannot be had from the hub: {reason}") from None
+    raise CheckpointError(f"no model at {model}; name a folder with a model_index.json, or a hub id like owner/name")
+
+
+def read_info(folder: Path) -> ModelInfo:
+    """The defaults of a checkpoint, from its `model_index.json`."""
+    index = read_json(folder / "model_index.json")
+    own = dict(index.get("fourstroke", {}))
+    known = {f.name for f in dataclasses.fields(ModelInfo)}
+    if unknown := own.keys() - known:
+        raise CheckpointError(f"{folder}/model_index.json: unknown keys in 'fourstroke': {', '.join(sorted(unknown))}")
+    levels = index.get("sample_sigmas")
+    return ModelInfo(**own, sample_sigmas=tuple(levels) if levels else None)
+
+
+def write_info(folder: Path, info: ModelInfo) -> None:
+    """Write `model_index.json`, with the class names under which diffusers and transformers know the parts."""
+    own = dataclasses.asdict(info)
+    levels = own.pop("sample_sigmas")
+    index: dict[str, Any] = {
+        "_class_name": "QwenImage21Pipeline",
+        "processor": ["transformers", "Qwen3VLProcessor"],
+        "sample_sigmas": list(levels) if levels else None,
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "Qwen3VLForConditionalGeneration"],
+        "transformer": ["diffusers", "QwenImage21Transformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKLQwenImage21"],
+        "fourstroke": own,
+    }
+    write_json(folder / "model_index.json", index)
+
+
+def fit(image: Image.Image, info: ModelInfo) -> Image.Image:
+    """An input image at the model's own area, its shape kept, sides rounded to multiples of 32."""
+    ratio = image.width / image.height
+    area = info.width * info.height
+    width = math.sqrt(area * ratio)
+    sides = [max(MULTIPLE, min(info.max_side, round(s / MULTIPLE) * MULTIPLE)) for s in (width, width / ratio)]
+    mode = "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"
+    return image.convert(mode).resize((sides[0], sides[1]), Image.Resampling.LANCZOS)
+
+
+def repeat(text: TextFeatures, n: int) -> TextFeatures:
+    """Every row n times in place."""
+    return TextFeatures(
+        text.features.repeat_interleave(n, dim=0),
+        text.lengths.repeat_interleave(n, dim=0),
+        text.slots.repeat_interleave(n, dim=0),
+    )
+
+
+def _bundles() -> list[Path]:
+    """Where bundled models may be: a folder of the user's choice, or beside the source."""
+    chosen = os.environ.get("FOURSTROKE_MODELS")
+    return [Path(chosen)] if chosen else [Path(__file__).resolve().parents[2] / "models"]

@@ -1,0 +1,202 @@
+"""The text encoder: Qwen3-VL read as a feature extractor (Qwen-Image-2.0 report, "condition encoder").
+
+Features are what the last decoder layer gives, before the final norm, for every token after the system turn. The
+attention is causal, so rows are padded on the right and no mask is needed: a row never sees its padding, and its
+features are those of the row encoded alone. (The 2.1 pipeline pads on the left; rotary positions are relative, so
+that gives the same features.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from fourstroke.checkpoint import CheckpointError, atomic_folder, read_json, write_json
+from fourstroke.text import templates, vision
+
+
+class PromptTooLong(ValueError):  # noqa: N818 - reads as the sentence it is
+    """A prompt of more tokens than the models were trained on; nothing is cut silently."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A tokenised batch: `ids` (B, N) right-padded, `lengths` (B,), and the patches of all input images in order."""
+
+    ids: torch.Tensor
+    lengths: torch.Tensor
+    pixel_values: torch.Tensor | None = None
+    image_grid_thw: torch.Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Tokens:
+        """The same batch on another device."""
+        pixels = None if self.pixel_values is None else self.pixel_values.to(device)
+        grid = None if self.image_grid_thw is None else self.image_grid_thw.to(device)
+        return Tokens(self.ids.to(device), self.lengths.to(device), pixels, grid)
+
+
+@dataclass(frozen=True, slots=True)
+class TextFeatures:
+    """Encoded prompts: `features` (B, L, C), zero beyond `lengths` (B,); `slots` (B, L) marks vision placeholders."""
+
+    features: torch.Tensor
+    lengths: torch.Tensor
+    slots: torch.Tensor
+
+
+class TextEncoder(nn.Module):
+    """Prompts and input images to features: `list[str] -> b l c`.
+
+    Takes over `model`: from here on its final norm is skipped, so it no longer predicts words. Frozen and in
+    evaluation mode until `trainable()`. Prompts beyond `max_tokens` tokens raise `PromptTooLong`.
+    """
+
+    def __init__(
+        self,
+        model: Qwen3VLForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        image_processor: Qwen2VLImageProcessorPil,
+        max_tokens: int = 1000,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.max_tokens = max_tokens
+        self.width: int = model.config.text_config.hidden_size
+        self.system_length = len(tokenizer(templates.SYSTEM_TURN)["input_ids"])
+        self.image_token_id: int = model.config.image_token_id
+        if tokenizer.convert_tokens_to_ids(templates.IMAGE_TOKEN) != self.image_token_id:
+            raise CheckpointError(
+                f"the tokenizer's {templates.IMAGE_TOKEN} is not image_token_id {self.image_token_id} of the text "
+                "encoder's config: use the processor folder of the same checkpoint"
+            )
+        model.model.language_model.norm.register_forward_hook(_skip_norm)
+        self.trainable(False).eval()
+
+    def forward(self, tokens: Tokens) -> TextFeatures:
+        """Features of a tokenised batch; differentiable where parameters are open, in the dtype of the weights."""
+        slots = tokens.ids == self.image_token_id
+        hidden = self.model.model(
+            input_ids=tokens.ids,
+            pixel_values=tokens.pixel_values,
+            image_grid_thw=tokens.image_grid_thw,
+            mm_token_type_ids=None if tokens.pixel_values is None else slots.int(),
+            use_cache=False,
+        ).last_hidden_state
+        features, slots = hidden[:, self.system_length :], slots[:, self.system_length :]
+        lengths = tokens.lengths - self.system_length
+        padding = torch.arange(features.shape[1], device=lengths.device) >= lengths[:, None]
+        return TextFeatures(features.masked_fill(padding[..., None], 0), lengths, slots)
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str], images: Sequence[Sequence[Image.Image]] | None = None) -> TextFeatures:
+        """Tokenise and encode, without gradients. `images` holds the input images of each prompt.
+
+        Raises `PromptTooLong`, or `ValueError` for images whose sides are no multiples of 32.
+        """
+        return self(self.tokenize(prompts, images))
+
+    def tokenize(self, prompts: Sequence[str], images: Sequence[Sequence[Image.Image]] | None = None) -> Tokens:
+        """Prompts in their template, as token ids on the encoder's device. Raises as `encode` does."""
+        if isinstance(prompts, str) or not prompts:
+            raise ValueError("prompts must be a list with at least one string")
+        images = [()] * len(prompts) if images is None else images
+        if len(images) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts but {len(images)} lists of images; give one list for each prompt")
+        slots = [[vision.count_slots(image, self.image_processor) for image in row] for row in images]
+        rows = self.tokenizer([templates.chat(*pair) for pair in zip(prompts, slots)])["input_ids"]
+        for prompt, row, counts in zip(prompts, rows, slots):
+            self._check(prompt, row, sum(counts))
+        ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, self.tokenizer.pad_token_id)
+        flat = [image for row in images for image in row]
+        patches = vision.patchify(flat, self.image_processor) if flat else (None, None)
+        return Tokens(ids, torch.tensor([len(row) for row in rows]), *patches).to(self.device)
+
+    def _check(self, prompt: str, row: Sequence[int], slots: int) -> None:
+        if row.count(self.image_token_id) != slots:
+            raise ValueError(f"the prompt contains {templates.IMAGE_TOKEN}, which stands for input images: remove it")
+        if len(row) <= self.max_tokens:  # the whole row is no longer than a prompt may be
+            return
+        count = len(self.tokenizer(prompt)["input_ids"])
+        if count > self.max_tokens:
+            raise PromptTooLong(
+                f"the prompt has {count} tokens and the limit is {self.max_tokens}: shorten it, it is not cut for you"
+            )
+
+    def trainable(self, on: bool = True) -> TextEncoder:
+        """Open (or freeze) every parameter that the features depend on; the final norm and an own LM head stay shut."""
+        inner = self.model.model
+        self.model.requires_grad_(False)
+        for part in (inner.visual, inner.language_model.embed_tokens, inner.language_model.layers):
+            part.requires_grad_(on)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        text_encoder_folder: str | Path,
+        processor_folder: str | Path,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        max_tokens: int = 1000,
+    ) -> TextEncoder:
+        """Read `text_encoder/` and `processor/`; raises `CheckpointError` for missing or damaged files."""
+        folder, processor = Path(text_encoder_folder), Path(processor_folder)
+        read_json(folder / "config.json")
+        read_json(processor / "tokenizer_config.json")
+        try:
+            model, report = Qwen3VLForConditionalGeneration.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"the weights in {folder} cannot be read ({error}); restore them") from None
+        wrong = sorted({*report["missing_keys"], *report["unexpected_keys"]})
+        if wrong:
+            raise CheckpointError(f"the weights in {folder} do not fit its config.json, first {wrong[0]}")
+        tokenizer = AutoTokenizer.from_pretrained(processor, local_files_only=True)
+        image_processor = Qwen2VLImageProcessorPil.from_pretrained(processor, local_files_only=True)
+        return cls(model.to(device), tokenizer, image_processor, max_tokens)
+
+    def save_pretrained(self, text_encoder_folder: str | Path, processor_folder: str | Path) -> None:
+        """Write both folders as Qwen-Image-2.1 has them, each complete or not at all."""
+        with atomic_folder(Path(text_encoder_folder)) as folder:
+            self.model.save_pretrained(folder)
+        with atomic_folder(Path(processor_folder)) as folder:
+            save_processor(self.tokenizer, self.image_processor, folder)
+
+
+def save_processor(tokenizer: PreTrainedTokenizerBase, images: Qwen2VLImageProcessorPil, folder: Path) -> None:
+    """Write the files from which transformers builds a `Qwen3VLProcessor`, its video part included."""
+    tokenizer.save_pretrained(folder)
+    config: dict[str, Any] = {
+        "patch_size": images.patch_size,
+        "merge_size": images.merge_size,
+        "temporal_patch_size": images.temporal_patch_size,
+        "image_mean": list(images.image_mean),
+        "image_std": list(images.image_std),
+        "size": {"shortest_edge": images.size["shortest_edge"], "longest_edge": images.size["longest_edge"]},
+    }
+    names = {"processor_class": "Qwen3VLProcessor"}
+    write_json(folder / "preprocessor_config.json", config | names | {"image_processor_type": "Qwen2VLImageProcessor"})
+    video = config | names | {"video_processor_type": "Qwen3VLVideoProcessor"}
+    write_json(folder / "video_preprocessor_config.json", video)
+    write_json(folder / "processor_config.json", names)
+
+
+def _skip_norm(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    return inputs[0]

@@ -1,0 +1,1 @@
+"""One loop, and one file for each stage."""

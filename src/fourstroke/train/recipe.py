@@ -1,0 +1,156 @@
+"""Recipes: YAML files that hold every number of a run, read strictly into frozen dataclasses.
+
+An unknown key, a missing one or a wrong type is an error of one line that names the place. A value that names another
+YAML file (`world: world.yaml`) is replaced by that file's content, so that stages share one world.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import platform
+import subprocess
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import torch
+import yaml
+
+from fourstroke.version import __version__
+
+T = TypeVar("T")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message names the file or key and what to do."""
+
+
+def load_recipe(kind: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
+    """Read a recipe into the dataclass `kind`, with `key.sub=value` overrides applied last.
+
+    Raises:
+        RecipeError: for a missing file, bad YAML, an unknown or missing key, or a value of another type.
+    """
+    tree = _read(Path(path))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise RecipeError(f"override '{override}' should read key=value, for example optimizer.lr=0.001")
+        *parents, last = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise RecipeError(f"override '{override}': '{parent}' is a value, not a group of keys")
+        node[last] = yaml.safe_load(text)
+    return build(kind, tree, str(path))
+
+
+def build(kind: type[T], tree: dict[str, Any], where: str = "") -> T:
+    """Turn nested dictionaries into the (nested) frozen dataclass `kind`, strictly."""
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key in tree:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(fields)}"
+            raise RecipeError(f"{where}: unknown key '{key}'; {hint}")
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in tree:
+            raise RecipeError(f"{where}: the key '{name}' is missing")
+    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in tree.items()}
+    try:
+        return kind(**values)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"{where}: {error}") from None
+
+
+def resolved(recipe: Any) -> dict[str, Any]:
+    """The whole recipe as plain data, with what it ran on: saved beside every run."""
+    return {
+        "recipe": _plain(recipe),
+        "fourstroke": __version__,
+        "git": git_revision(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+    }
+
+
+def git_revision() -> str | None:
+    """The revision of the working tree, with `+` if it has changes; None outside a repository."""
+    try:
+        here = Path(__file__).parent
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+"], cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return run.stdout.strip()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"no recipe at {path}; the bundled ones are recipes/<family>/<stage>.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} should hold keys and values, found {type(tree).__name__}")
+    for key, value in tree.items():
+        if isinstance(value, str) and value.endswith(".yaml"):
+            tree[key] = _read(path.parent / value)
+    return tree
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        errors = []
+        for option in (a for a in arguments if a is not type(None)):
+            try:
+                return _convert(option, value, where)
+            except RecipeError as error:
+                errors.append(error)
+        raise errors[-1]
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise RecipeError(f"{where} is {value!r}; choose one of {', '.join(map(repr, arguments))}")
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, dict):
+            return build(hint, value, where)
+        raise RecipeError(f"{where} should be a group of keys, found {value!r}")
+    if origin is tuple and isinstance(value, (list, tuple)):
+        inner = arguments[0] if len(arguments) == 2 and arguments[1] is ... else None
+        if inner is None and len(value) != len(arguments):
+            raise RecipeError(f"{where} should have {len(arguments)} values, found {len(value)}")
+        kinds = [inner] * len(value) if inner is not None else list(arguments)
+        return tuple(_convert(kind, item, where) for kind, item in zip(kinds, value, strict=True))
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise RecipeError(f"{where} should be {getattr(hint, '__name__', hint)}, found {value!r}")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,272 @@
+"""The f16c64 autoencoder: RGBA pictures to 64-channel latents and back, in the layout of Qwen-Image-2.1.
+
+Qwen-Image-2.0 report, VAE section, and VAE-2.0 report, section Architecture: light encoder, heavy decoder, residual
+shortcuts, no KL term, so the latent is the mean of the posterior and its log-variance half is kept only for the layout.
+Latents are normalised by one mean and one deviation per channel that live in the config; without them we refuse.
+
+Assumed, where the reports are silent, for `shortcut="global"`: in the encoder, the input image in squares of 16 x 16 is
+averaged to the deepest width and added after the last stage (for RGB at full width a plain reshape, 3 * 16 * 16 = 768;
+where widths do not divide, by area along the channel axis); in the decoder, the features that enter the first stage are
+repeated to the base width at full size and added after the last stage. Stages then have no shortcuts of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fourstroke.checkpoint import CheckpointError, load_weights, read_json, save_weights
+from fourstroke.vae.blocks import (
+    ChannelRMSNorm,
+    ChannelToSpace,
+    DownStage,
+    MiddleBlock,
+    ResidualBlock,
+    SpaceToChannel,
+    UpStage,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """What `vae/config.json` says; the defaults are Qwen-Image-2.1's widths, without its latent statistics.
+
+    Field names, misspelling included, are the published keys. `temperal_downsample` (one flag for each halving) only
+    matters to load the published weights; new models leave it all false. Raises ValueError for shapes that cannot be.
+    """
+
+    base_dim: int = 96
+    """Encoder width at full resolution."""
+    decoder_base_dim: int = 144
+    """Decoder width at full resolution."""
+    z_dim: int = 64
+    """Latent channels."""
+    dim_mult: tuple[int, ...] = (1, 2, 4, 8, 8)
+    """Width of each stage in base widths; all stages but the last halve the resolution."""
+    num_res_blocks: int = 2
+    """Residual blocks in an encoder stage; a decoder stage has one more."""
+    temperal_downsample: tuple[bool, ...] = (False, True, True, True)
+    in_channels: int = 4
+    out_channels: int = 4
+    shortcut: Literal["local", "global"] = "local"
+    latents_mean: tuple[float, ...] | None = None
+    latents_std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.temperal_downsample) != len(self.dim_mult) - 1:
+            raise ValueError(
+                f"temperal_downsample needs one flag less than dim_mult has stages: {len(self.dim_mult) - 1}"
+            )
+        if self.shortcut not in ("local", "global"):
+            raise ValueError(f"shortcut must be 'local' or 'global', not {self.shortcut!r}")
+        if (self.latents_mean is None) != (self.latents_std is None):
+            raise ValueError("latents_mean and latents_std come together; give both or neither")
+        if self.latents_mean is not None and self.latents_std is not None:
+            if not len(self.latents_mean) == len(self.latents_std) == self.z_dim:
+                raise ValueError(f"latents_mean and latents_std need z_dim = {self.z_dim} values each")
+            if not all(map(isfinite, self.latents_mean)) or not all(isfinite(s) and s > 0 for s in self.latents_std):
+                raise ValueError("latents_mean must be finite and latents_std finite and positive")
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent position, along each side."""
+        return int(2 ** (len(self.dim_mult) - 1))
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """From a `config.json`; the keys of the video ancestor are checked where they would change the result."""
+        for key, accepted in (("patch_size", (None, 1)), ("attn_scales", ([],)), ("dropout", (0.0,))):
+            if values.get(key) not in (None, *accepted):
+                raise CheckpointError(f"{key} = {values[key]!r} is not supported; Qwen-Image-2.1 has {accepted[0]!r}")
+        if not values.get("is_residual", True) and values.get("shortcut") != "global":
+            raise CheckpointError("is_residual = false is not supported: every stage here has its shortcut")
+        known: dict[str, Any] = {key.name: values[key.name] for key in fields(cls) if key.name in values}
+        if known.get("decoder_base_dim", 0) is None:
+            known["decoder_base_dim"] = known.get("base_dim", cls.base_dim)
+        known = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
+        try:
+            return cls(**known)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"the autoencoder's config.json is not usable: {error}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """Every key of the published layout, the ancestor's among them; `shortcut` only where it is "global"."""
+        own = asdict(self)
+        shortcut = own.pop("shortcut")
+        history = {
+            "attn_scales": [],
+            "dropout": 0.0,
+            "is_residual": shortcut == "local",
+            "patch_size": None,
+            "scale_factor_spatial": self.factor,
+            "scale_factor_temporal": 2 ** sum(self.temperal_downsample),
+        }
+        extra = {"shortcut": shortcut} if shortcut != "local" else {}
+        return {"_class_name": "AutoencoderKLQwenImage21", **own, **history, **extra}
+
+
+class Autoencoder(nn.Module):
+    """Pictures (b, 4, H, W) in [-1, 1] to normalised latents (b, z_dim, H/16, W/16) and back."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.quant_conv = nn.Conv2d(2 * config.z_dim, 2 * config.z_dim, 1)
+        self.post_quant_conv = nn.Conv2d(config.z_dim, config.z_dim, 1)
+        self.decoder = Decoder(config)
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Start as a linear autoencoder: residual blocks add nothing, the narrow layers keep what passes through them.
+
+        Torch's default shrinks the signal at each of the five layers around the latent, which leaves training on the
+        plateau of the mean picture for hundreds of steps: L1 after 100 steps of a trial .140 against .178.
+        """
+        for name, layer in self.named_modules():
+            if isinstance(layer, ResidualBlock):
+                nn.init.zeros_(layer.conv2.weight)
+                nn.init.zeros_(layer.conv2.bias)  # type: ignore[arg-type]
+            elif isinstance(layer, nn.Conv2d) and name.endswith(("conv_in", "conv_out", "quant_conv")):
+                _pass_through(layer)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(b, 4 or 3, H, W) in [-1, 1] -> (b, z_dim, H/16, W/16), zero mean and unit deviation per channel.
+
+        RGB gets alpha 1. Raises ValueError for sizes not divisible by 16 and for a model without latent statistics.
+        """
+        mean, std = self._statistics(x)
+        return (self.encode_raw(x) - mean) / std
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(b, z_dim, h, w), normalised -> (b, 4, 16h, 16w) in [-1, 1]; raises ValueError without latent statistics."""
+        mean, std = self._statistics(z)
+        return self.decode_raw(z * std + mean).clamp(-1, 1)
+
+    def encode_raw(self, x: Tensor) -> Tensor:
+        """As `encode`, not normalised: the mean of the posterior. For training and for measuring the statistics."""
+        if x.ndim != 4 or x.shape[2] % self.config.factor or x.shape[3] % self.config.factor or 0 in x.shape:
+            raise ValueError(
+                f"pictures must be (batch, channels, height, width) with both sides divisible by {self.config.factor}, "
+                f"found {tuple(x.shape)}; resize or crop them first"
+            )
+        if x.shape[1] == 3 and self.config.in_channels == 4:
+            x = F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)
+        if x.shape[1] != self.config.in_channels:
+            raise ValueError(f"this autoencoder reads {self.config.in_channels} channels, found {tuple(x.shape)}")
+        z_dim, bias = self.config.z_dim, self.quant_conv.bias
+        assert bias is not None
+        return F.conv2d(self.encoder(x), self.quant_conv.weight[:z_dim], bias[:z_dim])
+
+    def decode_raw(self, z: Tensor) -> Tensor:
+        """As `decode`, from unnormalised latents, not clamped: losses want gradients beyond the range."""
+        if z.ndim != 4 or z.shape[1] != self.config.z_dim or 0 in z.shape:
+            raise ValueError(f"latents must be (batch, {self.config.z_dim}, height, width), found {tuple(z.shape)}")
+        x: Tensor = self.decoder(self.post_quant_conv(z))
+        return x
+
+    def set_statistics(self, mean: Tensor | Sequence[float], std: Tensor | Sequence[float]) -> None:
+        """Store the mean and standard deviation of `encode_raw`'s channels, z_dim values each, in the config."""
+        mean, std = (tuple(torch.as_tensor(v, dtype=torch.float64).flatten().tolist()) for v in (mean, std))
+        self.config = replace(self.config, latents_mean=mean, latents_std=std)
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        if self.config.latents_mean is None or self.config.latents_std is None:
+            raise ValueError(
+                "this autoencoder has no latent statistics (latents_mean, latents_std in vae/config.json): run the "
+                "statistics step of its training, or use encode_raw and decode_raw"
+            )
+        mean, std = like.new_tensor(self.config.latents_mean), like.new_tensor(self.config.latents_std)
+        return mean.view(-1, 1, 1), std.view(-1, 1, 1)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Self:
+        """Load a folder of `config.json` and safetensors; raises `CheckpointError` if they are missing or disagree."""
+        folder = Path(folder)
+        config = AutoencoderConfig.from_json(read_json(folder / "config.json"))
+        with torch.device("meta"):
+            model = cls(config)
+        load_weights(model, folder)
+        return model.to(device=device, dtype=dtype).eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and the weights, complete or not at all; diffusers reads it too (local shortcuts)."""
+        save_weights(self, Path(folder), self.config.to_json())
+
+
+def _pass_through(layer: nn.Conv2d) -> None:
+    """An orthogonal map of each position's channels, blind to its neighbours."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    row, column = (side // 2 for side in layer.weight.shape[2:])
+    nn.init.orthogonal_(center := torch.empty(layer.weight.shape[:2]))
+    layer.weight[:, :, row, column] = center.to(layer.weight.device)
+
+
+class Encoder(nn.Module):
+    """Convolution, stages down, middle block, head to 2 z_dim channels (mean and the unused log-variance)."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = [config.base_dim * m for m in (1, *config.dim_mult)]
+        halve = [True] * len(config.temperal_downsample) + [False]
+        temporal = [*config.temperal_downsample, False]
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(
+            DownStage(a, b, config.num_res_blocks, halve=h, temporal=t, shortcut=config.shortcut == "local")
+            for a, b, h, t in zip(widths, widths[1:], halve, temporal)
+        )
+        self.shortcut = (
+            SpaceToChannel(config.in_channels, widths[-1], config.factor) if config.shortcut == "global" else None
+        )
+        self.mid_block = MiddleBlock(widths[-1])
+        self.norm_out = ChannelRMSNorm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config.z_dim, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, in_channels, H, W) -> (b, 2 z_dim, H/16, W/16)."""
+        h = self.conv_in(x)
+        for stage in self.down_blocks:
+            h = stage(h)
+        if self.shortcut is not None:
+            h = h + self.shortcut(x)
+        h = self.mid_block(h)
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+class Decoder(nn.Module):
+    """Convolution, middle block, stages up, head to the picture's channels."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = [config.decoder_base_dim * m for m in (config.dim_mult[-1], *reversed(config.dim_mult))]
+        double = [True] * len(config.temperal_downsample) + [False]
+        temporal = [*reversed(config.temperal_downsample), False]
+        self.conv_in = nn.Conv2d(config.z_dim, widths[0], 3, padding=1)
+        self.mid_block = MiddleBlock(widths[0])
+        self.up_blocks = nn.ModuleList(
+            UpStage(a, b, config.num_res_blocks + 1, double=d, temporal=t, shortcut=config.shortcut == "local")
+            for a, b, d, t in zip(widths, widths[1:], double, temporal)
+        )
+        self.shortcut = ChannelToSpace(widths[0], widths[-1], config.factor) if config.shortcut == "global" else None
+        self.norm_out = ChannelRMSNorm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(b, z_dim, h, w) -> (b, out_channels, 16h, 16w)."""
+        h = deep = self.mid_block(self.conv_in(z))
+        for stage in self.up_blocks:
+            h = stage(h)
+        if self.shortcut is not None:
+            h = h + self.shortcut(deep)
+        return self.conv_out(F.silu(self.norm_out(h)))

@@ -1,0 +1,87 @@
+"""Composition from any list of pictures: shares, tables, sheets, and the world that belongs to a checkpoint."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from fourstroke.data.world import World, WorldConfig
+from fourstroke.evaluate.composition import (
+    ROWS,
+    Prompt,
+    held_out_prompts,
+    judge_pictures,
+    plain,
+    states_background,
+    summarise,
+    table,
+    verdict_sheet,
+)
+from fourstroke.evaluate.judge import Judge, Verdict
+from fourstroke.evaluate.reading import compare
+from fourstroke.evaluate.world import find_world
+
+SHAPES_ONLY = WorldConfig(sprites=0)
+WORLD = World(SHAPES_ONLY)
+
+
+def test_prompts_are_fixed_held_out_and_half_rich() -> None:
+    prompts = held_out_prompts(WORLD, 6)
+    assert prompts == held_out_prompts(WORLD, 6)
+    assert [prompt.rich for prompt in prompts] == [False, True] * 3
+    assert prompts[0].scene == WORLD.scene(0, "heldout")
+    assert not any(prompt.rich for prompt in held_out_prompts(WORLD, 4, "short"))
+    with pytest.raises(ValueError, match="at least 1"):
+        held_out_prompts(WORLD, 0)
+
+
+def test_a_background_counts_only_where_it_is_stated() -> None:
+    for prompt in held_out_prompts(WORLD, 60, "short"):
+        colours = prompt.scene.background.colours
+        assert states_background(prompt) == any(colour in prompt.caption for colour in colours)
+
+
+def test_ground_truth_makes_a_table_and_a_sheet() -> None:
+    prompts = held_out_prompts(WORLD, 5)
+    pictures = [WORLD.render(prompt.scene) for prompt in prompts]
+    verdicts = judge_pictures(Judge(SHAPES_ONLY), prompts, pictures)
+    result = {name: plain(value) for name, value in summarise(prompts, verdicts).items()} | {"all_right": None}
+    assert set(result) == {*ROWS, "all_right"}
+    json.dumps(result)
+    head = {"model": "truth", "n": 5, "captions": "mixed", "steps": 4, "guidance": 1.0, "seconds_per_picture": 0.1}
+    text = table(result | head)
+    assert "half short, half rich" in text
+    assert "objects      100.0 %" in text
+    assert "words" not in text
+    assert verdict_sheet(prompts, pictures, verdicts).width > 4 * 192
+
+
+def test_words_are_summed() -> None:
+    (prompt,) = held_out_prompts(WORLD, 1)
+    verdicts = [
+        Verdict(objects=(), colours=(), relations=(), backgrounds=(), word=compare(text, "cat"), detections=())
+        for text in ("cat", "car")
+    ]
+    shares = summarise([prompt, prompt], verdicts)
+    exact, ned = shares["words_exact"], shares["words_ned"]
+    assert exact is not None
+    assert ned is not None
+    assert exact.value == 0.5
+    assert ned.value == pytest.approx(5 / 6)
+
+
+def test_prompts_and_pictures_must_pair_up() -> None:
+    prompts: list[Prompt] = held_out_prompts(WORLD, 2)
+    with pytest.raises(ValueError, match="2 prompts"):
+        judge_pictures(Judge(SHAPES_ONLY), prompts, [])
+
+
+def test_the_world_of_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--world"):
+        find_world(None, tmp_path, "no-such-family")
+    assert find_world(None, tmp_path, "micro").width == 96
+    (tmp_path / "world.json").write_text(json.dumps(dataclasses.asdict(WorldConfig(width=128, sprites=("cat", "dog")))))
+    assert find_world(None, tmp_path, "micro").width == 128
+    with pytest.raises(ValueError, match="no recipe"):
+        find_world(tmp_path / "missing.yaml", tmp_path, "micro")

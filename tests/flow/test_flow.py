@@ -1,0 +1,89 @@
+"""The path is invertible, the schedule is the reference's, the sampler is exact where the flow is straight."""
+
+import pytest
+import torch
+
+from fourstroke.flow import path, sampler, schedule
+
+
+def test_path_and_velocity_recover_both_ends():
+    x_0, noise = torch.randn(2, 5, 3, 8).double()
+    t = torch.rand(5).double()
+    x_t, v = path.interpolate(x_0, noise, t), path.velocity(x_0, noise)
+    torch.testing.assert_close(path.clean(x_t, v, t), x_0)
+    torch.testing.assert_close(path.noisy(x_t, v, t), noise)
+
+
+def test_velocity_is_the_derivative_of_the_path():
+    x_0, noise = torch.randn(2, 4, 3, 8).double()
+    t, h = torch.full((4,), 0.3).double(), 1e-6
+    slope = (path.interpolate(x_0, noise, t + h) - path.interpolate(x_0, noise, t - h)) / (2 * h)
+    torch.testing.assert_close(slope, path.velocity(x_0, noise), rtol=1e-6, atol=1e-6)
+
+
+def test_times_are_stratified():
+    t = path.sample_times(4096, generator=torch.Generator().manual_seed(0))
+    assert 0 < t.min()
+    assert t.max() < 1
+    assert abs(t.median() - 0.5) < 1e-3
+    quartile = torch.sigmoid(torch.tensor(-0.6745))
+    assert abs((t < quartile).float().mean() - 0.25) < 1e-3
+
+
+@pytest.mark.parametrize(("steps", "tokens"), [(1, 36), (4, 256), (40, 4096), (8, 16384)])
+def test_schedule_equals_the_reference(steps, tokens):
+    diffusers = pytest.importorskip("diffusers")
+    config = schedule.ScheduleConfig()
+    reference = diffusers.FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_image_seq_len=256, max_image_seq_len=8192, base_shift=0.5, max_shift=0.9,
+        shift_terminal=0.02 if steps > 1 else None,
+    )
+    reference.set_timesteps(
+        sigmas=torch.linspace(1, 1 / steps, steps).tolist(), mu=schedule.shift_strength(tokens, config)
+    )
+    torch.testing.assert_close(schedule.sigmas(steps, tokens, config), reference.sigmas, atol=1e-6, rtol=0)
+
+
+def test_schedule_round_trips_through_its_file(tmp_path):
+    config = schedule.ScheduleConfig(base_shift=0.4, shift_terminal=None)
+    config.save_pretrained(tmp_path)
+    assert schedule.ScheduleConfig.from_pretrained(tmp_path) == config
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_no_steps_is_refused(steps):
+    with pytest.raises(ValueError, match="at least 1"):
+        schedule.sigmas(steps, 36, schedule.ScheduleConfig())
+
+
+@pytest.mark.parametrize("levels", [[], [1.2, 0.5], [0.5, 0.5], [1.0, 0.0]])
+def test_fixed_sigmas_must_fall(levels):
+    with pytest.raises(ValueError, match="fall strictly"):
+        schedule.fixed_sigmas(levels)
+
+
+def test_euler_is_exact_on_a_straight_flow():
+    x_0, noise = torch.randn(2, 2, 4, 8)
+    seen = []
+    out = sampler.euler(lambda x, t: noise - x_0, noise, schedule.fixed_sigmas([1.0, 0.7, 0.2]),
+                        lambda step, steps, x: seen.append((step, steps, x)))
+    torch.testing.assert_close(out, x_0, atol=1e-5, rtol=0)
+    assert [s[:2] for s in seen] == [(1, 3), (2, 3), (3, 3)]
+    torch.testing.assert_close(seen[1][2], x_0, atol=1e-5, rtol=0)
+
+
+def test_non_finite_latents_name_the_stage():
+    with pytest.raises(sampler.NonFiniteError, match="denoising"):
+        sampler.euler(lambda x, t: x * float("nan"), torch.ones(1, 2, 2), torch.tensor([1.0, 0.0]))
+
+
+def test_guidance():
+    a, b = torch.randn(2, 1, 2, 4)
+    v = sampler.guided(lambda x, t: a, lambda x, t: b, 3.0)(a, torch.ones(1))
+    torch.testing.assert_close(v, b + 3 * (a - b))
+    assert sampler.guided(f := (lambda x, t: a), lambda x, t: b, 1.0) is f
+
+
+def test_noise_belongs_to_its_seed_alone():
+    together, alone = sampler.seeded_noise([3, 4, 5], 6, 8), sampler.seeded_noise([4], 6, 8)
+    assert torch.equal(together[1:2], alone)

@@ -1,0 +1,71 @@
+"""Recipes are read strictly, and every bundled one is valid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fourstroke.train.dit import DitRecipe
+from fourstroke.train.recipe import RecipeError, load_recipe
+from fourstroke.train.vae import VaeRecipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = 1.0
+    sizes: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    inner: Inner
+    name: str | None = None
+    out: Path = Path("x")
+
+
+def _write(tmp_path, text):
+    (tmp_path / "r.yaml").write_text(text)
+    return tmp_path / "r.yaml"
+
+
+def test_values_files_and_overrides(tmp_path):
+    (tmp_path / "inner.yaml").write_text("rate: 1e-3\nsizes: [3]")
+    recipe = load_recipe(Outer, _write(tmp_path, "inner: inner.yaml\nout: here"), ["inner.rate=2", "name=cat"])
+    assert recipe == Outer(inner=Inner(rate=2.0, sizes=(3,)), name="cat", out=Path("here"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("inner: {rat: 1}", "unknown key 'rat'; did you mean 'rate'"),
+        ("name: x", "'inner' is missing"),
+        ("inner: {rate: fast}", "rate should be float"),
+        ("inner: {sizes: 3}", "sizes should be"),
+        ("inner: [", "not valid YAML"),
+        ("- 1", "should hold keys"),
+        ("inner: other.yaml", "no recipe at"),
+    ],
+)
+def test_bad_recipes_are_one_clear_line(tmp_path, text, message):
+    with pytest.raises(RecipeError, match=message) as error:
+        load_recipe(Outer, _write(tmp_path, text))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_and_bad_override(tmp_path):
+    with pytest.raises(RecipeError, match="no recipe at"):
+        load_recipe(Outer, tmp_path / "none.yaml")
+    with pytest.raises(RecipeError, match="key=value"):
+        load_recipe(Outer, _write(tmp_path, "inner: {}"), ["rate"])
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_bundled_recipes_are_valid(path):
+    kind = {"vae": VaeRecipe, "dit": DitRecipe}.get(path.stem)
+    if kind is None:
+        pytest.skip("read through the recipes that name it")
+    load_recipe(kind, path)

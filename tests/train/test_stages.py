@@ -1,0 +1,160 @@
+"""Each stage overfits a batch, and a run that was interrupted and resumed equals one that was not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from fourstroke import Pipeline
+from fourstroke.data.world import WorldConfig
+from fourstroke.dit import TransformerConfig
+from fourstroke.pipeline import ModelInfo
+from fourstroke.text import SmallTextConfig
+from fourstroke.train.dit import DitRecipe, DitStage, train_dit
+from fourstroke.train.loop import DivergedError, RunConfig, Trainer
+from fourstroke.train.optimizer import OptimizerConfig
+from fourstroke.train.recipe import RecipeError
+from fourstroke.train.vae import VaeRecipe, VaeStage, train_vae
+from fourstroke.vae import Autoencoder, AutoencoderConfig
+
+WORLD = WorldConfig(width=32, height=32, sprites=0)  # shapes alone need no fonts
+
+
+@pytest.fixture
+def vae_recipe(tmp_path):
+    return VaeRecipe(
+        world=WORLD,
+        model=AutoencoderConfig(
+            base_dim=4, decoder_base_dim=4, dim_mult=(1, 2, 4, 8, 16), num_res_blocks=1,
+            temperal_downsample=(False,) * 4,
+        ),
+        run=RunConfig(out=tmp_path / "vae", steps=6, log_seconds=0),
+        optimizer=OptimizerConfig(lr=2e-3, warmup=2),
+        batch_size=4,
+        latent_noise=0.2,
+        statistics=32,
+    )
+
+
+@pytest.fixture
+def dit_recipe(tmp_path, vae_recipe):
+    return DitRecipe(
+        world=WORLD,
+        vae=train_vae(vae_recipe),
+        cache=tmp_path / "latents",
+        samples=256,
+        held_out=32,
+        model=TransformerConfig(
+            num_layers=2, num_attention_heads=2, attention_head_dim=32, axes_dims_rope=(8, 12, 12), context_in_dim=64
+        ),
+        text=SmallTextConfig(
+            vocab_size=512, hidden_size=64, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=32,
+            intermediate_size=64, vision_hidden_size=32, vision_intermediate_size=32,
+        ),
+        info=ModelInfo(name="tiny", width=32, height=32, max_side=64, num_inference_steps=4),
+        run=RunConfig(out=tmp_path / "dit", steps=6, log_seconds=0),
+        optimizer=OptimizerConfig(lr=3e-3, warmup=2),
+        batch_size=4,
+        draws=2,
+    )
+
+
+def _weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    live = {f"{k}.{n}": v for k, m in trainer.stage.models.items() for n, v in m.state_dict().items()}
+    return live | {f"average.{n}": v for n, v in trainer.average.weights.items()}
+
+
+def _runs(stage, recipe, split_at):
+    """The weights after all steps, straight through and with a save and a load in between."""
+    straight = Trainer(stage(recipe), recipe.run, recipe.optimizer, {})
+    for _ in range(recipe.run.steps):
+        straight.update()
+    first = Trainer(stage(recipe), recipe.run, recipe.optimizer, {})
+    for _ in range(split_at):
+        first.update()
+    first.save(recipe.run.out / "state")
+    second = Trainer(stage(recipe), recipe.run, recipe.optimizer, {})
+    second.load(recipe.run.out / "state")
+    for _ in range(recipe.run.steps - split_at):
+        second.update()
+    return _weights(straight), _weights(second)
+
+
+def test_interrupted_and_resumed_vae_equals_uninterrupted(vae_recipe):
+    straight, resumed = _runs(VaeStage, vae_recipe, 3)
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+
+
+def test_interrupted_and_resumed_dit_equals_uninterrupted(dit_recipe):
+    straight, resumed = _runs(DitStage, dit_recipe, 3)
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+
+
+def test_vae_run_writes_a_model_with_statistics_and_a_sheet(vae_recipe):
+    folder = train_vae(vae_recipe)
+    model = Autoencoder.from_pretrained(folder)
+    z = model.encode(VaeStage(vae_recipe).held_out)
+    assert z.shape[1:] == (64, 2, 2)
+    assert 0.3 < z.std() < 3
+    assert list((vae_recipe.run.out / "samples").glob("*.png"))
+    rows = [json.loads(line) for line in (vae_recipe.run.out / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["scores"]["psnr"] > 5
+    assert json.loads((vae_recipe.run.out / "recipe.json").read_text())["recipe"]["batch_size"] == 4
+
+
+def test_dit_run_ends_in_a_pipeline_that_draws(dit_recipe):
+    pipe = Pipeline.from_pretrained(train_dit(dit_recipe))
+    image = pipe("a red circle", seed=3).images[0]
+    assert image.size == (32, 32)
+    assert pipe.info.name == "tiny"
+
+
+def test_a_second_run_into_the_same_folder_is_refused(vae_recipe):
+    train_vae(vae_recipe)
+    with pytest.raises(RecipeError, match="--resume"):
+        train_vae(vae_recipe)
+    more = dataclasses.replace(vae_recipe, run=dataclasses.replace(vae_recipe.run, steps=8))
+    train_vae(more, resume=True)
+
+
+def test_the_transformer_overfits_a_batch(dit_recipe):
+    recipe = dataclasses.replace(dit_recipe, drop_prompt=0.0)
+    stage = DitStage(recipe)
+    stage._indices = lambda step: [0, 1, 2, 3]  # always the same pictures
+    trainer = Trainer(stage, dataclasses.replace(recipe.run, steps=10_000), recipe.optimizer, {})
+    losses = [trainer.update()["loss"].item() for _ in range(150)]
+    assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
+
+
+def test_training_changes_every_part_and_the_frozen_one_stays(dit_recipe):
+    stage = DitStage(dit_recipe)
+    before = {k: v.clone() for k, v in stage.transformer.state_dict().items()}
+    words = stage.text_encoder.model.model.language_model.embed_tokens.weight.clone()
+    latent = {k: v.clone() for k, v in stage.autoencoder.state_dict().items()}
+    trainer = Trainer(stage, dit_recipe.run, dit_recipe.optimizer, {})
+    for _ in range(6):
+        trainer.update()
+    still = [k for k, v in stage.transformer.state_dict().items() if torch.equal(v, before[k])]
+    assert not still
+    assert not torch.equal(words, stage.text_encoder.model.model.language_model.embed_tokens.weight)
+    assert all(torch.equal(v, latent[k]) for k, v in stage.autoencoder.state_dict().items())
+    assert all(p.grad is None for p in stage.autoencoder.parameters())
+
+
+def test_max_minutes_ends_cleanly_with_a_state_and_a_model(vae_recipe):
+    run = dataclasses.replace(vae_recipe.run, steps=10**9, max_minutes=0.02)
+    folder = train_vae(dataclasses.replace(vae_recipe, run=run))
+    assert Autoencoder.from_pretrained(folder)
+    assert (run.out / "state" / "state.pt").exists()
+
+
+def test_a_diverged_run_says_so(vae_recipe):
+    run = dataclasses.replace(vae_recipe.run, steps=25)
+    stage = VaeStage(vae_recipe)
+    stage.loss = lambda step: {"loss": sum(p.sum() for p in stage.model.parameters()) * float("nan")}
+    with pytest.raises(DivergedError, match="step 20"):
+        Trainer(stage, run, vae_recipe.optimizer, {}).run()
