@@ -43,6 +43,7 @@ def _generate(arguments: argparse.Namespace) -> dict[str, Any]:
     from fourstroke.pictures import write_pictures
     from fourstroke.pipeline import Clock, Pipeline
 
+    _quiet()
     clock = Clock()
     pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device)
     clock.lap("load")
@@ -67,8 +68,10 @@ def _generate(arguments: argparse.Namespace) -> dict[str, Any]:
     pictures = [image for output in outputs for image in output.images]
     if arguments.sheet:
         prompts = [prompt for output in outputs for prompt in output.prompts]
-        upscale = max(1, 256 // max(pictures[0].size))
-        contact_sheet(pictures, prompts, columns=min(4, len(pictures)), upscale=upscale).save(arguments.sheet)
+        columns = arguments.num_images if arguments.num_images > 1 else min(4, len(pictures))
+        upscale = max(1, 1024 // (columns * pictures[0].width))
+        arguments.sheet.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(pictures, prompts, columns=columns, upscale=upscale).save(arguments.sheet)
     timings = {"load": clock.laps["load"]}
     for output in outputs:
         for stage, seconds in output.timings.items():
@@ -87,6 +90,7 @@ def _generate(arguments: argparse.Namespace) -> dict[str, Any]:
 def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     from fourstroke.train.recipe import load_recipe
 
+    _quiet()
     overrides = list(arguments.overrides)
     if arguments.stage == "vae":
         from fourstroke.train.vae import VaeRecipe, train_vae
@@ -103,6 +107,7 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
 def _speedrun(arguments: argparse.Namespace) -> dict[str, Any]:
     from fourstroke.speedrun import speedrun
 
+    _quiet()
     return {"model": str(speedrun(arguments.family, arguments.recipes, arguments.runs, arguments.n))}
 
 
@@ -130,6 +135,13 @@ def _doctor(arguments: argparse.Namespace) -> dict[str, Any]:
         for fact in facts:
             print(f"{'ok  ' if fact.good else 'miss'}  {fact.name:<12} {fact.value}")
     return {fact.name: fact.value for fact in facts}
+
+
+def _quiet() -> None:
+    """Keep transformers' loading bars away; ours tell more."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _open(path: Path) -> Any:

@@ -189,9 +189,7 @@ class Pipeline:
             pictures.append(Image.fromarray(pixels) if transparent else Image.fromarray(pixels[..., :3].copy()))
         return pictures
 
-    def _prefix(
-        self, prompts: list[str], inputs: list[Image.Image], grid: tuple[int, int], repeats: int
-    ) -> Velocity:
+    def _prefix(self, prompts: list[str], inputs: list[Image.Image], grid: tuple[int, int], repeats: int) -> Velocity:
         """The velocity of `prompts`, each repeated; what does not depend on t is computed once."""
         text = self.text_encoder.encode(prompts, [inputs] * len(prompts) if inputs else None)
         check_finite(text.features, "the text encoder")
@@ -216,9 +214,7 @@ class Pipeline:
         z = self.autoencoder.encode(pixels.to(parameter.device, parameter.dtype) / 127.5 - 1)
         return check_finite(z, "encoding the input image").flatten(2).mT
 
-    def _size(
-        self, width: int | None, height: int | None, images: Sequence[Image.Image] | None
-    ) -> tuple[int, int]:
+    def _size(self, width: int | None, height: int | None, images: Sequence[Image.Image] | None) -> tuple[int, int]:
         if width is None and height is None and images:
             width, height = fit(images[-1], self.info).size
         width, height = width or self.info.width, height or self.info.height

@@ -5,6 +5,7 @@ Stages that are done are skipped and one that was interrupted is resumed, so the
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 
 from fourstroke.checkpoint import write_json
-from fourstroke.pipeline import Pipeline
+from fourstroke.data.world import WorldConfig
 from fourstroke.train.dit import DitRecipe, train_dit
 from fourstroke.train.recipe import git_revision, load_recipe
 from fourstroke.train.vae import VaeRecipe, train_vae
@@ -38,13 +39,17 @@ def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("ru
     Returns the folder; the scores are in its `scores.json`.
     """
     start = time.time()
-    vae = _stage(runs / family / "vae", lambda resume: train_vae(
-        load_recipe(VaeRecipe, recipes / family / "vae.yaml", [f"run.out={runs / family / 'vae'}"]), resume))
-    dit_overrides = [
-        f"run.out={runs / family / 'dit'}", f"vae={vae.folder}", f"cache={runs / family / 'latents'}"
-    ]
-    dit = _stage(runs / family / "dit", lambda resume: train_dit(
-        load_recipe(DitRecipe, recipes / family / "dit.yaml", dit_overrides), resume))
+    vae = _stage(
+        runs / family / "vae",
+        lambda resume: train_vae(
+            load_recipe(VaeRecipe, recipes / family / "vae.yaml", [f"run.out={runs / family / 'vae'}"]), resume
+        ),
+    )
+    dit_overrides = [f"run.out={runs / family / 'dit'}", f"vae={vae.folder}", f"cache={runs / family / 'latents'}"]
+    dit = _stage(
+        runs / family / "dit",
+        lambda resume: train_dit(load_recipe(DitRecipe, recipes / family / "dit.yaml", dit_overrides), resume),
+    )
     scores = measure(dit.folder, recipes / family / "world.yaml", n)
     scores["minutes"] = {"vae": round(vae.minutes, 1), "dit": round(dit.minutes, 1)}
     final = runs / family / "model"
@@ -52,22 +57,21 @@ def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("ru
         shutil.rmtree(final)
     shutil.copytree(dit.folder, final)
     write_json(final / "scores.json", scores)
-    shutil.copy(recipes / family / "world.yaml", final / "world.yaml")
+    world = load_recipe(WorldConfig, recipes / family / "world.yaml")
+    write_json(final / "world.json", dataclasses.asdict(world))
     (final / "README.md").write_text(card(family, final, scores), encoding="utf-8")
     print(f"{final}: {(time.time() - start) / 60:.0f} minutes in this call")
     return final
 
 
 def measure(folder: Path, world: Path, n: int) -> dict[str, Any]:
-    """Composition and reconstruction scores of a checkpoint on held-out scenes."""
-    from fourstroke.data.world import WorldConfig
+    """Composition and reconstruction scores of a checkpoint on held-out scenes, and a sheet of judged pictures."""
     from fourstroke.evaluate.composition import evaluate_composition
     from fourstroke.evaluate.reconstruction import evaluate_reconstruction
 
-    pipe, config = Pipeline.from_pretrained(folder), load_recipe(WorldConfig, world)
     return {
-        "composition": evaluate_composition(pipe, config, n=n),
-        "reconstruction": evaluate_reconstruction(pipe.autoencoder, config, n=n),
+        "composition": evaluate_composition(folder, world=world, n=n, sheet=folder.parent / "composition.png"),
+        "reconstruction": evaluate_reconstruction(folder, world=world, n=n),
     }
 
 
@@ -117,7 +121,8 @@ Color Emoji (SIL Open Font License 1.1). About 10 % of all combinations are held
 {chr(10).join(rows)}
 
 Autoencoder (`fourstroke eval reconstruction`): PSNR {reconstruction["scenes"]["psnr"]:.1f} dB on held-out scenes,
-{reconstruction["photographs"]["psnr"]:.1f} dB on five photographs of scikit-image, which it was never trained on.
+{reconstruction["photographs"]["mean"]["psnr"]:.1f} dB on five photographs of scikit-image, of a kind
+that it was never trained on.
 
 **Licence.** Apache-2.0, weights included.
 """

@@ -3,13 +3,18 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 from fourstroke.data.world import World, WorldConfig
 from fourstroke.evaluate.composition import (
     ROWS,
     Prompt,
+    evaluate_composition,
     held_out_prompts,
     judge_pictures,
     plain,
@@ -21,6 +26,7 @@ from fourstroke.evaluate.composition import (
 from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.evaluate.reading import compare
 from fourstroke.evaluate.world import find_world
+from fourstroke.pipeline import ModelInfo, Output, Pipeline
 
 SHAPES_ONLY = WorldConfig(sprites=0)
 WORLD = World(SHAPES_ONLY)
@@ -69,6 +75,40 @@ def test_words_are_summed() -> None:
     assert ned is not None
     assert exact.value == 0.5
     assert ned.value == pytest.approx(5 / 6)
+
+
+class Truth(Pipeline):
+    """Stands in for a pipeline: draws what was asked."""
+
+    def __init__(self, prompts: list[Prompt]) -> None:
+        self.scenes = {prompt.caption: prompt.scene for prompt in prompts}
+        self.info = ModelInfo(name="truth", num_inference_steps=3)
+        self.transformer = SimpleNamespace(config=SimpleNamespace(in_channels=64))  # type: ignore[assignment]
+        self.noise: list[torch.Tensor] = []
+
+    def __call__(self, prompts: list[str], **options: Any) -> Output:  # type: ignore[override]
+        transparent = options["transparent"]
+        self.noise += list(options["latents"])
+        pictures = [WORLD.render(self.scenes[prompt]) for prompt in prompts]
+        assert all((self.scenes[p].background.kind == "transparent") == transparent for p in prompts)
+        return Output([Image.fromarray(p[..., : 3 + transparent]) for p in pictures], prompts, [0] * len(prompts))
+
+
+def test_a_perfect_model_scores_full_marks_whatever_the_batch(tmp_path: Path) -> None:
+    config = dataclasses.replace(SHAPES_ONLY, transparent=0.3)
+    prompts = held_out_prompts(World(config), 7)
+    results, noises = [], []
+    for batch in (2, 7):
+        pipe = Truth(prompts)
+        result = evaluate_composition(pipe, world=config, n=7, batch=batch, sheet=tmp_path / "sheet.png")
+        results.append({key: value for key, value in result.items() if key != "seconds_per_picture"})
+        noises.append(torch.stack(sorted(pipe.noise, key=lambda row: row[0, 0].item())))
+    assert results[0] == results[1]
+    assert torch.equal(*noises)
+    assert results[0]["steps"] == 3
+    assert results[0]["all_right"]["value"] == 1.0
+    assert results[0]["words_exact"] is None
+    assert (tmp_path / "sheet.png").stat().st_size > 0
 
 
 def test_prompts_and_pictures_must_pair_up() -> None:

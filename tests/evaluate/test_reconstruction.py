@@ -1,10 +1,33 @@
 """PSNR and SSIM of a coder: perfect for the identity, known values else."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from fourstroke.evaluate.reconstruction import PHOTOGRAPHS, as_tensor, measure, photographs, ssim
+from fourstroke.data.world import WorldConfig
+from fourstroke.evaluate.reconstruction import (
+    PHOTOGRAPHS,
+    as_tensor,
+    evaluate_reconstruction,
+    load_autoencoder,
+    measure,
+    photographs,
+    ssim,
+    table,
+)
+from fourstroke.vae import Autoencoder
+from fourstroke.vae.autoencoder import AutoencoderConfig
+
+SMALL = AutoencoderConfig(
+    base_dim=8,
+    decoder_base_dim=8,
+    z_dim=16,
+    dim_mult=(1, 1, 2, 2, 2),
+    num_res_blocks=1,
+    temperal_downsample=(False,) * 4,
+)
 
 PICTURES = list(np.random.default_rng(0).integers(0, 256, (3, 32, 48, 4), dtype=np.uint8))
 
@@ -47,3 +70,17 @@ def test_photographs_are_squares_inside_the_package() -> None:
     pictures = photographs()
     assert tuple(pictures) == PHOTOGRAPHS
     assert all(picture.shape == (256, 256, 3) and picture.std() > 10 for picture in pictures.values())
+
+
+def test_an_autoencoder_makes_a_table_and_a_sheet(tmp_path: Path) -> None:
+    pytest.importorskip("skimage", reason="scikit-image is not installed: pip install fourstroke[eval]")
+    autoencoder = Autoencoder(SMALL).eval()
+    autoencoder.save_pretrained(tmp_path / "vae")
+    _, folder, name = load_autoencoder(tmp_path / "vae", "cpu")
+    assert (folder, name) == (tmp_path / "vae", "vae")
+    world = WorldConfig(width=32, height=32, sprites=0)
+    result = evaluate_reconstruction(tmp_path / "vae", world=world, n=2, device="cpu", sheet=tmp_path / "sheet.png")
+    assert set(result["photographs"]) == {*PHOTOGRAPHS, "mean"}
+    assert 0 < result["scenes"]["psnr"] < 60
+    assert "2 held-out scenes" in table(result)
+    assert (tmp_path / "sheet.png").stat().st_size > 0

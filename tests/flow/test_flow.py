@@ -23,7 +23,7 @@ def test_velocity_is_the_derivative_of_the_path():
 
 def test_times_are_stratified():
     t = path.sample_times(4096, generator=torch.Generator().manual_seed(0))
-    assert 0 < t.min()
+    assert t.min() > 0
     assert t.max() < 1
     assert abs(t.median() - 0.5) < 1e-3
     quartile = torch.sigmoid(torch.tensor(-0.6745))
@@ -35,7 +35,11 @@ def test_schedule_equals_the_reference(steps, tokens):
     diffusers = pytest.importorskip("diffusers")
     config = schedule.ScheduleConfig()
     reference = diffusers.FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=True, base_image_seq_len=256, max_image_seq_len=8192, base_shift=0.5, max_shift=0.9,
+        use_dynamic_shifting=True,
+        base_image_seq_len=256,
+        max_image_seq_len=8192,
+        base_shift=0.5,
+        max_shift=0.9,
         shift_terminal=0.02 if steps > 1 else None,
     )
     reference.set_timesteps(
@@ -65,8 +69,12 @@ def test_fixed_sigmas_must_fall(levels):
 def test_euler_is_exact_on_a_straight_flow():
     x_0, noise = torch.randn(2, 2, 4, 8)
     seen = []
-    out = sampler.euler(lambda x, t: noise - x_0, noise, schedule.fixed_sigmas([1.0, 0.7, 0.2]),
-                        lambda step, steps, x: seen.append((step, steps, x)))
+    out = sampler.euler(
+        lambda x, t: noise - x_0,
+        noise,
+        schedule.fixed_sigmas([1.0, 0.7, 0.2]),
+        lambda step, steps, x: seen.append((step, steps, x)),
+    )
     torch.testing.assert_close(out, x_0, atol=1e-5, rtol=0)
     assert [s[:2] for s in seen] == [(1, 3), (2, 3), (3, 3)]
     torch.testing.assert_close(seen[1][2], x_0, atol=1e-5, rtol=0)

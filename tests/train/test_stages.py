@@ -28,7 +28,10 @@ def vae_recipe(tmp_path):
     return VaeRecipe(
         world=WORLD,
         model=AutoencoderConfig(
-            base_dim=4, decoder_base_dim=4, dim_mult=(1, 2, 4, 8, 16), num_res_blocks=1,
+            base_dim=4,
+            decoder_base_dim=4,
+            dim_mult=(1, 2, 4, 8, 16),
+            num_res_blocks=1,
             temperal_downsample=(False,) * 4,
         ),
         run=RunConfig(out=tmp_path / "vae", steps=6, log_seconds=0),
@@ -51,8 +54,15 @@ def dit_recipe(tmp_path, vae_recipe):
             num_layers=2, num_attention_heads=2, attention_head_dim=32, axes_dims_rope=(8, 12, 12), context_in_dim=64
         ),
         text=SmallTextConfig(
-            vocab_size=512, hidden_size=64, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=32,
-            intermediate_size=64, vision_hidden_size=32, vision_intermediate_size=32,
+            vocab_size=512,
+            hidden_size=64,
+            num_layers=1,
+            num_heads=2,
+            num_kv_heads=2,
+            head_dim=32,
+            intermediate_size=64,
+            vision_hidden_size=32,
+            vision_intermediate_size=32,
         ),
         info=ModelInfo(name="tiny", width=32, height=32, max_side=64, num_inference_steps=4),
         run=RunConfig(out=tmp_path / "dit", steps=6, log_seconds=0),

@@ -42,8 +42,14 @@ class LatentCache:
 
 
 def build_cache(
-    folder: Path, autoencoder: Autoencoder, config: WorldConfig, count: int, *,
-    seed: int = 0, split: Split = "train", workers: int = 0,
+    folder: Path,
+    autoencoder: Autoencoder,
+    config: WorldConfig,
+    count: int,
+    *,
+    seed: int = 0,
+    split: Split = "train",
+    workers: int = 0,
 ) -> LatentCache:
     """Make (or complete) a cache of `count` samples and load it.
 
@@ -97,8 +103,13 @@ def fingerprint(autoencoder: Autoencoder, config: WorldConfig, seed: int, split:
 
 @torch.inference_mode()
 def _encode_chunk(
-    folder: Path, chunk: int, autoencoder: Autoencoder, config: WorldConfig,
-    seed: int, split: Split, workers: int,
+    folder: Path,
+    chunk: int,
+    autoencoder: Autoencoder,
+    config: WorldConfig,
+    seed: int,
+    split: Split,
+    workers: int,
 ) -> None:
     parameter = next(autoencoder.parameters())
     per_chunk = CHUNK // BATCH

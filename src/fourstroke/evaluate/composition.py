@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from fourstroke.data.sheet import contact_sheet
-from fourstroke.data.world import World
+from fourstroke.data.world import World, WorldConfig
 from fourstroke.data.world.graph import Scene
 from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.evaluate.statistics import Share, share
@@ -124,9 +124,9 @@ def states_background(prompt: Prompt) -> bool:
 
 
 def evaluate_composition(
-    model: str | Path | None = None,
+    model: Pipeline | str | Path | None = None,
     *,
-    world: Path | None = None,
+    world: WorldConfig | Path | None = None,
     n: int = 200,
     captions: Captions = "mixed",
     steps: int | None = None,
@@ -135,12 +135,18 @@ def evaluate_composition(
     device: str | None = None,
     sheet: Path | None = None,
 ) -> dict[str, Any]:
-    """Draw n held-out prompts with a model and judge the pictures; see `table` for what comes back."""
-    folder = find_model(model)
-    pipe = Pipeline.from_pretrained(folder, device=device)
-    config = find_world(world, folder, pipe.info.name)
-    judge = Judge(config)
-    prompts = held_out_prompts(World(config), n, captions)
+    """Draw n held-out prompts of a world with a model, judge the pictures, and write a sheet of the first ones.
+
+    Each score is a dictionary of `value`, `low`, `high` (shares with their 95 % interval) and `count`, or None where
+    nothing of the kind was asked. `model` is a pipeline, a folder, a hub id, or None for the best bundled one; `world`
+    a configuration, a recipe, or None for the checkpoint's own. `steps` and `guidance` of None are the checkpoint's.
+    """
+    if batch < 1:
+        raise ValueError(f"batch is {batch}; it must be at least 1")
+    folder = None if isinstance(model, Pipeline) else find_model(model)
+    pipe = model if isinstance(model, Pipeline) else Pipeline.from_pretrained(folder, device=device)
+    config = world if isinstance(world, WorldConfig) else find_world(world, folder, pipe.info.name)
+    judge, prompts = Judge(config), held_out_prompts(World(config), n, captions)
     start = time.perf_counter()
     pictures = draw(pipe, prompts, steps=steps, guidance=guidance, batch=batch, on_picture=progress("drawing"))
     seconds = (time.perf_counter() - start) / n
@@ -148,7 +154,7 @@ def evaluate_composition(
     if sheet is not None:
         verdict_sheet(prompts, pictures, verdicts).save(sheet)
     levels = pipe.info.sample_sigmas if steps is None else None
-    shares = summarise(prompts, verdicts)
+    shares = summarise(prompts, verdicts) | {"all_right": share([v.right for v in verdicts], [1] * n)}
     return {
         "model": pipe.info.name,
         "n": n,
@@ -156,7 +162,6 @@ def evaluate_composition(
         "steps": len(levels) if levels else steps or pipe.info.num_inference_steps,
         "guidance": pipe.info.guidance_scale if guidance is None else guidance,
         "seconds_per_picture": seconds,
-        "all_right": plain(share([v.right for v in verdicts], [1] * n)),
     } | {name: plain(value) for name, value in shares.items()}
 
 

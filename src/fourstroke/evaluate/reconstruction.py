@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from fourstroke.data.sheet import contact_sheet
-from fourstroke.data.world import World
+from fourstroke.data.world import World, WorldConfig
 from fourstroke.evaluate.composition import progress
 from fourstroke.evaluate.world import find_world
 from fourstroke.pipeline import find_model, read_info
@@ -91,37 +91,51 @@ def photographs() -> dict[str, np.ndarray]:
 def evaluate_reconstruction(
     model: str | Path | None = None,
     *,
-    world: Path | None = None,
+    world: WorldConfig | Path | None = None,
     n: int = 200,
     device: str | None = None,
     sheet: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure a checkpoint's autoencoder (or a folder that is one) on n held-out scenes and five photographs."""
+    """Measure an autoencoder on n held-out scenes of a world and on five photographs; write a sheet of some.
+
+    `model` is a checkpoint (folder, hub id, or None for the best bundled one) or the folder of an autoencoder alone;
+    `world` a configuration, a recipe, or None for the checkpoint's own. PSNR in dB, SSIM at most 1.
+    """
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1")
-    folder, family = _autoencoder_folder(model)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    coder = Autoencoder.from_pretrained(folder, device=device)
+    autoencoder, folder, family = load_autoencoder(model, device)
+    config = world if isinstance(world, WorldConfig) else find_world(world, folder, family)
+    parameter = next(autoencoder.parameters())
 
     def code(x: Tensor) -> Tensor:
-        return coder.decode_raw(coder.encode_raw(x.to(device)))
+        return autoencoder.decode_raw(autoencoder.encode_raw(x.to(parameter)))
 
-    drawn = World(find_world(world, folder.parent if folder.name == "vae" else folder, family))
+    drawn, photos = World(config), photographs()
     scenes = [drawn.render(drawn.scene(seed, "heldout")) for seed in range(n)]
     on_scenes = measure(code, scenes, label="scenes")
-    photos = photographs()
     on_photos = measure(code, list(photos.values()), label="photographs", batch=1)
     if sheet is not None:
         _pairs(scenes, on_scenes["copies"], list(photos.values()), on_photos["copies"]).save(sheet)
+    each = {name: {"psnr": p, "ssim": s} for name, (p, s) in zip(photos, on_photos["each"], strict=True)}
     return {
         "model": family,
         "n": n,
         "scenes": {key: on_scenes[key] for key in ("psnr", "ssim")},
-        "photographs": {
-            name: {"psnr": scores[0], "ssim": scores[1]} for name, scores in zip(photos, on_photos["each"], strict=True)
-        }
-        | {"mean": {key: on_photos[key] for key in ("psnr", "ssim")}},
+        "photographs": each | {"mean": {key: on_photos[key] for key in ("psnr", "ssim")}},
     }
+
+
+def load_autoencoder(model: str | Path | None, device: str | None = None) -> tuple[Autoencoder, Path, str]:
+    """An autoencoder, its checkpoint's folder and family; `model` may be a whole checkpoint or an autoencoder alone."""
+    if model is not None and (Path(model) / "config.json").is_file():
+        part = Path(model)
+        whole = part.parent if (part.parent / "model_index.json").is_file() else None
+    else:
+        whole = find_model(model)
+        part = whole / "vae"
+    folder, family = (whole, read_info(whole).name) if whole else (part, part.name)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Autoencoder.from_pretrained(part, device=device), folder, family
 
 
 def table(result: dict[str, Any]) -> str:
@@ -136,16 +150,6 @@ def as_tensor(picture: np.ndarray) -> Tensor:
     """(H, W, 3 or 4) uint8 -> (4, H, W) in [-1, 1]; RGB gets alpha 1."""
     x = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
     return x if len(x) == 4 else torch.cat([x, torch.ones_like(x[:1])])
-
-
-def _autoencoder_folder(model: str | Path | None) -> tuple[Path, str]:
-    """The autoencoder's folder and family; `model` may be a whole checkpoint, its `vae`, or an autoencoder alone."""
-    if model is not None and (Path(model) / "config.json").is_file():
-        folder = Path(model)
-        whole = folder.parent / "model_index.json"
-        return folder, read_info(folder.parent).name if whole.is_file() else folder.name
-    folder = find_model(model)
-    return folder / "vae", read_info(folder).name
 
 
 def _pairs(

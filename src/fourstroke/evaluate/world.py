@@ -10,13 +10,14 @@ from fourstroke.train.recipe import load_recipe
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 
 
-def find_world(chosen: Path | None, folder: Path, family: str) -> WorldConfig:
-    """The world of `chosen`, of `world.json` in the checkpoint's folder, or of its family's recipe, in this order.
+def find_world(chosen: Path | None, folder: Path | None, family: str) -> WorldConfig:
+    """The world of `chosen`, of world.yaml or world.json in the checkpoint's folder, or of its family's recipe.
 
     Raises:
         ValueError: if there is none, or it is not a world.
     """
-    options = [chosen] if chosen else [folder / "world.json", RECIPES / family / "world.yaml"]
+    beside = [folder / "world.yaml", folder / "world.json"] if folder else []
+    options = [chosen] if chosen else [*beside, RECIPES / family / "world.yaml"]
     for path in options:
         if chosen or path.is_file():
             return load_recipe(WorldConfig, path)

@@ -66,6 +66,4 @@ def guided(conditional: Velocity, unconditional: Velocity, scale: float) -> Velo
 
 def seeded_noise(seeds: Sequence[int], tokens: int, channels: int) -> Tensor:
     """Noise (len(seeds), tokens, channels) in float32 on the CPU, each row drawn from its own seed alone."""
-    return torch.stack(
-        [torch.randn(tokens, channels, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    )
+    return torch.stack([torch.randn(tokens, channels, generator=torch.Generator().manual_seed(seed)) for seed in seeds])

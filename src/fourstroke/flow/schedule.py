@@ -8,6 +8,7 @@ then stretched so that its last level is `shift_terminal`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,6 @@ def fixed_sigmas(levels: list[float]) -> Tensor:
         ValueError: unless the levels fall strictly within (0, 1].
     """
     steps = [*levels, 0.0]
-    if not levels or levels[0] > 1 or any(a <= b for a, b in zip(steps, steps[1:], strict=False)):
+    if not levels or levels[0] > 1 or any(a <= b for a, b in itertools.pairwise(steps)):
         raise ValueError(f"sample_sigmas must fall strictly from at most 1 to above 0, found {levels}")
     return torch.tensor(steps, dtype=torch.float32)

@@ -8,7 +8,7 @@ noise draws of its picture, which costs far less than as many pictures and lower
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -47,7 +47,7 @@ class DitRecipe:
     held_out: int = 256
     model: TransformerConfig
     text: SmallTextConfig
-    schedule: ScheduleConfig = ScheduleConfig()
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     info: ModelInfo
     run: RunConfig
     optimizer: OptimizerConfig

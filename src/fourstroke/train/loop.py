@@ -2,6 +2,9 @@
 
 Every random choice of a stage is a function of (seed, step), so a run that was interrupted and resumed goes through
 the same states as one that was not. A state is written to a sibling folder, flushed and renamed: complete or absent.
+
+Most stages have one loss for all their models. A stage whose models have losses of their own (distillation: student
+and fake score) yields them in turns; each loss moves its own model, with its own optimiser and schedule.
 """
 
 from __future__ import annotations
@@ -10,10 +13,11 @@ import json
 import math
 import signal
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,25 +29,30 @@ from fourstroke.train.recipe import RecipeError
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Where a run goes and how long it lasts. `None` minutes: until `steps` are done."""
+    """Where a run goes and how long it lasts. `None` minutes: until `steps` are done.
+
+    `sample_first` draws a sheet of the untrained models too: the floor that a run starts from.
+    """
 
     out: Path
     steps: int
     max_minutes: float | None = None
     save_minutes: float = 5.0
     sample_minutes: float = 5.0
+    sample_first: bool = False
     log_seconds: float = 15.0
     seed: int = 0
 
 
-class Stage(Protocol):
-    """What a stage gives to the loop."""
+Scalars = dict[str, Tensor]
+"""Named scalars of one loss; the one named `loss` is differentiated."""
+
+
+class Part(Protocol):
+    """What every stage gives to the loop."""
 
     models: dict[str, nn.Module]
     batch_size: int
-
-    def loss(self, step: int) -> dict[str, Tensor]:
-        """Scalars of this step; `loss` is the one that is differentiated."""
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
         """Draw a sheet into `folder` with the weights now in the models; return scores."""
@@ -52,19 +61,69 @@ class Stage(Protocol):
         """Write the finished model with the weights now in the models."""
 
 
+class Stage(Part, Protocol):
+    """A stage of one loss, which moves all its models."""
+
+    def loss(self, step: int) -> Scalars:
+        """Scalars of this step."""
+
+
+@runtime_checkable
+class AlternatingStage(Part, Protocol):
+    """A stage of several losses: each names the model that it moves, and is computed after the one before took effect."""
+
+    def turns(self, step: int) -> Iterator[tuple[str, Scalars]]:
+        """The losses of this step, in order."""
+
+
 class DivergedError(RuntimeError):
     """The loss stopped being a number."""
 
 
-class Trainer:
-    """Runs a stage to its end, its time limit or an interrupt, whichever comes first."""
+class Learner:
+    """Models that one loss moves, with their optimisers and their own schedule."""
 
-    def __init__(self, stage: Stage, run: RunConfig, optimizer: OptimizerConfig, record: dict[str, Any]) -> None:
-        self.stage, self.run_config, self.config, self.record = stage, run, optimizer, record
-        named = [(f"{key}.{n}", p) for key, model in stage.models.items() for n, p in model.named_parameters()]
-        self.optimizers = build_optimizers(named, optimizer)
+    def __init__(self, models: Mapping[str, nn.Module], config: OptimizerConfig) -> None:
+        named = [(f"{key}.{n}", p) for key, model in models.items() for n, p in model.named_parameters()]
+        self.models, self.config = dict(models), config
+        self.optimizers = build_optimizers(named, config)
         self.parameters = [p for _, p in named if p.requires_grad]
-        self.average = MovingAverage(stage.models, optimizer.ema)
+
+    def update(self, scalars: Scalars, step: int, progress: float) -> Scalars:
+        """One optimiser step down the gradient of `scalars["loss"]`; returns them with the gradient's norm."""
+        rate = learning_rate(step, progress, self.config)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+        scalars["loss"].backward()
+        scalars["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        return {key: value.detach() for key, value in scalars.items()}
+
+
+class Trainer:
+    """Runs a stage to its end, its time limit or an interrupt, whichever comes first.
+
+    `optimizer` moves all models of the stage together, or, given by model, each by a loss of its own; then the first
+    is what the run is for, and only its weights are averaged.
+    """
+
+    def __init__(
+        self,
+        stage: Stage | AlternatingStage,
+        run: RunConfig,
+        optimizer: OptimizerConfig | Mapping[str, OptimizerConfig],
+        record: dict[str, Any],
+    ) -> None:
+        self.stage, self.run_config, self.record = stage, run, record
+        if isinstance(optimizer, OptimizerConfig):
+            self.learners = {"": Learner(stage.models, optimizer)}
+        else:
+            self.learners = {key: Learner({key: stage.models[key]}, config) for key, config in optimizer.items()}
+        first = next(iter(self.learners.values()))
+        self.average = MovingAverage(first.models, first.config.ema)
         self.step, self.seconds = 0, 0.0
         self._interrupted = False
 
@@ -110,7 +169,7 @@ class Trainer:
                     "seconds": self.seconds,
                     "models": {key: model.state_dict() for key, model in self.stage.models.items()},
                     "average": self.average.weights,
-                    "optimizers": {key: o.state_dict() for key, o in self.optimizers.items()},
+                    "optimizers": {key: optimizer.state_dict() for key, optimizer in self._optimizers()},
                 },
                 partial / "state.pt",
             )
@@ -120,40 +179,43 @@ class Trainer:
         state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
         for key, model in self.stage.models.items():
             model.load_state_dict(state["models"][key])
-        for key, optimizer in self.optimizers.items():
+        for key, optimizer in self._optimizers():
             optimizer.load_state_dict(state["optimizers"][key])
         for name, weight in state["average"].items():
             self.average.weights[name].copy_(weight)
         self.step, self.seconds = state["step"], state["seconds"]
 
-    def update(self) -> dict[str, Tensor]:
-        """One optimiser step on the stage's batch of this step."""
-        rate = learning_rate(self.step, self.progress, self.config)
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.zero_grad(set_to_none=True)
-        scalars = self.stage.loss(self.step)
-        scalars["loss"].backward()
-        scalars["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
+    def update(self) -> Scalars:
+        """One optimiser step for each loss of this step; scalars bear the name of their model where there are several."""
+        scalars: Scalars = {}
+        for name, values in self._losses():
+            done = self.learners[name].update(values, self.step, self.progress)
+            scalars |= {f"{name}_{key}" if name else key: value for key, value in done.items()}
         self.average.update(self.step)
         self.step += 1
-        return {key: value.detach() for key, value in scalars.items()}
+        return scalars
+
+    def _losses(self) -> Iterable[tuple[str, Scalars]]:
+        if isinstance(self.stage, AlternatingStage):
+            return self.stage.turns(self.step)
+        return [("", self.stage.loss(self.step))]
+
+    def _optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer]]:
+        for name, learner in self.learners.items():
+            for key, optimizer in learner.optimizers.items():
+                yield f"{name}.{key}" if name else key, optimizer
 
     def _loop(self) -> None:
         run = self.run_config
         log = Log(run.out / "log.jsonl", run, self.stage.batch_size)
         saved = sampled = self.seconds
+        if run.sample_first and self.step == 0:
+            self._sample(log)
         while self.progress < 1 and not self._interrupted:
             start = time.perf_counter()
             scalars = self.update()
-            if self.step % 20 == 0 and not math.isfinite(float(scalars["loss"])):
-                raise DivergedError(
-                    f"the loss is {float(scalars['loss'])} at step {self.step}; lower optimizer.lr and --resume "
-                    f"from the last state in {run.out}"
-                )
+            if self.step % 20 == 0:
+                self._check_finite(scalars)
             self.seconds += time.perf_counter() - start
             log.add(self.step, self.seconds, scalars, self.progress)
             if self.seconds - saved > 60 * run.save_minutes:
@@ -165,6 +227,14 @@ class Trainer:
         self.save(run.out / "state")
         if not self._interrupted:
             self._sample(log)
+
+    def _check_finite(self, scalars: Scalars) -> None:
+        for key, value in scalars.items():
+            if key.endswith("loss") and not math.isfinite(float(value)):
+                raise DivergedError(
+                    f"the {key} is {float(value)} at step {self.step}; lower the learning rate and --resume from the "
+                    f"last state in {self.run_config.out}"
+                )
 
     def _sample(self, log: Log) -> None:
         folder = self.run_config.out / "samples"
@@ -188,7 +258,7 @@ class Log:
         self.sums: dict[str, Tensor | float] = {}
         self.count, self.since = 0, time.perf_counter()
 
-    def add(self, step: int, seconds: float, scalars: dict[str, Tensor], progress: float) -> None:
+    def add(self, step: int, seconds: float, scalars: Scalars, progress: float) -> None:
         """Count one step in; print when `log_seconds` have passed."""
         for key, value in scalars.items():
             self.sums[key] = self.sums.get(key, 0.0) + value.float()

@@ -48,9 +48,7 @@ def build_optimizers(
     others = [p for _, p in parameters if id(p) not in chosen]
     optimizers: dict[str, torch.optim.Optimizer] = {}
     if matrices:
-        optimizers["muon"] = Muon(
-            matrices, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-        )
+        optimizers["muon"] = Muon(matrices, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     if others:
         optimizers["adamw"] = torch.optim.AdamW(
             others, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
@@ -118,7 +116,9 @@ class MovingAverage:
     def __init__(self, models: dict[str, nn.Module], decay: float) -> None:
         self.decay = decay
         self.live = {
-            f"{key}.{name}": p for key, model in models.items() for name, p in model.named_parameters()
+            f"{key}.{name}": p
+            for key, model in models.items()
+            for name, p in model.named_parameters()
             if p.requires_grad
         }
         self.weights = {name: p.detach().float().clone() for name, p in self.live.items()}
@@ -127,9 +127,7 @@ class MovingAverage:
     def update(self, step: int) -> None:
         """Move towards the live weights; `step` counts from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(
-            list(self.weights.values()), [p.detach().float() for p in self.live.values()], 1 - decay
-        )
+        torch._foreach_lerp_(list(self.weights.values()), [p.detach().float() for p in self.live.values()], 1 - decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

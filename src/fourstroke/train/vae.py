@@ -50,7 +50,8 @@ class VaeStage:
     def __init__(self, recipe: VaeRecipe) -> None:
         self.recipe, self.device = recipe, pick_device()
         torch.manual_seed(recipe.run.seed)
-        self.model = Autoencoder(recipe.model).to(self.device, memory_format=torch.channels_last)
+        self.model = Autoencoder(recipe.model).to(self.device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.models: dict[str, nn.Module] = {"vae": self.model}
         self.batch_size = recipe.batch_size
         self._step = -1
@@ -76,8 +77,11 @@ class VaeStage:
         """A sheet of held-out scenes over their reconstructions, and the RGB PSNR over all of them."""
         y = self._reconstruct(self.held_out)
         sheet = [_picture(x) for pair in zip(self.held_out[:8], y[:8], strict=True) for x in pair]
-        captions = [f"{psnr(b[None, :3], a[None, :3]).item():.1f} dB" if i else "original"
-                    for a, b in zip(self.held_out[:8], y[:8], strict=True) for i in (0, 1)]
+        captions = [
+            f"{psnr(b[None, :3], a[None, :3]).item():.1f} dB" if i else "original"
+            for a, b in zip(self.held_out[:8], y[:8], strict=True)
+            for i in (0, 1)
+        ]
         contact_sheet(sheet, captions, columns=8).save(folder / f"step-{step:06d}.png")
         return {"psnr": float(psnr(y[:, :3], self.held_out[:, :3]).mean())}
 

@@ -1,0 +1,83 @@
+"""The command line: what it writes, what it prints, and how it says no."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from fourstroke.cli import main
+
+
+def _run(capsys, *arguments):
+    code = main([str(a) for a in arguments])
+    streams = capsys.readouterr()
+    return code, streams.out, streams.err
+
+
+def test_generate_writes_pictures_that_tell_their_recipe(tiny_folder, tmp_path, capsys):
+    code, out, _ = _run(
+        capsys,
+        "generate",
+        "a cat",
+        "a red circle",
+        "--model",
+        tiny_folder,
+        "--out",
+        tmp_path / "o",
+        "--seed",
+        3,
+        "--sheet",
+        tmp_path / "sheet.png",
+        "--json",
+    )
+    result = json.loads(out.strip().splitlines()[-1])
+    assert code == 0
+    assert result["seeds"] == [3, 3]
+    assert set(result["timings"]) == {"load", "encode", "denoise", "decode"}
+    image = Image.open(result["pictures"][1])
+    assert image.size == (64, 32)
+    recipe = json.loads(image.text["fourstroke"])
+    assert recipe == {"prompt": "a red circle", "seed": 3, "model": "tiny", "width": 64, "height": 32}
+    assert Image.open(tmp_path / "sheet.png").width > 128
+
+
+def test_nothing_is_overwritten(tiny_folder, tmp_path, capsys):
+    for _ in range(2):
+        _run(capsys, "generate", "a cat", "--model", tiny_folder, "--out", tmp_path, "--seed", 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a-cat-3-2.png", "a-cat-3.png"]
+
+
+def test_edit_reads_its_image(tiny_folder, tmp_path, capsys):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "in.png")
+    code, out, _ = _run(
+        capsys, "edit", "make it blue", "--image", tmp_path / "in.png", "--model", tiny_folder, "--out", tmp_path
+    )
+    assert code == 0
+    assert "make-it-blue" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "a cat", "--model", "no/such/folder"], "no model at"),
+        (["generate", " ", "--model", "TINY"], "prompt is empty"),
+        (["generate", "a cat", "--model", "TINY", "--width", "50"], "multiple of 32"),
+        (["generate", "a cat", "--model", "TINY", "--steps", "-2"], "at least 1"),
+        (["edit", "x", "--image", "none.png", "--model", "TINY"], "cannot read the input image"),
+        (["train", "vae", "--recipe", "none.yaml"], "no recipe at"),
+    ],
+)
+def test_errors_are_one_line_and_not_zero(tiny_folder, capsys, arguments, message):
+    code, out, err = _run(capsys, *[tiny_folder if a == "TINY" else a for a in arguments])
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_doctor_reports(capsys):
+    code, out, _ = _run(capsys, "doctor", "--json")
+    assert code == 0
+    assert {"torch", "python", "gpu", "model", "fonts"} <= json.loads(out).keys()
