@@ -19,8 +19,9 @@ def tiny_recipes(tmp_path):
     """The micro family's own files with every size cut down: shapes alone, 32 pixels, three steps a stage."""
     folder = tmp_path / "recipes" / "tiny"
     folder.mkdir(parents=True)
+    names = ("world", "vae", "dit")
     world, vae, dit = (
-        yaml.safe_load((RECIPES / "micro" / f"{name}.yaml").read_text()) for name in ("world", "vae", "dit")
+        yaml.safe_load((RECIPES / "micro" / f"{name}.yaml").read_text()) for name in names
     )
     world |= {"width": 32, "height": 32, "sprites": 0}
     vae["model"] |= {"base_dim": 4, "decoder_base_dim": 4}
