@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from fourstroke.checkpoint import read_json, write_json
 from fourstroke.data.stream import batches, pixels
-from fourstroke.data.world import WorldConfig
+from fourstroke.data.world import Sample, WorldConfig
 from fourstroke.data.world.graph import Split
 from fourstroke.vae import Autoencoder
 
@@ -64,17 +66,15 @@ def build_cache(
     else:
         write_json(folder / "cache.json", own)
     chunks = -(-count // CHUNK)  # a chunk is always whole, so that asking for more later goes on from here
-    missing = [chunk for chunk in range(chunks) if not _file(folder, chunk).exists()]
+    first = next((chunk for chunk in range(chunks) if not _file(folder, chunk).exists()), chunks)
+    stream = batches(config, BATCH, start=first * CHUNK // BATCH, seed=seed, split=split, workers=workers)
     start = time.perf_counter()
-    for done, chunk in enumerate(missing):
-        _encode_chunk(folder, chunk, autoencoder, config, seed, split, workers)
-        rate = (done + 1) / (time.perf_counter() - start)
-        if done % 16 == 15 or done + 1 == len(missing):
-            print(
-                f"latents {chunks - len(missing) + done + 1}/{chunks} chunks, {rate * CHUNK:.0f} samples/s, "
-                f"{(len(missing) - done - 1) / rate:.0f} s left",
-                flush=True,
-            )
+    for chunk in range(first, chunks):
+        _encode_chunk(_file(folder, chunk), autoencoder, itertools.islice(stream, CHUNK // BATCH))
+        rate = (chunk + 1 - first) / (time.perf_counter() - start)
+        if chunk % 16 == 15 or chunk + 1 == chunks:
+            left = (chunks - chunk - 1) / rate
+            print(f"latents {chunk + 1}/{chunks} chunks, {rate * CHUNK:.0f} samples/s, {left:.0f} s left", flush=True)
     return load_cache(folder, count, (config.height // 16, config.width // 16))
 
 
@@ -102,24 +102,13 @@ def fingerprint(autoencoder: Autoencoder, config: WorldConfig, seed: int, split:
 
 
 @torch.inference_mode()
-def _encode_chunk(
-    folder: Path,
-    chunk: int,
-    autoencoder: Autoencoder,
-    config: WorldConfig,
-    seed: int,
-    split: Split,
-    workers: int,
-) -> None:
+def _encode_chunk(path: Path, autoencoder: Autoencoder, stream: Iterable[list[Sample]]) -> None:
     parameter = next(autoencoder.parameters())
-    per_chunk = CHUNK // BATCH
-    stream = batches(config, BATCH, start=chunk * per_chunk, seed=seed, split=split, workers=workers)
     latents, lines = [], []
-    for _, samples in zip(range(per_chunk), stream, strict=False):
+    for samples in stream:
         z = autoencoder.encode(pixels(samples).to(parameter.device, parameter.dtype))
         latents.append(z.flatten(2).mT.half().cpu())
         lines += [json.dumps({"short": s.short, "rich": s.rich}, ensure_ascii=False) for s in samples]
-    path = _file(folder, chunk)
     path.with_suffix(".jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     partial = path.with_suffix(".partial")
     save_file({"latents": torch.cat(latents).contiguous()}, partial)
