@@ -67,6 +67,8 @@ def test_edit_reads_its_image(tiny_folder, tmp_path, capsys):
         (["generate", "a cat", "--model", "TINY", "--steps", "-2"], "at least 1"),
         (["edit", "x", "--image", "none.png", "--model", "TINY"], "cannot read the input image"),
         (["train", "vae", "--recipe", "none.yaml"], "no recipe at"),
+        (["train", "vae", "--recipe", "recipes/micro/vae.yaml", "run.nonsense=3"], "unknown key 'nonsense'"),
+        (["train", "vae", "run.nonsense=3", "--recipe", "recipes/micro/vae.yaml"], "unknown key 'nonsense'"),
     ],
 )
 def test_errors_are_one_line_and_not_zero(tiny_folder, capsys, arguments, message):

@@ -20,9 +20,7 @@ def tiny_recipes(tmp_path):
     folder = tmp_path / "recipes" / "tiny"
     folder.mkdir(parents=True)
     names = ("world", "vae", "dit")
-    world, vae, dit = (
-        yaml.safe_load((RECIPES / "micro" / f"{name}.yaml").read_text()) for name in names
-    )
+    world, vae, dit = (yaml.safe_load((RECIPES / "micro" / f"{name}.yaml").read_text()) for name in names)
     world |= {"width": 32, "height": 32, "sprites": 0}
     vae["model"] |= {"base_dim": 4, "decoder_base_dim": 4}
     vae |= {"batch_size": 2, "crop": 32, "statistics": 32, "run": {"out": "x", "steps": 3}}

@@ -16,14 +16,20 @@ from typing import Any
 
 from fourstroke.version import __version__
 
-STAGES = ("vae", "dit")
+STAGES = ("vae", "dit", "distill")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if hasattr(arguments, "overrides"):  # argparse alone takes key=value only in one place among the options
+        arguments.overrides += [word for word in rest if "=" in word and not word.startswith("-")]
+        rest = [word for word in rest if word not in arguments.overrides]
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         result = arguments.run(arguments)
     except KeyboardInterrupt:
@@ -96,10 +102,14 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
         from fourstroke.train.vae import VaeRecipe, train_vae
 
         folder = train_vae(load_recipe(VaeRecipe, arguments.recipe, overrides), arguments.resume)
-    else:
+    elif arguments.stage == "dit":
         from fourstroke.train.dit import DitRecipe, train_dit
 
         folder = train_dit(load_recipe(DitRecipe, arguments.recipe, overrides), arguments.resume)
+    else:
+        from fourstroke.train.distill import DistillRecipe, train_distill
+
+        folder = train_distill(load_recipe(DistillRecipe, arguments.recipe, overrides), arguments.resume)
     print(f"trained model: {folder}", file=sys.stderr)
     return {"model": str(folder)}
 
@@ -125,6 +135,29 @@ def _eval(arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.json:
         print(table(result))
     return result
+
+
+def _serve(arguments: argparse.Namespace) -> dict[str, Any]:
+    try:
+        from fourstroke.serve.server import ServeConfig, serve
+    except ModuleNotFoundError as error:
+        raise RuntimeError(f"serving needs {error.name}: pip install 'fourstroke[serve]'") from None
+    from fourstroke.pipeline import Pipeline
+
+    _quiet()
+    names = ("host", "port", "queue", "rows", "request_seconds")
+    keys = [*arguments.api_key, *os.environ.get("FOURSTROKE_API_KEYS", "").split()]
+    config = ServeConfig(
+        **{name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None},
+        api_keys=tuple(keys),
+        cors_origins=tuple(arguments.cors),
+    )
+    if not config.loopback and not keys:
+        print(f"fourstroke: anyone who reaches {config.host} may draw; --api-key changes that", file=sys.stderr)
+    pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device)
+    print(f"drawing with {pipe.info.name}; studio at http://{config.host}:{config.port}/", file=sys.stderr)
+    serve(pipe, config)
+    return {"model": pipe.info.name}
 
 
 def _doctor(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -227,6 +260,18 @@ def _parser() -> argparse.ArgumentParser:
         subject.add_argument("--device", help="cpu, cuda … (default: the GPU if there is one)")
         subject.add_argument("--json", action="store_true", help="print one JSON object")
         subject.set_defaults(run=_eval)
+
+    server = commands.add_parser("serve", help="serve OpenAI's image API, and the studio as a web page")
+    server.add_argument("--model", help="folder or hub id (default: the best bundled model)")
+    server.add_argument("--device", help="cpu, cuda … (default: the GPU if there is one)")
+    server.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine alone)")
+    server.add_argument("--port", type=int, help="port to listen on (default: 8000)")
+    server.add_argument("--api-key", action="append", default=[], help="may be repeated; also FOURSTROKE_API_KEYS")
+    server.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="origin whose pages may call")
+    server.add_argument("--queue", type=int, help="pictures that may wait before 429 (default: 64)")
+    server.add_argument("--rows", type=int, help="pictures that share a step (default: 8)")
+    server.add_argument("--request-seconds", type=float, help="longest a request may take (default: 600)")
+    server.set_defaults(run=_serve)
 
     doctor = commands.add_parser("doctor", help="say what this installation can do")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")

@@ -1,4 +1,4 @@
-"""The whole chain of a family, from nothing: world, autoencoder, transformer, scores, model card.
+"""The whole chain of a family, from nothing: world, autoencoder, transformer, few-step student, scores, model card.
 
 Stages that are done are skipped and one that was interrupted is resumed, so the command may be given again at any time.
 """
@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import platform
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ import torch
 
 from fourstroke.checkpoint import write_json
 from fourstroke.data.world import WorldConfig
+from fourstroke.pipeline import Pipeline
+from fourstroke.train.distill import DistillRecipe, train_distill
 from fourstroke.train.dit import DitRecipe, train_dit
 from fourstroke.train.recipe import git_revision, load_recipe
 from fourstroke.train.vae import VaeRecipe, train_vae
@@ -36,7 +37,8 @@ class Finished:
 def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("runs"), n: int = 200) -> Path:
     """Train every stage of a family, measure the result, and write it with its card to `runs/<family>/model`.
 
-    Returns the folder; the scores are in its `scores.json`.
+    The result is the few-step student, or the teacher in a family without a distillation recipe. Returns the folder;
+    the scores are in its `scores.json`.
     """
     start = time.time()
     vae = _stage(
@@ -50,14 +52,19 @@ def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("ru
         runs / family / "dit",
         lambda resume: train_dit(load_recipe(DitRecipe, recipes / family / "dit.yaml", dit_overrides), resume),
     )
-    scores = measure(dit.folder, recipes / family / "world.yaml", n)
-    scores["minutes"] = {"vae": round(vae.minutes, 1), "dit": round(dit.minutes, 1)}
-    final = runs / family / "model"
-    if final.exists():
-        shutil.rmtree(final)
-    shutil.copytree(dit.folder, final)
+    stages = {"vae": vae, "dit": dit}
+    if (recipe := recipes / family / "distill.yaml").exists():
+        overrides = [f"run.out={runs / family / 'distill'}", f"teacher={dit.folder}", dit_overrides[-1]]
+        stages["distill"] = _stage(
+            runs / family / "distill",
+            lambda resume: train_distill(load_recipe(DistillRecipe, recipe, overrides), resume),
+        )
+    final, world = runs / family / "model", load_recipe(WorldConfig, recipes / family / "world.yaml")
+    trained = Pipeline.from_pretrained(list(stages.values())[-1].folder, dtype=torch.float16, device="cpu")
+    trained.save_pretrained(final)  # half the size; what is measured is what was written
+    scores = measure(final, recipes / family / "world.yaml", n)
+    scores["minutes"] = {name: round(stage.minutes, 1) for name, stage in stages.items()}
     write_json(final / "scores.json", scores)
-    world = load_recipe(WorldConfig, recipes / family / "world.yaml")
     write_json(final / "world.json", dataclasses.asdict(world))
     (final / "README.md").write_text(card(family, final, scores), encoding="utf-8")
     print(f"{final}: {(time.time() - start) / 60:.0f} minutes in this call")
@@ -79,7 +86,7 @@ def card(family: str, folder: Path, scores: dict[str, Any]) -> str:
     """The model card: what it is, how it was made, what it scores, what it cannot do."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["fourstroke"]
     sizes = {
-        part: sum(p.stat().st_size for p in (folder / part).rglob("*.safetensors")) / 4e6
+        part: sum(p.stat().st_size for p in (folder / part).rglob("*.safetensors")) / 2e6
         for part in ("transformer", "vae", "text_encoder")
     }
     rows = []
@@ -89,6 +96,7 @@ def card(family: str, folder: Path, scores: dict[str, Any]) -> str:
             rows.append(f"| {name} | {score['value']:.3f} | {score['low']:.3f} to {score['high']:.3f} |")
     reconstruction = scores["reconstruction"]
     minutes = scores["minutes"]
+    distilled = f", distillation to few steps {minutes['distill']:.0f} minutes" if "distill" in minutes else ""
     return f"""---
 license: apache-2.0
 library_name: fourstroke
@@ -111,10 +119,12 @@ lists, one to three things at a time, and say where they stand; other words it h
 Color Emoji (SIL Open Font License 1.1). About 10 % of all combinations are held out by a hash and never trained on.
 
 **Recipe.** `make speedrun FAMILY={family}` (`recipes/{family}/*.yaml`, revision `{git_revision()}`): autoencoder
-{minutes["vae"]:.0f} minutes, transformer with its text encoder {minutes["dit"]:.0f} minutes, on {_hardware()}.
+{minutes["vae"]:.0f} minutes, transformer with its text encoder {minutes["dit"]:.0f} minutes{distilled}, on
+{_hardware()}.
 
 **Scores**, `fourstroke eval composition --n {scores["composition"]["n"]}`: held-out prompts,
-{scores["composition"]["steps"]} steps, guidance {scores["composition"]["guidance"]}; 95 % intervals by bootstrap over prompts.
+{scores["composition"]["steps"]} steps, guidance {scores["composition"]["guidance"]}; 95 % intervals by bootstrap over
+prompts.
 
 | score | value | interval |
 |---|---|---|

@@ -70,7 +70,7 @@ class Stage(Part, Protocol):
 
 @runtime_checkable
 class AlternatingStage(Part, Protocol):
-    """A stage of several losses: each names the model that it moves, and is computed after the one before took effect."""
+    """A stage of several losses; each names the model that it moves, and sees what the ones before it did."""
 
     def turns(self, step: int) -> Iterator[tuple[str, Scalars]]:
         """The losses of this step, in order."""
@@ -186,7 +186,7 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
 
     def update(self) -> Scalars:
-        """One optimiser step for each loss of this step; scalars bear the name of their model where there are several."""
+        """One optimiser step for each loss of this step; where models take turns, scalars bear their names."""
         scalars: Scalars = {}
         for name, values in self._losses():
             done = self.learners[name].update(values, self.step, self.progress)

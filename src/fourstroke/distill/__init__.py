@@ -1,0 +1,1 @@
+"""Distribution-matching distillation: its gradient, the student's rollout, teachers by step, and monitors."""

@@ -1,0 +1,114 @@
+"""What goes wrong in distillation, measured on pictures: too little variety, too much colour, leftover noise.
+
+Known failures of published few-step students: diversity falls (a withdrawn adapter had .75 of its teacher's),
+saturation drifts up after some thousand steps, noise stays on flat backgrounds. Pictures are (..., 3, H, W) in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PATCH = 8
+DIVERSITY_FLOOR, SATURATION_SLACK = 0.9, 0.05
+
+
+def diversity(pictures: Tensor) -> float:
+    """Mean pairwise distance between the pictures of one prompt from different seeds, averaged over prompts.
+
+    `pictures` is (prompts, seeds, 3, H, W) with at least two seeds; a distance is the root mean square over pixels.
+    """
+    if pictures.ndim != 5 or pictures.shape[1] < 2:
+        raise ValueError(f"pictures are {tuple(pictures.shape)}; give (prompts, seeds >= 2, 3, H, W)")
+    first, second = torch.triu_indices(pictures.shape[1], pictures.shape[1], offset=1)
+    difference = (pictures[:, first] - pictures[:, second]).flatten(2)
+    return difference.square().mean(2).sqrt().mean().item()
+
+
+def saturation(pictures: Tensor) -> float:
+    """Mean over pixels of max(R, G, B) - min(R, G, B).
+
+    Unlike the ratio of HSV it does not make noise of dark pixels.
+    """
+    return (pictures.amax(-3) - pictures.amin(-3)).mean().item()
+
+
+def flat_noise(pictures: Tensor) -> float:
+    """Standard deviation of the flattest quarter of 8 x 8 patches, in grey levels of 255, averaged over pictures.
+
+    Meant for pictures on flat backgrounds, of which at least a quarter shows nothing; each patch has its plane of
+    best fit taken out, so that a gradient is no noise. `pictures` is (B, 3, H, W), H and W at least 8.
+    """
+    grey = pictures.mean(-3)
+    height, width = (side - side % PATCH for side in grey.shape[-2:])
+    patches = grey[:, :height, :width].unflatten(2, (-1, PATCH)).unflatten(1, (-1, PATCH))
+    patches = patches.transpose(2, 3).flatten(1, 2).flatten(2)  # b (h ph) (w pw) -> b (h w) (ph pw)
+    rest = patches - patches @ _plane().to(patches)
+    deviations = 255 * rest.square().mean(2).sqrt()
+    quarter = max(1, deviations.shape[1] // 4)
+    return deviations.sort(dim=1).values[:, :quarter].mean().item()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readings:
+    """One look at a model; `words` and `flat_noise` are None where the world has no signs or flat backgrounds."""
+
+    composition: float
+    """Mean of the shares of right objects, colours and relations, 0 to 1."""
+    words: float | None
+    diversity: float
+    saturation: float
+    flat_noise: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollapseLimits:
+    """When a run is given up: ratios to the teacher's, and composition as a share of the best so far."""
+
+    diversity: float = 0.5
+    saturation: float = 1.5
+    """Ratio that the saturation may not leave upwards, nor its inverse downwards."""
+    composition: float = 0.5
+    noise: float = 0.05
+    """Share by which composition may always fall: below this much the scores are noise."""
+
+
+def checkpoint_score(student: Readings, teacher: Readings) -> float:
+    """The rule by which the best checkpoint is kept; higher is better.
+
+    Composition, less what diversity lacks to 0.9 of the teacher's, less what saturation is off by beyond 5 %.
+    """
+    lacking = max(0.0, DIVERSITY_FLOOR - ratio(student.diversity, teacher.diversity))
+    drift = max(0.0, abs(ratio(student.saturation, teacher.saturation) - 1) - SATURATION_SLACK)
+    return student.composition - lacking - drift
+
+
+def collapse(student: Readings, teacher: Readings, best: float, limits: CollapseLimits) -> str | None:
+    """Why the student has collapsed, in words, or None; `best` is the highest composition of the run so far."""
+    if not all(math.isfinite(value) for value in (student.diversity, student.saturation)):
+        return "its pictures are not finite"
+    spread = ratio(student.diversity, teacher.diversity)
+    if spread < limits.diversity:
+        return f"diversity fell to {spread:.2f} of the teacher's"
+    colour = ratio(student.saturation, teacher.saturation)
+    if not 1 / limits.saturation < colour < limits.saturation:
+        return f"saturation went to {colour:.2f} of the teacher's"
+    if student.composition < limits.composition * best and student.composition < best - limits.noise:
+        return f"composition fell from {best:.3f} to {student.composition:.3f}"
+    return None
+
+
+def ratio(student: float, teacher: float) -> float:
+    """student / teacher; 1 where both are nothing."""
+    return 1.0 if student == teacher else student / max(teacher, 1e-6)
+
+
+def _plane() -> Tensor:
+    """The projection onto planes over a patch, (64, 64)."""
+    line = torch.linspace(-1, 1, PATCH, dtype=torch.float64)
+    rows, columns = torch.meshgrid(line, line, indexing="ij")
+    basis = torch.stack([torch.ones_like(rows), rows, columns], dim=-1).flatten(0, 1)
+    return basis @ torch.linalg.pinv(basis)

@@ -1,0 +1,78 @@
+"""Draws a fixed set of held-out prompts with a pipeline and reads the monitors off the pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fourstroke.data.world import World, WorldConfig
+from fourstroke.distill.monitors import CollapseLimits, Readings, diversity, flat_noise, saturation
+from fourstroke.evaluate.composition import draw, held_out_prompts, judge_pictures, summarise
+from fourstroke.evaluate.judge import Judge
+from fourstroke.pipeline import Pipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """How many held-out prompts are judged, and for how many of them several seeds are compared."""
+
+    prompts: int = 64
+    diversity_prompts: int = 8
+    seeds: int = 4
+    teacher_steps: int | None = None
+    """Steps of the teacher that the student is compared with; None is the teacher's own number."""
+    limits: CollapseLimits = field(default_factory=CollapseLimits)
+
+
+class Watch:
+    """The same prompts and seeds every time, so that readings of one run can be compared."""
+
+    def __init__(self, config: WatchConfig, world: WorldConfig) -> None:
+        self.config = config
+        self.judge = Judge(world)
+        self.prompts = held_out_prompts(World(world), config.prompts)
+        backgrounds = [prompt.scene.background for prompt in self.prompts]
+        self.flat = [b.kind == "flat" and b.texture == "plain" and b.light == "even" for b in backgrounds]
+
+    def look(
+        self, pipe: Pipeline, steps: int | None = None, guidance: float | None = None
+    ) -> tuple[Readings, list[Image.Image]]:
+        """The readings, and the pictures of the judged prompts; None is the pipeline's own steps and guidance."""
+        pictures = draw(pipe, self.prompts, steps=steps, guidance=guidance, batch=16)
+        shares = summarise(self.prompts, judge_pictures(self.judge, self.prompts, pictures))
+        parts = [share.value for key in ("objects", "colours", "relations") if (share := shares[key]) is not None]
+        words = shares["words_exact"]
+        tensor = stack(pictures)
+        readings = Readings(
+            composition=sum(parts) / len(parts),
+            words=None if words is None else words.value,
+            diversity=diversity(self._seeds(pipe, steps, guidance)),
+            saturation=saturation(tensor),
+            flat_noise=flat_noise(tensor[torch.tensor(self.flat)]) if any(self.flat) else None,
+        )
+        return readings, [Image.fromarray(picture) for picture in pictures]
+
+    def _seeds(self, pipe: Pipeline, steps: int | None, guidance: float | None) -> Tensor:
+        """(prompts, seeds, 3, H, W): the first prompts, each from several seeds."""
+        rows = []
+        for prompt in self.prompts[: self.config.diversity_prompts]:
+            out = pipe(
+                prompt.caption,
+                width=prompt.scene.width,
+                height=prompt.scene.height,
+                num_images=self.config.seeds,
+                seed=1000 * prompt.seed,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+            )
+            rows.append(stack([np.asarray(image) for image in out.images]))
+        return torch.stack(rows)
+
+
+def stack(pictures: list[np.ndarray]) -> Tensor:
+    """Pictures (H, W, 3 or 4) uint8 of one size as (B, 3, H, W) in [0, 1]; alpha is left aside."""
+    return torch.from_numpy(np.stack([p[..., :3] for p in pictures])).permute(0, 3, 1, 2).float() / 255

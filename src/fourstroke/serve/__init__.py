@@ -1,0 +1,7 @@
+"""The server: an engine that draws step by step, OpenAI's image API in front of it, and the studio at `/`."""
+
+from fourstroke.serve.config import ServeConfig
+from fourstroke.serve.engine import Engine
+from fourstroke.serve.painter import Order, Painter
+
+__all__ = ["Engine", "Order", "Painter", "ServeConfig"]

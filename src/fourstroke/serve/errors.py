@@ -1,0 +1,98 @@
+"""Refusals in the form of OpenAI's API: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from fourstroke.serve.engine import Draining, QueueFull
+
+
+class ErrorDetail(BaseModel):
+    """What was wrong, and where."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+class ApiError(HTTPException):
+    """An answer other than 200, with its reason."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(status, message, headers)
+        self.param, self.code = param, code
+
+
+def body_of(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """The error object."""
+    kinds = {401: "authentication_error", 429: "rate_limit_error"}
+    kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return ErrorBody(error=ErrorDetail(message=message, type=kind, param=param, code=code)).model_dump()
+
+
+def response_of(error: HTTPException) -> JSONResponse:
+    """The whole answer."""
+    param, code = getattr(error, "param", None), getattr(error, "code", None)
+    return JSONResponse(
+        body_of(error.status_code, str(error.detail), param, code), error.status_code, headers=error.headers
+    )
+
+
+def of_engine(error: Exception) -> ApiError:
+    """What an error of the engine means to the caller."""
+    if isinstance(error, QueueFull):
+        retry = {"Retry-After": str(error.retry_after)}
+        return ApiError(429, f"{error}; try again in {error.retry_after} s", code="queue_full", headers=retry)
+    if isinstance(error, Draining):
+        return ApiError(503, str(error), code="draining", headers={"Retry-After": "5"})
+    if isinstance(error, ValueError):
+        return ApiError(400, str(error))
+    if isinstance(error, TimeoutError):
+        return ApiError(504, "the picture took longer than this server allows", code="timeout")
+    return ApiError(500, f"the picture could not be drawn: {type(error).__name__}", code="drawing_failed")
+
+
+def install(app: FastAPI) -> None:
+    """Let every error of the app leave in this form."""
+
+    async def http(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return response_of(error)
+
+    async def validation(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return response_of(of_validation(list(error.errors())))
+
+    async def unforeseen(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(body_of(500, f"internal error: {type(error).__name__}"), 500)
+
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, validation)
+    app.add_exception_handler(Exception, unforeseen)
+
+
+def of_validation(errors: list[Any]) -> ApiError:
+    """The first thing that pydantic found."""
+    first = errors[0]
+    places = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "unknown parameter"
+    where = ".".join(places)
+    return ApiError(400, f"{where}: {message}" if where else message, param=where or None, code=first["type"])

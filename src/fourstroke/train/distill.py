@@ -1,0 +1,288 @@
+"""Distilling a guided teacher of many steps into a student of few, by distribution matching.
+
+Qwen-Image-2.0 report, few-step distillation, with the findings of Qwen-Image-Flash (arXiv 2606.03746) and the backward
+simulation of DMD2 (arXiv 2405.14867). A step of the run draws prompts, trains the fake score several times on fresh
+samples of the student, and then the student once, at one random step of its own trajectory. Both start as copies of
+the teacher. The text encoder is frozen: its features are computed once a step and shared by all; each model makes its
+own prefix of them. Prompts come from the latent cache; its latents serve the optional flow-matching loss alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fourstroke.checkpoint import atomic_folder, read_json, write_json
+from fourstroke.data.cache import build_cache
+from fourstroke.data.sheet import contact_sheet
+from fourstroke.data.world import WorldConfig
+from fourstroke.distill.dmd import RenoiseConfig, dmd_gradient, dmd_loss, flow_matching_loss
+from fourstroke.distill.monitors import Readings, checkpoint_score, collapse, ratio
+from fourstroke.distill.rollout import bind, clean_prediction, rollout
+from fourstroke.distill.teachers import SpecialistConfig, Teacher, load_specialists, prompt_category, teacher_mix
+from fourstroke.distill.watch import Watch, WatchConfig
+from fourstroke.dit import Transformer
+from fourstroke.flow import path
+from fourstroke.flow.sampler import NonFiniteError, Velocity
+from fourstroke.flow.schedule import fixed_sigmas
+from fourstroke.pipeline import Pipeline
+from fourstroke.text import TextFeatures
+from fourstroke.train.device import autocast, pick_device
+from fourstroke.train.loop import DivergedError, RunConfig, Scalars, Trainer
+from fourstroke.train.optimizer import OptimizerConfig
+from fourstroke.train.recipe import resolved
+
+BEST = "best"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillRecipe:
+    """Every number of a distillation.
+
+    `sigmas` are the student's noise levels, from 1 down, without the final 0; `draws` noise draws share each prompt;
+    `flow_weight` is that of the flow-matching loss on real latents at the first step (Qwen-Image-Flash: keeps
+    structure, costs quality).
+    """
+
+    world: WorldConfig
+    teacher: Path
+    guidance: float
+    specialists: tuple[SpecialistConfig, ...] = ()
+    cache: Path
+    samples: int
+    sigmas: tuple[float, ...]
+    run: RunConfig
+    student: OptimizerConfig
+    fake: OptimizerConfig
+    batch_size: int
+    draws: int = 1
+    fake_updates: int = 5
+    renoise: RenoiseConfig = field(default_factory=RenoiseConfig)
+    flow_weight: float = 0.0
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sigmas[:1] != (1.0,):
+            raise ValueError(f"sigmas are {list(self.sigmas)}; they start at 1.0, where the noise is")
+        fixed_sigmas(list(self.sigmas))
+        if self.fake_updates < 1:
+            raise ValueError(f"fake_updates is {self.fake_updates}; it must be at least 1")
+
+
+class CollapsedError(RuntimeError):
+    """The monitors say that the student is lost; the best checkpoint of the run is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The prompts of one step, encoded once: P prompts, `draws` rows of noise for each."""
+
+    prompts: list[str]
+    text: TextFeatures
+    latents: Tensor
+    """The cached pictures of the prompts, (P, N, C)."""
+
+
+class DistillStage:
+    """The turns of fake score and student, the monitors, and the best checkpoint so far."""
+
+    def __init__(self, recipe: DistillRecipe) -> None:
+        self.recipe, self.device = recipe, pick_device()
+        base = Pipeline.from_pretrained(recipe.teacher, dtype=torch.float32, device=str(self.device))
+        self.base = Teacher(base, recipe.guidance)
+        self.specialists = load_specialists(recipe.specialists, base, len(recipe.sigmas))
+        self.cache = build_cache(
+            recipe.cache / "train", base.autoencoder, recipe.world, recipe.samples, workers=recipe.workers
+        )
+        self.student, self.fake = (copy.deepcopy(base.transformer).requires_grad_(True) for _ in range(2))
+        self.models: dict[str, nn.Module] = {"student": self.student, "fake": self.fake}
+        self.batch_size = recipe.batch_size * recipe.draws
+        self.sigmas = fixed_sigmas(list(recipe.sigmas))
+        self.watch = Watch(recipe.watch, recipe.world)
+        self.best: tuple[float, float, int] | None = None  # score, highest composition, step
+        self._reference: Readings | None = None
+
+    def turns(self, step: int) -> Iterator[tuple[str, Scalars]]:
+        """The fake score's losses on fresh samples of the student, then the student's."""
+        generator = torch.Generator().manual_seed(self.recipe.run.seed * 1_000_003 + step)
+        batch = self.batch(step, generator)
+        try:
+            with torch.no_grad(), autocast(self.device):
+                student = self._bind(self.student, batch)  # stays as it is while the fake score learns
+            for _ in range(self.recipe.fake_updates):
+                yield "fake", {"loss": self.fake_loss(batch, student, generator)}
+            yield "student", self.student_loss(batch, student, generator)
+        except NonFiniteError:
+            raise DivergedError(
+                f"the student's latents are not finite at step {step}; lower student.lr and --resume from the last "
+                f"state in {self.recipe.run.out}"
+            ) from None
+
+    def batch(self, step: int, generator: torch.Generator) -> Batch:
+        """The prompts of a step; short and rich captions take turns."""
+        indices = torch.randint(len(self.cache), (self.recipe.batch_size,), generator=generator)
+        captions = self.cache.short if step % 2 else self.cache.rich
+        prompts = [captions[i] for i in indices.tolist()]
+        with autocast(self.device):
+            text = self.base.pipe.text_encoder.encode(prompts)
+        return Batch(prompts=prompts, text=text, latents=self.cache.latents[indices].float().to(self.device))
+
+    def fake_loss(self, batch: Batch, student: Velocity, generator: torch.Generator) -> Tensor:
+        """Flow matching on what the student draws at a random step of its trajectory."""
+        step = self._random_step(generator)
+        with torch.no_grad(), autocast(self.device):
+            x_k = rollout(student, self._noise(generator), self.sigmas, step)
+            x = clean_prediction(student, x_k, self.sigmas[step])
+        t = self.recipe.renoise.sample(len(x), generator).to(self.device)
+        with autocast(self.device):
+            return flow_matching_loss(self._bind(self.fake, batch), x, self._noise(generator), t)
+
+    def student_loss(self, batch: Batch, frozen: Velocity, generator: torch.Generator) -> Scalars:
+        """Distribution matching at a random step of the student's trajectory; at the first, flow matching too.
+
+        `frozen` is the student without gradient, for the steps before. What needs no gradient stands in an autocast
+        of its own: autocast keeps the weights that it converted, and those converted without gradient carry none.
+        """
+        step = self._random_step(generator)
+        noise, again = self._noise(generator), self._noise(generator)
+        t = self.recipe.renoise.sample(len(noise), generator).to(self.device)
+        with torch.no_grad(), autocast(self.device):
+            x_k = rollout(frozen, noise, self.sigmas, step)
+        with autocast(self.device):
+            student = self._bind(self.student, batch)
+            x = clean_prediction(student, x_k, self.sigmas[step])
+        with torch.no_grad(), autocast(self.device):
+            x_t = path.interpolate(x, again, t)
+            fake = clean_prediction(self._bind(self.fake, batch), x_t, t)
+            real = clean_prediction(self.teachers(batch, step), x_t, t)
+        loss = dmd_loss(x, dmd_gradient(x.detach(), fake, real))
+        if self.recipe.flow_weight and step == 0:
+            x_0 = batch.latents.repeat_interleave(self.recipe.draws, dim=0)
+            with autocast(self.device):
+                flow = flow_matching_loss(student, x_0, noise, torch.ones_like(t))
+            loss = loss + self.recipe.flow_weight * flow
+        return {"loss": loss, "gap": (fake - real).square().mean().sqrt()}
+
+    def teachers(self, batch: Batch, step: int) -> Velocity:
+        """The teachers' mixture at a step of the student; those without a share are not asked."""
+        shares = teacher_mix(self.recipe.specialists, step, [prompt_category(p) for p in batch.prompts])
+        shares = shares.to(self.device).repeat_interleave(self.recipe.draws, dim=0)
+        draws, grid = self.recipe.draws, self.cache.grid
+        asked = [
+            (share.view(-1, 1, 1), t.velocity(batch.prompts, grid, draws, batch.text if t is self.base else None))
+            for share, t in zip(shares.T, [self.base, *self.specialists], strict=True)
+            if share.any()
+        ]
+
+        def velocity(x_t: Tensor, t: Tensor) -> Tensor:
+            parts = [share * one(x_t, t).float() for share, one in asked]
+            return torch.stack(parts).sum(0)
+
+        return velocity
+
+    def sample(self, folder: Path, step: int) -> dict[str, float]:
+        """Read the monitors, draw a sheet, keep the checkpoint if it is the best so far.
+
+        Raises:
+            CollapsedError: if the monitors say that the student is lost.
+        """
+        teacher, pipe = self.reference(), self.pipeline()
+        try:
+            student, pictures = self.watch.look(pipe)
+        except NonFiniteError:
+            raise self._collapsed(step, "its pictures are not finite") from None
+        captions = [prompt.caption for prompt in self.watch.prompts[:16]]
+        contact_sheet(pictures[:16], captions, columns=8, upscale=2).save(folder / f"step-{step:06d}.png")
+        score = checkpoint_score(student, teacher)
+        best = self.best or (-math.inf, 0.0, step)
+        if reason := collapse(student, teacher, best[1], self.recipe.watch.limits):
+            raise self._collapsed(step, reason)
+        highest = max(best[1], student.composition)
+        if score > best[0]:
+            self.best = (score, highest, step)
+            self._keep(pipe, student, teacher)
+        else:
+            self.best = (best[0], highest, best[2])
+        scores = {
+            "score": score,
+            "composition": student.composition,
+            "composition_ratio": ratio(student.composition, teacher.composition),
+            "diversity_ratio": ratio(student.diversity, teacher.diversity),
+            "saturation_ratio": ratio(student.saturation, teacher.saturation),
+        }
+        pairs = {"words_ratio": (student.words, teacher.words), "noise_ratio": (student.flat_noise, teacher.flat_noise)}
+        return scores | {key: ratio(a, b) for key, (a, b) in pairs.items() if a is not None and b is not None}
+
+    def reference(self) -> Readings:
+        """The teacher's readings at its own steps and with its guidance, taken once a run."""
+        if self._reference is None:
+            steps = self.recipe.watch.teacher_steps or self.base.pipe.info.num_inference_steps
+            self._reference, _ = self.watch.look(self.base.pipe, steps, self.recipe.guidance)
+            readings = [(k, v) for k, v in dataclasses.asdict(self._reference).items() if v is not None]
+            print(f"teacher, {steps} steps: " + "  ".join(f"{k} {v:.4f}" for k, v in readings), flush=True)
+        return self._reference
+
+    def export(self, folder: Path) -> None:
+        """Copy the best checkpoint of the run, which need not be the last, to `folder`."""
+        with atomic_folder(folder) as partial:
+            shutil.copytree(self.recipe.run.out / BEST, partial, dirs_exist_ok=True)
+
+    def pipeline(self) -> Pipeline:
+        """The student as it is now, with its own grid and without guidance."""
+        base, levels = self.base.pipe, self.recipe.sigmas
+        info = dataclasses.replace(base.info, sample_sigmas=levels, num_inference_steps=len(levels), guidance_scale=1.0)
+        return Pipeline(self.student, base.autoencoder, base.text_encoder, base.schedule, info)
+
+    def recall(self) -> None:
+        """Take up the best checkpoint that an earlier part of this run kept."""
+        file = self.recipe.run.out / BEST / "distill.json"
+        if file.exists():
+            kept = read_json(file)
+            self.best = (kept["score"], kept["highest_composition"], kept["step"])
+
+    def _keep(self, pipe: Pipeline, student: Readings, teacher: Readings) -> None:
+        assert self.best is not None
+        with atomic_folder(self.recipe.run.out / BEST) as partial:
+            pipe.save_pretrained(partial)
+            score, highest, step = self.best
+            record = {"score": score, "highest_composition": highest, "step": step}
+            readings = {"student": dataclasses.asdict(student), "teacher": dataclasses.asdict(teacher)}
+            write_json(partial / "distill.json", record | readings)
+
+    def _collapsed(self, step: int, reason: str) -> CollapsedError:
+        kept = "no checkpoint was kept"
+        if self.best is not None:
+            kept = f"the best checkpoint, of step {self.best[2]}, is kept in {self.recipe.run.out / BEST}"
+        return CollapsedError(f"the student collapsed at step {step}: {reason}; {kept}; lower student.lr and try again")
+
+    def _bind(self, model: Transformer, batch: Batch) -> Velocity:
+        return bind(model, batch.text, self.cache.grid, self.recipe.draws)
+
+    def _random_step(self, generator: torch.Generator) -> int:
+        return int(torch.randint(len(self.recipe.sigmas), (1,), generator=generator))
+
+    def _noise(self, generator: torch.Generator) -> Tensor:
+        shape = (self.batch_size, *self.cache.latents.shape[1:])
+        return torch.randn(shape, generator=generator).to(self.device)
+
+
+def train_distill(recipe: DistillRecipe, resume: bool = False) -> Path:
+    """Distil by a recipe; returns the folder of the best student.
+
+    Raises:
+        CollapsedError: if the monitors say that the student is lost; `best` in the run's folder stays.
+    """
+    stage = DistillStage(recipe)
+    if resume:
+        stage.recall()
+    optimizers = {"student": recipe.student, "fake": recipe.fake}
+    return Trainer(stage, recipe.run, optimizers, resolved(recipe)).run(resume)

@@ -1,0 +1,78 @@
+"""The monitors see what they are for, and the rules made of them say what they should."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from fourstroke.distill.monitors import (
+    CollapseLimits,
+    Readings,
+    checkpoint_score,
+    collapse,
+    diversity,
+    flat_noise,
+    saturation,
+)
+
+TEACHER = Readings(composition=0.8, words=None, diversity=0.2, saturation=0.3, flat_noise=1.0)
+
+
+def _student(**changes):
+    return dataclasses.replace(TEACHER, **changes)
+
+
+def test_diversity_is_the_distance_between_seeds_not_between_prompts():
+    same = torch.rand(3, 1, 3, 8, 8).expand(-1, 4, -1, -1, -1)
+    assert diversity(same) == 0
+    pair = torch.stack([torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.5)], dim=1)
+    assert diversity(pair) == pytest.approx(0.5)
+    wide = torch.rand(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert diversity(0.5 * wide) == pytest.approx(0.5 * diversity(wide), rel=1e-4)
+    with pytest.raises(ValueError, match="seeds"):
+        diversity(same[:, :1])
+
+
+def test_saturation_of_grey_and_of_pure_colour():
+    assert saturation(torch.full((2, 3, 4, 4), 0.4)) == 0
+    assert saturation(torch.tensor([1.0, 0.0, 0.5]).view(1, 3, 1, 1)) == 1
+
+
+def test_flat_noise_reads_the_deviation_and_ignores_objects_and_gradients():
+    generator = torch.Generator().manual_seed(0)
+    ramp = torch.linspace(0.2, 0.8, 64).view(1, 1, 64, 1).expand(2, 3, 64, 64).clone()
+    ramp[:, :, 16:48, 16:48] = torch.rand(2, 3, 32, 32, generator=generator).round()
+    assert flat_noise(ramp) < 0.01
+    noise = torch.randn(2, 1, 64, 64, generator=generator) * 3 / 255
+    assert flat_noise(ramp + noise) == pytest.approx(3, rel=0.15)
+
+
+def test_the_score_is_composition_less_what_is_lost():
+    assert checkpoint_score(TEACHER, TEACHER) == pytest.approx(0.8)
+    assert checkpoint_score(_student(diversity=0.18), TEACHER) == pytest.approx(0.8)
+    assert checkpoint_score(_student(diversity=0.15), TEACHER) == pytest.approx(0.65)
+    assert checkpoint_score(_student(saturation=0.36), TEACHER) == pytest.approx(0.65)
+    assert checkpoint_score(_student(saturation=0.24), TEACHER) == pytest.approx(0.65)
+    assert checkpoint_score(_student(saturation=0.31), TEACHER) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"diversity": 0.09}, "diversity fell to 0.45"),
+        ({"saturation": 0.5}, "saturation went to 1.67"),
+        ({"saturation": 0.1}, "saturation went to 0.33"),
+        ({"composition": 0.35}, "composition fell from 0.800 to 0.350"),
+        ({"diversity": float("nan")}, "not finite"),
+        ({"diversity": 0.12, "composition": 0.45}, None),
+    ],
+)
+def test_collapse_is_named(changes, reason):
+    found = collapse(_student(**changes), TEACHER, 0.8, CollapseLimits())
+    assert found is None if reason is None else reason in found
+
+
+def test_small_scores_may_fall():
+    assert collapse(_student(composition=0.0), TEACHER, 0.04, CollapseLimits()) is None

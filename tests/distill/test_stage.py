@@ -1,0 +1,207 @@
+"""The stage: frozen stays frozen, the fake score learns, resumed equals uninterrupted, a collapse is caught."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fourstroke import Pipeline
+from fourstroke.distill.monitors import CollapseLimits, Readings
+from fourstroke.distill.rollout import bind
+from fourstroke.distill.teachers import SpecialistConfig
+from fourstroke.train.distill import CollapsedError, DistillRecipe, DistillStage, train_distill
+from fourstroke.train.loop import DivergedError, Trainer
+from fourstroke.train.recipe import RecipeError, load_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def _trainer(recipe, stage=None):
+    return Trainer(stage or DistillStage(recipe), recipe.run, {"student": recipe.student, "fake": recipe.fake}, {})
+
+
+def _weights(trainer):
+    live = {f"{k}.{n}": v for k, m in trainer.stage.models.items() for n, v in m.state_dict().items()}
+    return live | {f"average.{n}": v for n, v in trainer.average.weights.items()}
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(recipe):
+    straight = _trainer(recipe)
+    for _ in range(6):
+        straight.update()
+    first = _trainer(recipe)
+    for _ in range(3):
+        first.update()
+    first.save(recipe.run.out / "state")
+    second = _trainer(recipe)
+    second.load(recipe.run.out / "state")
+    for _ in range(3):
+        second.update()
+    a, b = _weights(straight), _weights(second)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_both_models_move_and_everything_frozen_stays(recipe):
+    trainer = _trainer(recipe)
+    stage = trainer.stage
+    base = stage.base.pipe
+    parts = {"transformer": base.transformer, "vae": base.autoencoder, "text": base.text_encoder}
+    frozen = {f"{k}.{n}": v.clone() for k, m in parts.items() for n, v in m.state_dict().items()}
+    before = {key: value.clone() for key, value in _weights(trainer).items()}
+    scalars = [trainer.update() for _ in range(3)]
+    after = _weights(trainer)
+    assert not [key for key in before if torch.equal(before[key], after[key])]
+    assert all(torch.equal(v, frozen[f"{k}.{n}"]) for k, m in parts.items() for n, v in m.state_dict().items())
+    assert all(p.grad is None for m in parts.values() for p in m.parameters())
+    assert {"student_loss", "fake_loss", "student_grad_norm", "fake_grad_norm"} <= scalars[0].keys()
+    assert {key.split(".")[0] for key in trainer.average.weights} == {"student"}
+
+
+def test_the_student_starts_without_a_gap_and_the_losses_take_turns(recipe):
+    plain = dataclasses.replace(recipe, guidance=1.0)
+    turns = DistillStage(plain).turns(0)
+    assert [name for name, _ in (next(turns), next(turns))] == ["fake", "fake"]
+    name, scalars = next(turns)
+    assert name == "student"
+    assert scalars["gap"].item() == pytest.approx(0, abs=1e-6)  # nothing has moved, no guidance
+    assert scalars["loss"].item() == pytest.approx(0, abs=1e-9)
+    assert next(turns, None) is None
+
+
+def test_the_fake_score_overfits_a_frozen_student(recipe):
+    stage = DistillStage(dataclasses.replace(recipe, batch_size=2, draws=4))
+    with torch.no_grad():
+        for p in stage.fake.proj_out.parameters():
+            p.mul_(-1)
+    noise = torch.Generator().manual_seed(0)
+    batch = stage.batch(0, noise)
+    optimizer = torch.optim.Adam(stage.fake.parameters(), lr=3e-3)
+    with torch.no_grad():
+        student = bind(stage.student, batch.text, stage.cache.grid, 4)
+    losses = []
+    for _ in range(60):
+        loss = stage.fake_loss(batch, student, torch.Generator().manual_seed(7))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_flow_matching_counts_at_the_first_step_alone(recipe, monkeypatch):
+    losses = {}
+    for weight in (0.0, 1.0):
+        stage = DistillStage(dataclasses.replace(recipe, flow_weight=weight))
+        for step in (0, 1):
+            monkeypatch.setattr(stage, "_random_step", lambda generator, step=step: step)
+            generator = torch.Generator().manual_seed(0)
+            batch = stage.batch(0, generator)
+            student = bind(stage.student, batch.text, stage.cache.grid, recipe.draws)
+            losses[weight, step] = stage.student_loss(batch, student, generator)["loss"].item()
+    assert losses[1.0, 0] > losses[0.0, 0]
+    assert losses[1.0, 1] == losses[0.0, 1]
+
+
+def test_a_specialist_with_the_whole_share_replaces_the_base_teacher(recipe, teacher_folder):
+    specialist = SpecialistConfig(model=teacher_folder, shares=(0.0, 0.0, 1.0, 0.5), guidance=1.0)
+    stage = DistillStage(dataclasses.replace(recipe, specialists=(specialist,)))
+    batch = stage.batch(0, torch.Generator().manual_seed(0))
+    x, t = torch.randn(6, 4, 64, generator=torch.Generator().manual_seed(1)), torch.full((6,), 0.5)
+    with torch.no_grad():
+        own = bind(stage.base.pipe.transformer, batch.text, (2, 2), 2)(x, t)
+        base = stage.base.velocity(batch.prompts, (2, 2), 2)(x, t)
+        found = [stage.teachers(batch, k)(x, t) for k in (0, 2, 3)]
+    for value, expected in zip(found, (base, own, 0.5 * base + 0.5 * own), strict=True):
+        torch.testing.assert_close(value, expected)
+
+
+def test_a_run_ends_in_a_student_of_four_steps(recipe):
+    run = dataclasses.replace(recipe.run, sample_first=True)
+    folder = train_distill(dataclasses.replace(recipe, run=run, watch=_lenient(recipe)))
+    steps = []
+    pipe = Pipeline.from_pretrained(folder)
+    pipe("a red circle", seed=1, on_step=lambda step, n, x: steps.append((step, n)))
+    assert steps == [(k, 4) for k in (1, 2, 3, 4)]
+    assert pipe.info.sample_sigmas == recipe.sigmas
+    assert pipe.info.guidance_scale == 1
+    rows = [json.loads(line) for line in (run.out / "log.jsonl").read_text().splitlines()]
+    scores = [row["scores"]["score"] for row in rows if "scores" in row]
+    assert len(scores) == 2
+    assert json.loads((folder / "distill.json").read_text())["score"] == max(scores)
+    assert len(list((run.out / "samples").glob("*.png"))) == 2
+    with pytest.raises(RecipeError, match="--resume"):
+        train_distill(dataclasses.replace(recipe, run=run))
+
+
+def test_the_best_checkpoint_is_kept_not_the_last(recipe, monkeypatch, tmp_path):
+    stage = DistillStage(recipe)
+    teacher = Readings(composition=0.8, words=None, diversity=0.2, saturation=0.3, flat_noise=None)
+    looks = [dataclasses.replace(teacher, composition=c) for c in (0.5, 0.7, 0.6)]
+    monkeypatch.setattr(stage, "reference", lambda: teacher)
+    pictures = stage.watch.look(stage.base.pipe, 1)[1]
+    for step, readings in enumerate(looks):
+        with torch.no_grad():
+            stage.student.proj_out.weight.fill_(step)
+        monkeypatch.setattr(stage.watch, "look", lambda pipe, readings=readings: (readings, pictures))
+        stage.sample(tmp_path, step)
+    stage.export(tmp_path / "model")
+    assert Pipeline.from_pretrained(tmp_path / "model").transformer.proj_out.weight.mean() == 1
+    again = DistillStage(recipe)
+    again.recall()
+    assert again.best == stage.best == (0.7, 0.7, 1)
+
+
+def test_a_collapsed_run_is_caught_and_its_best_checkpoint_stays(recipe):
+    run = dataclasses.replace(recipe.run, steps=40, sample_first=True, sample_minutes=0.0)
+    wild = dataclasses.replace(recipe, run=run, student=dataclasses.replace(recipe.student, lr=3.0, ema=0.0))
+    with pytest.raises((CollapsedError, DivergedError)) as error:
+        train_distill(wild)
+    assert isinstance(error.value, CollapsedError)
+    assert "collapsed at step" in str(error.value)
+    assert str(run.out / "best") in str(error.value)
+    assert "\n" not in str(error.value)
+    assert Pipeline.from_pretrained(run.out / "best").info.sample_sigmas == recipe.sigmas
+
+
+def test_latents_that_are_not_finite_say_so(recipe):
+    trainer = _trainer(recipe)
+    with torch.no_grad():
+        trainer.stage.student.proj_out.weight.fill_(float("nan"))
+    trainer.stage._random_step = lambda generator: 1
+    with pytest.raises(DivergedError, match="not finite at step 0"):
+        trainer.update()
+
+
+def test_max_minutes_ends_in_a_model(recipe):
+    run = dataclasses.replace(recipe.run, steps=10**9, max_minutes=0.01)
+    folder = train_distill(dataclasses.replace(recipe, run=run, watch=_lenient(recipe)))
+    assert (folder / "model_index.json").exists()
+    assert (run.out / "state" / "state.pt").exists()
+
+
+@pytest.mark.parametrize("family", ["micro", "mini"])
+def test_bundled_recipes_are_valid(family):
+    recipe = load_recipe(DistillRecipe, RECIPES / family / "distill.yaml")
+    assert len(recipe.sigmas) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sigmas": (0.9, 0.5)}, "start at 1.0"),
+        ({"sigmas": (1.0, 0.5, 0.5)}, "fall strictly"),
+        ({"fake_updates": 0}, "at least 1"),
+    ],
+)
+def test_bad_recipes_are_refused(recipe, changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(recipe, **changes)
+
+
+def _lenient(recipe):
+    return dataclasses.replace(recipe.watch, limits=CollapseLimits(diversity=0.0, saturation=1e6))
