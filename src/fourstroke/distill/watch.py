@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from fourstroke.data.world import World, WorldConfig
+from fourstroke.data.world.graph import Scene
 from fourstroke.distill.monitors import CollapseLimits, Readings, diversity, flat_noise, saturation
-from fourstroke.evaluate.composition import draw, held_out_prompts, judge_pictures, summarise
+from fourstroke.evaluate.composition import Prompt, draw, held_out_prompts, judge_pictures, summarise
 from fourstroke.evaluate.judge import Judge
 from fourstroke.pipeline import Pipeline
 
@@ -35,8 +37,8 @@ class Watch:
         self.config = config
         self.judge = Judge(world)
         self.prompts = held_out_prompts(World(world), config.prompts)
-        backgrounds = [prompt.scene.background for prompt in self.prompts]
-        self.flat = [b.kind == "flat" and b.texture == "plain" and b.light == "even" for b in backgrounds]
+        self._diverse = self.prompts[: config.diversity_prompts]
+        self.flat = [is_flat(prompt.scene) for prompt in self.prompts]
 
     def look(
         self, pipe: Pipeline, steps: int | None = None, guidance: float | None = None
@@ -50,27 +52,36 @@ class Watch:
         readings = Readings(
             composition=sum(parts) / len(parts),
             words=None if words is None else words.value,
-            diversity=diversity(self._seeds(pipe, steps, guidance)),
+            diversity=diversity(draw_seeds(pipe, self._diverse, self.config.seeds, steps, guidance)),
             saturation=saturation(tensor),
             flat_noise=flat_noise(tensor[torch.tensor(self.flat)]) if any(self.flat) else None,
         )
         return readings, [Image.fromarray(picture) for picture in pictures]
 
-    def _seeds(self, pipe: Pipeline, steps: int | None, guidance: float | None) -> Tensor:
-        """(prompts, seeds, 3, H, W): the first prompts, each from several seeds."""
-        rows = []
-        for prompt in self.prompts[: self.config.diversity_prompts]:
-            out = pipe(
-                prompt.caption,
-                width=prompt.scene.width,
-                height=prompt.scene.height,
-                num_images=self.config.seeds,
-                seed=1000 * prompt.seed,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-            )
-            rows.append(stack([np.asarray(image) for image in out.images]))
-        return torch.stack(rows)
+
+def draw_seeds(
+    pipe: Pipeline, prompts: Sequence[Prompt], seeds: int, steps: int | None, guidance: float | None
+) -> Tensor:
+    """(prompts, seeds, 3, H, W) in [0, 1]: every prompt from the same number of seeds."""
+    rows = []
+    for prompt in prompts:
+        out = pipe(
+            prompt.caption,
+            width=prompt.scene.width,
+            height=prompt.scene.height,
+            num_images=seeds,
+            seed=1000 * prompt.seed,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+        )
+        rows.append(stack([np.asarray(image) for image in out.images]))
+    return torch.stack(rows)
+
+
+def is_flat(scene: Scene) -> bool:
+    """Whether the background is of one colour, so that all that moves on it is noise."""
+    background = scene.background
+    return background.kind == "flat" and background.texture == "plain" and background.light == "even"
 
 
 def stack(pictures: list[np.ndarray]) -> Tensor:

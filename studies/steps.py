@@ -1,0 +1,240 @@
+"""How many steps a picture needs: the teacher at 40, 20, 8 and 4, with and without guidance, against its student.
+
+    python studies/steps.py --teacher runs/micro/dit/model --student runs/micro/distill/model --guidance 2
+
+Qwen-Image-2.0 report, few-step distillation; the monitors are those of `fourstroke.distill.monitors`. Writes
+docs/steps.md (the table), docs/steps.png (the plot), docs/steps-sheet.png (one column a prompt, one row a setting, the
+same noise in every row) and docs/steps.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourstroke.data.sheet import contact_sheet
+from fourstroke.data.world import World
+from fourstroke.distill.monitors import diversity, flat_noise, ratio, saturation
+from fourstroke.distill.watch import draw_seeds, is_flat, stack
+from fourstroke.evaluate.composition import Prompt, draw, held_out_prompts, judge_pictures
+from fourstroke.evaluate.judge import Judge, Verdict
+from fourstroke.evaluate.statistics import share
+from fourstroke.evaluate.world import find_world
+from fourstroke.pipeline import Pipeline
+
+SHEET_PROMPTS, ROUNDS = 8, 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One row of the table; `evaluations` counts calls of the transformer for a picture."""
+
+    name: str
+    pipe: Pipeline
+    steps: int
+    guidance: float
+
+    @property
+    def evaluations(self) -> int:
+        """Calls of the transformer for one picture."""
+        return self.steps * (1 if self.guidance == 1 else 2)
+
+
+def main() -> None:
+    """Draw, judge, time and write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--student", type=Path)
+    parser.add_argument("--guidance", type=float, default=2.0, help="of the teacher's guided rows")
+    parser.add_argument("--n", type=int, default=200, help="held-out prompts")
+    parser.add_argument("--diversity", type=int, default=16, help="prompts that are drawn from four seeds each")
+    parser.add_argument("--device")
+    parser.add_argument("--out", type=Path, default=Path("docs/steps"), help="prefix of the files")
+    arguments = parser.parse_args()
+    teacher = Pipeline.from_pretrained(arguments.teacher, device=arguments.device)
+    student = Pipeline.from_pretrained(arguments.student, device=arguments.device) if arguments.student else None
+    config = find_world(None, arguments.teacher, teacher.info.name)
+    judge, prompts = Judge(config), held_out_prompts(World(config), arguments.n)
+    rows, sheet = [], []
+    chosen = settings(teacher, student, arguments.guidance)
+    seconds = times(chosen, prompts[0].caption)
+    for setting, spent in zip(chosen, seconds, strict=True):
+        row, pictures = measure(setting, judge, prompts, arguments.diversity)
+        rows.append(row | {"seconds": spent})
+        sheet += [(picture, setting.name) for picture in pictures[:SHEET_PROMPTS]]
+        print(f"{setting.name}: composition {row['composition']['value']:.3f}, {spent:.3f} s", file=sys.stderr)
+    out = arguments.out
+    out.with_suffix(".json").write_text(json.dumps({"n": arguments.n, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    images, names = zip(*sheet, strict=True)
+    contact_sheet(images, names, columns=SHEET_PROMPTS, upscale=1).save(f"{out}-sheet.png")
+    plot(rows, out.with_suffix(".png"))
+    print(table(rows, arguments.n))
+    out.with_suffix(".md").write_text(page(rows, arguments.n, out.name), encoding="utf-8")
+
+
+def settings(teacher: Pipeline, student: Pipeline | None, guidance: float) -> list[Setting]:
+    """The rows: the first one is what all others are compared with."""
+    found = [
+        Setting(name=f"teacher, {steps} steps" + (f", guidance {scale:g}" if scale != 1 else ""), pipe=teacher,
+                steps=steps, guidance=scale)
+        for scale in (guidance, 1.0)
+        for steps in (40, 20, 8, 4)
+    ]  # fmt: skip
+    if student is not None:
+        found += [
+            Setting(name=f"student, {steps} steps", pipe=with_steps(student, steps), steps=steps, guidance=1.0)
+            for steps in (8, 4, 2, 1)
+        ]
+    return found
+
+
+def with_steps(student: Pipeline, steps: int) -> Pipeline:
+    """The student on another grid: every nth of its own levels, or each with what lies between it and the next."""
+    levels = list(student.info.sample_sigmas or ())
+    if not levels or (len(levels) % steps and steps % len(levels)):
+        raise ValueError(f"cannot make {steps} steps of the student's levels {levels}")
+    if steps <= len(levels):
+        grid = levels[:: len(levels) // steps]
+    else:
+        parts = steps // len(levels)
+        ends = [*levels[1:], 0.0]
+        grid = [a + (b - a) * part / parts for a, b in zip(levels, ends, strict=True) for part in range(parts)]
+    info = dataclasses.replace(student.info, sample_sigmas=tuple(grid))
+    return Pipeline(student.transformer, student.autoencoder, student.text_encoder, student.schedule, info)
+
+
+def measure(
+    setting: Setting, judge: Judge, prompts: Sequence[Prompt], diverse: int
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """The scores of one setting, and its pictures."""
+    steps = None if setting.pipe.info.sample_sigmas else setting.steps
+    pictures = draw(setting.pipe, prompts, steps=steps, guidance=setting.guidance, batch=16)
+    verdicts = judge_pictures(judge, prompts, pictures)
+    tensor = stack(pictures)
+    flat = [is_flat(prompt.scene) for prompt in prompts]
+    words = share([float(v.word.exact) for v in verdicts if v.word], [1 for v in verdicts if v.word])
+    row = {
+        "name": setting.name,
+        "evaluations": setting.evaluations,
+        "composition": composition(verdicts),
+        "words": None if words is None else dataclasses.asdict(words),
+        "diversity": diversity(draw_seeds(setting.pipe, prompts[:diverse], 4, steps, setting.guidance)),
+        "saturation": saturation(tensor),
+        "flat noise": flat_noise(tensor[np.array(flat)]) if any(flat) else None,
+    }
+    return row, pictures
+
+
+def composition(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """Mean of the shares of right objects, colours and relations, with a bootstrap over pictures."""
+    picks = np.random.default_rng(20).integers(len(verdicts), size=(2000, len(verdicts)))
+    everything = np.arange(len(verdicts))[None]
+    values = []
+    for pick in (everything, picks):
+        parts = []
+        for kind in ("objects", "colours", "relations"):
+            hits = np.array([sum(getattr(v, kind)) for v in verdicts], float)
+            asked = np.array([len(getattr(v, kind)) for v in verdicts], float)
+            parts.append(hits[pick].sum(1) / asked[pick].sum(1))
+        values.append(np.mean(parts, axis=0))
+    low, high = np.quantile(values[1], [0.025, 0.975])
+    return {"value": float(values[0][0]), "low": float(low), "high": float(high)}
+
+
+def times(chosen: Sequence[Setting], prompt: str) -> list[float]:
+    """Median seconds of one picture, words to pixels; the settings take turns so that all see the same machine."""
+    spent: list[list[float]] = [[] for _ in chosen]
+    for turn in range(ROUNDS + 1):
+        for setting, found in zip(chosen, spent, strict=True):
+            start = time.perf_counter()
+            steps = None if setting.pipe.info.sample_sigmas else setting.steps
+            setting.pipe(prompt, seed=turn, num_inference_steps=steps, guidance_scale=setting.guidance)
+            found.append(time.perf_counter() - start)
+    return [statistics.median(found[1:]) for found in spent]
+
+
+def table(rows: Sequence[dict[str, Any]], n: int) -> str:
+    """The rows in Markdown; diversity and saturation as ratios to the first row."""
+    first = rows[0]
+    lines = [
+        f"| {n} held-out prompts | evaluations | composition (95 %) | of the first | words exact | diversity "
+        "| saturation | flat noise | s a picture | times faster |",
+        "|---" * 10 + "|",
+    ]
+    for row in rows:
+        score, words = row["composition"], row["words"]
+        cells = [
+            row["name"],
+            f"{row['evaluations']}",
+            f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})",
+            f"{100 * ratio(score['value'], first['composition']['value']):.1f} %",
+            "–" if words is None else f"{words['value']:.3f}",
+            f"{ratio(row['diversity'], first['diversity']):.3f}",
+            f"{ratio(row['saturation'], first['saturation']):.3f}",
+            "–" if row["flat noise"] is None else f"{row['flat noise']:.2f}",
+            f"{row['seconds']:.3f}",
+            f"{first['seconds'] / row['seconds']:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def page(rows: Sequence[dict[str, Any]], n: int, stem: str) -> str:
+    """The page of docs."""
+    return f"""# How many steps a picture needs
+
+Printed by `python studies/steps.py`; the numbers are in [{stem}.json]({stem}.json). Composition is the mean of the
+shares of right objects, colours and relations, judged by pixels. Diversity (distance between the pictures of one prompt
+from four seeds) and saturation are ratios to the first row. Flat noise is the grain on flat backgrounds, in grey levels
+of 255. Seconds are medians of {ROUNDS} pictures drawn one at a time, the settings taking turns; they include words and
+decoding.
+
+{table(rows, n)}
+
+![composition against evaluations]({stem}.png)
+
+One column a prompt, one row a setting, the same noise in every row:
+
+![sheet]({stem}-sheet.png)
+"""
+
+
+def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
+    """Composition against evaluations of the transformer."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), dpi=120)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        who, *rest = row["name"].split(", ")
+        groups.setdefault(", ".join([who, *rest[1:]]), []).append(row)
+    for name, group in groups.items():
+        x, y = [r["evaluations"] for r in group], [r["composition"]["value"] for r in group]
+        low = [v - r["composition"]["low"] for v, r in zip(y, group, strict=True)]
+        high = [r["composition"]["high"] - v for v, r in zip(y, group, strict=True)]
+        axes.errorbar(x, y, yerr=[low, high], marker="o", capsize=3, label=name)
+    axes.set(xscale="log", xlabel="evaluations of the transformer for a picture", ylabel="composition", ylim=(0, 1))
+    ticks = [1, 2, 4, 8, 20, 40, 80]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(file)
+
+
+if __name__ == "__main__":
+    main()
