@@ -1,7 +1,7 @@
 """fourstroke: an open implementation of the whole Qwen-Image-2.0 system, from prompt to picture in four strokes.
 
-`Pipeline` draws; `Transformer`, `Autoencoder` and `TextEncoder` are its parts. They are loaded on first use, so that
-`import fourstroke` stays quick.
+`Pipeline` draws; `Transformer`, `Autoencoder`, `TextEncoder` and `PromptEnhancer` are its parts. They are loaded on
+first use, so that `import fourstroke` stays quick.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from fourstroke.version import __version__
 
 if TYPE_CHECKING:
     from fourstroke.dit import Transformer
+    from fourstroke.enhance.enhancer import PromptEnhancer
     from fourstroke.pipeline import Pipeline
     from fourstroke.text import TextEncoder
     from fourstroke.vae import Autoencoder
 
-__all__ = ["Autoencoder", "Pipeline", "TextEncoder", "Transformer", "__version__"]
+__all__ = ["Autoencoder", "Pipeline", "PromptEnhancer", "TextEncoder", "Transformer", "__version__"]
 
 _HOMES = {
     "Autoencoder": "fourstroke.vae",
     "Pipeline": "fourstroke.pipeline",
+    "PromptEnhancer": "fourstroke.enhance.enhancer",
     "TextEncoder": "fourstroke.text",
     "Transformer": "fourstroke.dit",
 }

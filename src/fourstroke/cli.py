@@ -7,16 +7,18 @@ last. Errors of the user's making are one line and exit code 2; an interrupt is 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fourstroke.version import __version__
 
-STAGES = ("vae", "dit", "distill")
+STAGES = ("features", "vae", "dit", "distill", "enhance-sft", "enhance-rl")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,6 +55,11 @@ def _generate(arguments: argparse.Namespace) -> dict[str, Any]:
     clock = Clock()
     pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device)
     clock.lap("load")
+    _say_warnings()
+    wanted = getattr(arguments, "enhance", False)
+    enhance = pipe.enhancer is not None if wanted is None else wanted
+    if enhance and pipe.enhancer is None:
+        raise ValueError(f"{pipe.info.name} has no prompt_enhancer folder; leave --enhance out")
     images = [_open(path) for path in getattr(arguments, "image", [])]
     outputs = [
         pipe(
@@ -65,6 +72,7 @@ def _generate(arguments: argparse.Namespace) -> dict[str, Any]:
             negative_prompt=arguments.negative,
             num_images=arguments.num_images,
             seed=arguments.seed,
+            enhance=enhance,
             transparent=arguments.transparent,
             on_step=_progress(f"{index + 1}/{len(arguments.prompt)} ") if sys.stderr.isatty() else None,
         )
@@ -84,6 +92,8 @@ def _generate(arguments: argparse.Namespace) -> dict[str, Any]:
             timings[stage] = timings.get(stage, 0.0) + seconds
     spent = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in timings.items())
     if not arguments.json:
+        for rewrite in (e for output in outputs for e in output.enhanced if e.warning is None):
+            print(f"{rewrite.request} -> {rewrite.prompt}")
         for path in paths:
             print(path)
         if arguments.sheet:
@@ -102,16 +112,92 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
         from fourstroke.train.vae import VaeRecipe, train_vae
 
         folder = train_vae(load_recipe(VaeRecipe, arguments.recipe, overrides), arguments.resume)
+    elif arguments.stage == "features":
+        from fourstroke.train.features import FeaturesRecipe, train_features
+
+        folder = train_features(load_recipe(FeaturesRecipe, arguments.recipe, overrides), arguments.resume)
     elif arguments.stage == "dit":
         from fourstroke.train.dit import DitRecipe, train_dit
 
         folder = train_dit(load_recipe(DitRecipe, arguments.recipe, overrides), arguments.resume)
+    elif arguments.stage == "enhance-sft":
+        from fourstroke.train.enhance_sft import EnhanceSftRecipe, train_enhance_sft
+
+        folder = train_enhance_sft(load_recipe(EnhanceSftRecipe, arguments.recipe, overrides), arguments.resume)
+    elif arguments.stage == "enhance-rl":
+        from fourstroke.train.enhance_rl import EnhanceRlRecipe, train_enhance_rl
+
+        folder = train_enhance_rl(load_recipe(EnhanceRlRecipe, arguments.recipe, overrides), arguments.resume)
     else:
         from fourstroke.train.distill import DistillRecipe, train_distill
 
         folder = train_distill(load_recipe(DistillRecipe, arguments.recipe, overrides), arguments.resume)
     print(f"trained model: {folder}", file=sys.stderr)
     return {"model": str(folder)}
+
+
+def _enhance(arguments: argparse.Namespace) -> dict[str, Any]:
+    from fourstroke.enhance.enhancer import PromptEnhancer
+    from fourstroke.pipeline import ENHANCER, find_model
+
+    _quiet()
+    _say_warnings()
+    if arguments.endpoint:
+        enhancer = PromptEnhancer.from_endpoint(_endpoint(arguments))
+    else:
+        folder = find_model(arguments.model) / ENHANCER
+        if not folder.exists():
+            raise ValueError(f"{folder.parent} has no {ENHANCER} folder; name another --model, or an --endpoint")
+        enhancer = PromptEnhancer.from_pretrained(folder, device=arguments.device)
+    rewrites = []
+    for prompt in arguments.prompt:
+        rewrite = enhancer(prompt, seed=arguments.seed)
+        rewrites.append(dataclasses.asdict(rewrite))
+        if not arguments.json:
+            print(rewrite.prompt)
+    return {"rewrites": rewrites}
+
+
+def _degrade(arguments: argparse.Namespace) -> dict[str, Any]:
+    from fourstroke.enhance.bulk import degrade_file
+    from fourstroke.enhance.chat_engine import ChatEngine
+    from fourstroke.enhance.degrade import WorldEngine
+
+    out = arguments.out or arguments.captions.with_name(f"{arguments.captions.stem}.triplets.jsonl")
+    engine = ChatEngine(_endpoint(arguments)) if arguments.endpoint else WorldEngine()
+    workers = arguments.workers if arguments.endpoint else 1
+    tally = degrade_file(arguments.captions, out, engine, seed=arguments.seed, workers=workers)
+    if tally.rejected:
+        print(f"{tally.rejected} rejects, with reasons: {out}.rejects.jsonl", file=sys.stderr)
+    if not arguments.json:
+        print(f"{out}: {tally.done} triplets, {tally.rejected} rejects, {tally.skipped} done before")
+    return {"triplets": str(out), **dataclasses.asdict(tally)}
+
+
+def _endpoint(arguments: argparse.Namespace) -> Any:
+    from fourstroke.enhance.endpoint import Endpoint
+
+    if not arguments.endpoint_model:
+        raise ValueError("an endpoint needs --endpoint-model, the name under which it serves the model")
+    return Endpoint(url=arguments.endpoint, model=arguments.endpoint_model)
+
+
+def _say_warnings() -> None:
+    """One line for a warning of the enhancer, as for an error, each time."""
+    from fourstroke.enhance.enhancer import EnhancerWarning
+
+    show = warnings.showwarning
+
+    def one_line(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+    ) -> None:
+        if issubclass(category, EnhancerWarning):
+            print(f"fourstroke: {message}", file=sys.stderr)
+        else:
+            show(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = one_line
+    warnings.simplefilter("always", EnhancerWarning)
 
 
 def _speedrun(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -131,7 +217,8 @@ def _eval(arguments: argparse.Namespace) -> dict[str, Any]:
     else:
         from fourstroke.evaluate.reconstruction import evaluate_reconstruction, table
 
-        result = evaluate_reconstruction(arguments.model, **common)
+        own = {key: getattr(arguments, key) for key in ("images", "peers", "read")}
+        result = evaluate_reconstruction(arguments.model, **common, **own)
     if not arguments.json:
         print(table(result))
     return result
@@ -158,6 +245,15 @@ def _serve(arguments: argparse.Namespace) -> dict[str, Any]:
     print(f"drawing with {pipe.info.name}; studio at http://{config.host}:{config.port}/", file=sys.stderr)
     serve(pipe, config)
     return {"model": pipe.info.name}
+
+
+def _estimate(arguments: argparse.Namespace) -> dict[str, Any]:
+    from fourstroke.estimate import estimate_recipe, report
+
+    found, plain = estimate_recipe(arguments.recipe, list(arguments.overrides), arguments.text_tokens, arguments.tflops)
+    if not arguments.json:
+        print(report(found, arguments.tflops))
+    return plain
 
 
 def _doctor(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -226,6 +322,32 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--device", help="cpu, cuda, cuda:1 … (default: the GPU if there is one)")
         command.add_argument("--json", action="store_true", help="print one JSON object")
 
+    generate.add_argument(
+        "--enhance",
+        action=argparse.BooleanOptionalAction,
+        help="rewrite prompts with the model's enhancer first (default: if it has one)",
+    )
+
+    enhance = commands.add_parser("enhance", help="rewrite prompts and print them")
+    enhance.add_argument("prompt", nargs="+", help="what to rewrite")
+    enhance.add_argument("--model", help="folder or hub id with a prompt_enhancer (default: the best bundled model)")
+    enhance.add_argument("--seed", type=int, default=0, help="the same prompt and seed give the same rewrite")
+    enhance.add_argument("--device", help="cpu, cuda … (default: the GPU if there is one)")
+    enhance.set_defaults(run=_enhance)
+
+    data = commands.add_parser("data", help="make training data")
+    kinds = data.add_subparsers(required=True, metavar="WHAT", dest="what")
+    degrade = kinds.add_parser("degrade", help="captions to triplets (short prompt, reasoning, caption)")
+    degrade.add_argument("captions", type=Path, help="JSONL of rows with a caption, and a scene where there is one")
+    degrade.add_argument("--out", type=Path, help="triplets, appended to (default: <captions>.triplets.jsonl)")
+    degrade.add_argument("--seed", type=int, default=0, help="of the sampled strategies")
+    degrade.add_argument("--workers", type=int, default=8, help="captions asked about at a time")
+    degrade.set_defaults(run=_degrade)
+    for command in (enhance, degrade):
+        command.add_argument("--endpoint", metavar="URL", help="an OpenAI-compatible server, http://host:port/v1")
+        command.add_argument("--endpoint-model", metavar="NAME", help="the model it serves")
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+
     train = commands.add_parser("train", help="train a stage by a recipe")
     train.add_argument("stage", choices=STAGES)
     train.add_argument("--recipe", type=Path, required=True, help="recipes/<family>/<stage>.yaml")
@@ -251,9 +373,12 @@ def _parser() -> argparse.ArgumentParser:
     composition.add_argument("--captions", choices=("mixed", "short", "rich"), default="mixed", help="kind of prompts")
     composition.add_argument("--batch", type=int, default=8, help="pictures drawn together; does not change them")
     composition.add_argument("--sheet", type=Path, help="write a sheet of the first 32 pictures with the verdicts")
-    reconstruction = subjects.add_parser("reconstruction", help="PSNR of the autoencoder on scenes and photographs")
-    reconstruction.add_argument("--n", type=int, default=200, help="held-out scenes")
-    reconstruction.add_argument("--sheet", type=Path, help="write originals over reconstructions")
+    reconstruction = subjects.add_parser("reconstruction", help="PSNR, SSIM and NED of autoencoders")
+    reconstruction.add_argument("--n", type=int, default=200, help="held-out scenes, or pictures at most")
+    reconstruction.add_argument("--images", type=Path, help="a folder, a picture or .tar shards in place of the world")
+    reconstruction.add_argument("--peer", dest="peers", action="append", default=[], help="autoencoder beside it")
+    reconstruction.add_argument("--read", action="store_true", help="read the words of both sides (needs RapidOCR)")
+    reconstruction.add_argument("--sheet", type=Path, help="write originals, reconstructions and differences")
     for subject in (composition, reconstruction):
         subject.add_argument("--model", help="folder or hub id (default: the best bundled model)")
         subject.add_argument("--world", type=Path, help="world.yaml (default: recipes/<family>/world.yaml)")
@@ -272,6 +397,14 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--rows", type=int, help="pictures that share a step (default: 8)")
     server.add_argument("--request-seconds", type=float, help="longest a request may take (default: 600)")
     server.set_defaults(run=_serve)
+
+    needs = commands.add_parser("estimate", help="say what a distillation needs, before it is started")
+    needs.add_argument("recipe", type=Path, help="recipes/<family>/distill.yaml")
+    needs.add_argument("overrides", nargs="*", metavar="key=value", help="change a number of the recipe")
+    needs.add_argument("--text-tokens", type=int, default=400, help="of a prompt")
+    needs.add_argument("--tflops", type=float, default=400, help="10^12 operations a second that are really reached")
+    needs.add_argument("--json", action="store_true", help="print one JSON object")
+    needs.set_defaults(run=_estimate)
 
     doctor = commands.add_parser("doctor", help="say what this installation can do")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")

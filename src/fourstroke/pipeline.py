@@ -1,4 +1,4 @@
-"""The whole system on one page: encode the prompt, denoise the latent, decode the picture.
+"""The whole system on one page: enhance the prompt, encode it, denoise the latent, decode the picture.
 
 A checkpoint is a folder laid out like Qwen-Image-2.1's; `model_index.json` may carry the group `fourstroke` with the
 model's own defaults (`ModelInfo`), and `sample_sigmas`, the fixed grid of a distilled student.
@@ -10,6 +10,7 @@ import dataclasses
 import math
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,12 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
-from fourstroke.checkpoint import CheckpointError, atomic_folder, read_json, write_json
+from fourstroke.checkpoint import CheckpointError, atomic_folder, read_json, read_tensors, write_json
 from fourstroke.dit import Layout, PrefixCache, Transformer
+from fourstroke.enhance.enhancer import Enhanced, PromptEnhancer
 from fourstroke.flow.sampler import OnStep, Velocity, check_finite, euler, guided, seeded_noise
 from fourstroke.flow.schedule import ScheduleConfig, fixed_sigmas, sigmas
+from fourstroke.nn.lora import merge
 from fourstroke.text import TextEncoder, TextFeatures
 from fourstroke.text.templates import transparent as transparent_prompt
 from fourstroke.vae import Autoencoder
@@ -32,6 +36,11 @@ from fourstroke.vae import Autoencoder
 PATCH = 16
 MULTIPLE = 32
 """Sides are multiples of 32: 16 pixels a token, 2x2 tokens a vision slot."""
+ENHANCER = "prompt_enhancer"
+SIZES = ((2048, 2048), (2400, 1792), (1792, 2400), (2528, 1696), (1696, 2528), (2752, 1536), (1536, 2752))
+"""What users of Qwen-Image-2.1 expect of 1:1, 4:3, 3:4, 3:2, 2:3, 16:9 and 9:16."""
+
+ADAPTER, ADAPTER_WEIGHTS = "lora", "pytorch_lora_weights.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +58,16 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Output:
-    """What a call returns: `images` (RGB, or RGBA if transparent), each with its prompt and seed; seconds by stage."""
+    """What a call returns: `images` (RGB, or RGBA if transparent), each with its prompt and seed; seconds by stage.
+
+    `prompts` are those that were drawn; `enhanced` says, for each asked prompt, what the enhancer made of it.
+    """
 
     images: list[Image.Image]
     prompts: list[str]
     seeds: list[int]
     timings: dict[str, float] = field(default_factory=dict)
+    enhanced: list[Enhanced] = field(default_factory=list)
 
 
 class Pipeline:
@@ -67,9 +80,11 @@ class Pipeline:
         text_encoder: TextEncoder,
         schedule: ScheduleConfig,
         info: ModelInfo,
+        enhancer: PromptEnhancer | Path | None = None,
     ) -> None:
         self.transformer, self.autoencoder, self.text_encoder = transformer, autoencoder, text_encoder
         self.schedule, self.info = schedule, info
+        self._enhancer = enhancer
 
     @classmethod
     def from_pretrained(
@@ -88,12 +103,15 @@ class Pipeline:
         folder = find_model(model)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+        if (folder / ADAPTER / "adapter.json").exists():
+            return cls._adapted(folder, dtype, device)
         return cls(
             Transformer.from_pretrained(folder / "transformer", dtype=dtype, device=device).eval(),
             Autoencoder.from_pretrained(folder / "vae", dtype=dtype, device=device).eval(),
             TextEncoder.from_pretrained(folder / "text_encoder", folder / "processor", dtype=dtype, device=device),
             ScheduleConfig.from_pretrained(folder / "scheduler"),
             read_info(folder),
+            folder / ENHANCER if (folder / ENHANCER / "config.json").exists() else None,
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -104,6 +122,35 @@ class Pipeline:
             self.text_encoder.save_pretrained(partial / "text_encoder", partial / "processor")
             self.schedule.save_pretrained(partial / "scheduler")
             write_info(partial, self.info)
+            if isinstance(self._enhancer, Path):
+                shutil.copytree(self._enhancer, partial / ENHANCER)
+            elif self._enhancer is not None:
+                self._enhancer.save_pretrained(partial / ENHANCER)
+
+    @classmethod
+    def _adapted(cls, folder: Path, dtype: torch.dtype, device: str) -> Pipeline:
+        """The model that an adapter belongs to, with the adapter added to its weights."""
+        base = read_json(folder / ADAPTER / "adapter.json").get("base")
+        if not isinstance(base, str):
+            raise CheckpointError(f"{folder / ADAPTER}/adapter.json does not say which model it adapts")
+        pipe = cls.from_pretrained(base, dtype=dtype, device=device)
+        try:
+            merge(pipe.transformer, read_tensors(folder / ADAPTER, ADAPTER_WEIGHTS))
+        except ValueError as error:
+            raise CheckpointError(f"{folder / ADAPTER} does not fit {base}: {error}") from None
+        pipe.info = read_info(folder)
+        return pipe
+
+    @property
+    def enhancer(self) -> PromptEnhancer | None:
+        """The checkpoint's prompt enhancer, read when first asked for; None if it has none. May be set."""
+        if isinstance(self._enhancer, Path):
+            self._enhancer = PromptEnhancer.from_pretrained(self._enhancer, device=self.device)
+        return self._enhancer
+
+    @enhancer.setter
+    def enhancer(self, enhancer: PromptEnhancer | None) -> None:
+        self._enhancer = enhancer
 
     @property
     def device(self) -> torch.device:
@@ -123,6 +170,7 @@ class Pipeline:
         negative_prompt: str | None = None,
         num_images: int = 1,
         seed: int | None = None,
+        enhance: bool = False,
         transparent: bool = False,
         latents: Tensor | None = None,
         on_step: OnStep | None = None,
@@ -132,12 +180,15 @@ class Pipeline:
         Args:
             prompt: one prompt, or several of one size drawn together.
             images: input images for editing, shared by the prompts; None draws from words alone.
-            width, height: pixels, multiples of 32; None is the model's own size, or the last input image's shape.
+            width, height: pixels, multiples of 32; None is the model's own size, the shape that the enhancer chose, or
+                the last input image's.
             num_inference_steps: None is the checkpoint's own grid.
             guidance_scale: 1 switches guidance off; None is the checkpoint's own.
             negative_prompt: what guidance leads away from; None is the empty prompt.
             num_images: for each prompt; image j has the seed `seed + j`.
             seed: None draws one; `Output.seeds` tells which.
+            enhance: have the checkpoint's enhancer rewrite the prompts first. Off unless asked for, so that what is
+                measured is what was written; without an enhancer nothing happens.
             transparent: ask for an RGBA picture with a transparent background.
             latents: (pictures, tokens, 64), noise at t = 1, tokens row by row, in place of the seeds' noise.
             on_step: called after every step with (step, steps, predicted clean latents).
@@ -151,13 +202,21 @@ class Pipeline:
             raise ValueError("the prompt is empty; say what to draw")
         if num_images < 1:
             raise ValueError(f"num_images is {num_images}; it must be at least 1")
+        seed = secrets.randbelow(2**31) if seed is None else seed
+        clock = Clock()
+        enhanced: list[Enhanced] = []
+        if enhance and self.enhancer is not None:
+            enhanced = [self.enhancer(p, images or (), seed=seed) for p in prompts]
+            prompts = [e.prompt or e.request or p for e, p in zip(enhanced, prompts, strict=True)]
+            ratios = {e.ratio for e in enhanced}
+            if width is None and height is None and latents is None and not images and len(ratios) == 1:
+                width, height = shaped(ratios.pop(), self.info)
+            clock.lap("enhance")
         width, height = self._size(width, height, images)
         grid = (height // PATCH, width // PATCH)
         levels = self._sigmas(num_inference_steps, grid[0] * grid[1])
         scale = self.info.guidance_scale if guidance_scale is None else guidance_scale
-        seed = secrets.randbelow(2**31) if seed is None else seed
         seeds = [seed + j for _ in prompts for j in range(num_images)]
-        clock = Clock()
 
         inputs = [fit(image, self.info) for image in images or ()]
         asked = [transparent_prompt(p) if transparent else p for p in prompts]
@@ -177,7 +236,7 @@ class Pipeline:
 
         pictures = self.decode(x, grid, transparent)
         clock.lap("decode")
-        return Output(pictures, [p for p in prompts for _ in range(num_images)], seeds, clock.laps)
+        return Output(pictures, [p for p in prompts for _ in range(num_images)], seeds, clock.laps, enhanced)
 
     def decode(self, latents: Tensor, grid: tuple[int, int], transparent: bool = False) -> list[Image.Image]:
         """Turn clean latents (B, h*w, 64) of a grid (h, w) into pictures, one at a time."""
@@ -286,6 +345,17 @@ def read_info(folder: Path) -> ModelInfo:
     return ModelInfo(**own, sample_sigmas=tuple(levels) if levels else None)
 
 
+def save_adapter(folder: Path, base: str, info: ModelInfo, tensors: dict[str, Tensor]) -> None:
+    """Write a checkpoint that is an adapter of the model `base`; `from_pretrained` merges the two.
+
+    diffusers reads its `lora/` with `load_lora_weights`.
+    """
+    (folder / ADAPTER).mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / ADAPTER / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    write_json(folder / ADAPTER / "adapter.json", {"base": base})
+    write_info(folder, info)
+
+
 def write_info(folder: Path, info: ModelInfo) -> None:
     """Write `model_index.json`, with the class names under which diffusers and transformers know the parts."""
     own = dataclasses.asdict(info)
@@ -305,12 +375,30 @@ def write_info(folder: Path, info: ModelInfo) -> None:
 
 def fit(image: Image.Image, info: ModelInfo) -> Image.Image:
     """An input image at the model's own area, its shape kept, sides rounded to multiples of 32."""
-    ratio = image.width / image.height
-    area = info.width * info.height
-    width = math.sqrt(area * ratio)
-    sides = [max(MULTIPLE, min(info.max_side, round(s / MULTIPLE) * MULTIPLE)) for s in (width, width / ratio)]
+    sides = _sides(image.width / image.height, info)
     mode = "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"
-    return image.convert(mode).resize((sides[0], sides[1]), Image.Resampling.LANCZOS)
+    return image.convert(mode).resize(sides, Image.Resampling.LANCZOS)
+
+
+def shaped(ratio: float | None, info: ModelInfo) -> tuple[int | None, int | None]:
+    """Width and height of a ratio at the model's own area; None, the model's own size, where no ratio was chosen.
+
+    The 2.1 checkpoint has sizes of its own for the common ratios.
+    """
+    if ratio is None:
+        return None, None
+    if (info.width, info.height) == (2048, 2048):
+        near = min(SIZES, key=lambda size: abs(math.log(size[0] / size[1] / ratio)))
+        if abs(math.log(near[0] / near[1] / ratio)) < 0.04:
+            return near
+    return _sides(ratio, info)
+
+
+def _sides(ratio: float, info: ModelInfo) -> tuple[int, int]:
+    """Width and height of a ratio at the model's own area, multiples of 32, none longer than it draws."""
+    width = math.sqrt(info.width * info.height * ratio)
+    width, height = (max(MULTIPLE, min(info.max_side, round(s / MULTIPLE) * MULTIPLE)) for s in (width, width / ratio))
+    return int(width), int(height)
 
 
 def repeat(text: TextFeatures, n: int) -> TextFeatures:

@@ -1,4 +1,4 @@
-"""The whole chain of a family, from nothing: world, autoencoder, transformer, few-step student, scores, model card.
+"""The whole chain of a family, from nothing: world, autoencoder, transformer, few-step student, enhancer, scores, card.
 
 Stages that are done are skipped and one that was interrupted is resumed, so the command may be given again at any time.
 """
@@ -19,7 +19,8 @@ import torch
 
 from fourstroke.checkpoint import write_json
 from fourstroke.data.world import WorldConfig
-from fourstroke.pipeline import Pipeline
+from fourstroke.enhance.enhancer import PromptEnhancer
+from fourstroke.pipeline import ENHANCER, Pipeline
 from fourstroke.train.distill import DistillRecipe, train_distill
 from fourstroke.train.dit import DitRecipe, train_dit
 from fourstroke.train.recipe import git_revision, load_recipe
@@ -59,9 +60,13 @@ def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("ru
             runs / family / "distill",
             lambda resume: train_distill(load_recipe(DistillRecipe, recipe, overrides), resume),
         )
+    generator = list(stages.values())[-1].folder
+    enhancer = train_enhancer(recipes / family, runs / family, generator, stages)
     final, world = runs / family / "model", load_recipe(WorldConfig, recipes / family / "world.yaml")
-    trained = Pipeline.from_pretrained(list(stages.values())[-1].folder, dtype=torch.float16, device="cpu")
+    trained = Pipeline.from_pretrained(generator, dtype=torch.float16, device="cpu")
     trained.save_pretrained(final)  # half the size; what is measured is what was written
+    if enhancer is not None:
+        enhancer.save_pretrained(final / ENHANCER, dtype=torch.float16)
     scores = measure(final, recipes / family / "world.yaml", n)
     scores["minutes"] = {name: round(stage.minutes, 1) for name, stage in stages.items()}
     write_json(final / "scores.json", scores)
@@ -69,6 +74,28 @@ def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("ru
     (final / "README.md").write_text(card(family, final, scores), encoding="utf-8")
     print(f"{final}: {(time.time() - start) / 60:.0f} minutes in this call")
     return final
+
+
+def train_enhancer(recipes: Path, runs: Path, generator: Path, stages: dict[str, Finished]) -> PromptEnhancer | None:
+    """Train the enhancer's stages that a family has recipes for, and add them to `stages`; None if there are none."""
+    if not (recipes / "enhance-sft.yaml").exists():
+        return None
+    from fourstroke.train.enhance_rl import EnhanceRlRecipe, train_enhance_rl
+    from fourstroke.train.enhance_sft import EnhanceSftRecipe, train_enhance_sft
+
+    sft, rl = (runs / name for name in ("enhance-sft", "enhance-rl"))
+    last = stages["enhance-sft"] = _stage(
+        sft,
+        lambda resume: train_enhance_sft(
+            load_recipe(EnhanceSftRecipe, recipes / "enhance-sft.yaml", [f"run.out={sft}"]), resume
+        ),
+    )
+    if (recipe := recipes / "enhance-rl.yaml").exists():
+        overrides = [f"run.out={rl}", f"enhancer={sft / 'model'}", f"generator={generator}"]
+        last = stages["enhance-rl"] = _stage(
+            rl, lambda resume: train_enhance_rl(load_recipe(EnhanceRlRecipe, recipe, overrides), resume)
+        )
+    return PromptEnhancer.from_pretrained(last.folder, device="cpu")
 
 
 def measure(folder: Path, world: Path, n: int) -> dict[str, Any]:
@@ -87,7 +114,7 @@ def card(family: str, folder: Path, scores: dict[str, Any]) -> str:
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["fourstroke"]
     sizes = {
         part: sum(p.stat().st_size for p in (folder / part).rglob("*.safetensors")) / 2e6
-        for part in ("transformer", "vae", "text_encoder")
+        for part in ("transformer", "vae", "text_encoder", ENHANCER)
     }
     rows = []
     for name in ("objects", "colours", "relations", "backgrounds", "words_exact", "words_ned"):
@@ -96,6 +123,12 @@ def card(family: str, folder: Path, scores: dict[str, Any]) -> str:
             rows.append(f"| {name} | {score['value']:.3f} | {score['low']:.3f} to {score['high']:.3f} |")
     reconstruction = scores["reconstruction"]
     minutes = scores["minutes"]
+    enhanced = "".join(
+        f", enhancer ({name}) {minutes[key]:.0f} minutes"
+        for key, name in (("enhance-sft", "fine-tuning"), ("enhance-rl", "reinforcement"))
+        if key in minutes
+    )
+    enhancer = f"\n| prompt enhancer | {sizes[ENHANCER]:.1f} |" if sizes[ENHANCER] else ""
     distilled = f", distillation to few steps {minutes['distill']:.0f} minutes" if "distill" in minutes else ""
     return f"""---
 license: apache-2.0
@@ -113,13 +146,13 @@ lists, one to three things at a time, and say where they stand; other words it h
 |---|---|
 | transformer | {sizes["transformer"]:.1f} |
 | autoencoder (f16c64, RGBA) | {sizes["vae"]:.1f} |
-| text encoder | {sizes["text_encoder"]:.1f} |
+| text encoder | {sizes["text_encoder"]:.1f} |{enhancer}
 
 **Data.** The procedural world of `fourstroke.data.world`, rendered from seeds; sprites are drawn with the font Noto
 Color Emoji (SIL Open Font License 1.1). About 10 % of all combinations are held out by a hash and never trained on.
 
 **Recipe.** `make speedrun FAMILY={family}` (`recipes/{family}/*.yaml`, revision `{git_revision()}`): autoencoder
-{minutes["vae"]:.0f} minutes, transformer with its text encoder {minutes["dit"]:.0f} minutes{distilled}, on
+{minutes["vae"]:.0f} minutes, transformer with its text encoder {minutes["dit"]:.0f} minutes{distilled}{enhanced}, on
 {_hardware()}.
 
 **Scores**, `fourstroke eval composition --n {scores["composition"]["n"]}`: held-out prompts,

@@ -36,7 +36,7 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(teacher_folder: Path, tmp_path: Path) -> DistillRecipe:
     return DistillRecipe(
         world=WORLD,
-        teacher=teacher_folder,
+        teacher=str(teacher_folder),
         guidance=2.0,
         cache=teacher_folder.parent / "latents",
         samples=64,

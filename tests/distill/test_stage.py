@@ -13,9 +13,12 @@ from fourstroke import Pipeline
 from fourstroke.distill.monitors import CollapseLimits, Readings
 from fourstroke.distill.rollout import bind
 from fourstroke.distill.teachers import SpecialistConfig
+from fourstroke.dit import Transformer, TransformerConfig
 from fourstroke.train.distill import CollapsedError, DistillRecipe, DistillStage, train_distill
 from fourstroke.train.loop import DivergedError, Trainer
 from fourstroke.train.recipe import RecipeError, load_recipe
+
+from ..conftest import build_tiny_pipeline
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -82,7 +85,7 @@ def test_the_fake_score_overfits_a_frozen_student(recipe):
     batch = stage.batch(0, noise)
     optimizer = torch.optim.Adam(stage.fake.parameters(), lr=3e-3)
     with torch.no_grad():
-        student = bind(stage.student, batch.text, stage.cache.grid, 4)
+        student = bind(stage.student, batch.text, stage.prompts.grid, 4)
     losses = []
     for _ in range(60):
         loss = stage.fake_loss(batch, student, torch.Generator().manual_seed(7))
@@ -101,7 +104,7 @@ def test_flow_matching_counts_at_the_first_step_alone(recipe, monkeypatch):
             monkeypatch.setattr(stage, "_random_step", lambda generator, step=step: step)
             generator = torch.Generator().manual_seed(0)
             batch = stage.batch(0, generator)
-            student = bind(stage.student, batch.text, stage.cache.grid, recipe.draws)
+            student = bind(stage.student, batch.text, stage.prompts.grid, recipe.draws)
             losses[weight, step] = stage.student_loss(batch, student, generator)["loss"].item()
     assert losses[1.0, 0] > losses[0.0, 0]
     assert losses[1.0, 1] == losses[0.0, 1]
@@ -184,7 +187,7 @@ def test_max_minutes_ends_in_a_model(recipe):
     assert (run.out / "state" / "state.pt").exists()
 
 
-@pytest.mark.parametrize("family", ["micro", "mini"])
+@pytest.mark.parametrize("family", ["micro", "mini", "7b"])
 def test_bundled_recipes_are_valid(family):
     recipe = load_recipe(DistillRecipe, RECIPES / family / "distill.yaml")
     assert len(recipe.sigmas) == 4
@@ -196,6 +199,8 @@ def test_bundled_recipes_are_valid(family):
         ({"sigmas": (0.9, 0.5)}, "start at 1.0"),
         ({"sigmas": (1.0, 0.5, 0.5)}, "fall strictly"),
         ({"fake_updates": 0}, "at least 1"),
+        ({"prompts": Path("prompts.txt")}, "either a world"),
+        ({"dtype": "bfloat16"}, "needs dtype float32"),
     ],
 )
 def test_bad_recipes_are_refused(recipe, changes, message):
@@ -205,3 +210,60 @@ def test_bad_recipes_are_refused(recipe, changes, message):
 
 def _lenient(recipe):
     return dataclasses.replace(recipe.watch, limits=CollapseLimits(diversity=0.0, saturation=1e6))
+
+
+def test_an_adapter_is_distilled_from_a_file_of_prompts_and_merged_when_loaded(recipe, tmp_path):
+    lines = [f"a {colour} {shape}" for colour in ("red", "blue", "green") for shape in ("circle", "square")]
+    (tmp_path / "prompts.txt").write_text("\n".join(lines) + '\n{"rich": "a red cat", "short": "cat"}\n')
+    changes = {"world": None, "cache": None, "samples": 0, "prompts": tmp_path / "prompts.txt", "lora_rank": 2}
+    adapted = dataclasses.replace(recipe, **changes, gradient_checkpointing=True, watch=_lenient(recipe))
+    stage = DistillStage(adapted)
+    teacher = {k: v.clone() for k, v in stage.base.pipe.transformer.state_dict().items() if ".base." in k}
+    trainer = _trainer(adapted, stage)
+    for _ in range(3):
+        trainer.update()
+    assert all(torch.equal(v, stage.base.pipe.transformer.state_dict()[k]) for k, v in teacher.items())
+    assert {name.split(".")[0] for name in trainer.average.weights} == {"student"}
+    folder = trainer.run()
+    assert sum(p.stat().st_size for p in folder.rglob("*.safetensors")) < 2**20
+    pipe = Pipeline.from_pretrained(folder)
+    assert pipe.info.sample_sigmas == recipe.sigmas
+    plain = Pipeline.from_pretrained(recipe.teacher)
+    x, t = torch.randn(2, 4, 64, generator=torch.Generator().manual_seed(1)), torch.full((2,), 0.5)
+    batch = stage.batch(0, torch.Generator().manual_seed(0))
+    text = stage.base.pipe.text_encoder.encode(batch.prompts[:2])
+    with torch.no_grad():
+        merged, before = (bind(p.transformer, text, (2, 2), 1)(x, t) for p in (pipe, plain))
+    assert not torch.allclose(merged, before)
+
+
+def test_gradients_of_an_adapter_survive_recomputation(recipe, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\n".join(f"a circle {n}" for n in range(8)))
+    changes = {"world": None, "cache": None, "samples": 0, "prompts": tmp_path / "prompts.txt", "lora_rank": 2}
+    norms = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        adapted = dataclasses.replace(recipe, **changes, gradient_checkpointing=checkpointing)
+        trainer = _trainer(adapted)
+        for _ in range(2):
+            scalars = trainer.update()
+        norms.append([scalars[f"{name}_grad_norm"].item() for name in ("student", "fake")])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_the_recipe_of_the_open_weights_runs_on_a_narrow_copy_of_them(tmp_path):
+    pipe = build_tiny_pipeline()
+    torch.manual_seed(0)
+    narrow = TransformerConfig(num_layers=3, num_attention_heads=1, context_in_dim=64)  # heads and axes as published
+    pipe.transformer = Transformer(narrow).eval()
+    with torch.no_grad():
+        pipe.transformer.proj_out.weight.normal_(std=0.05)
+    pipe.save_pretrained(tmp_path / "teacher")
+    (tmp_path / "prompts.txt").write_text("\n".join(f"a circle number {n}" for n in range(4)))
+    changes = [f"teacher={tmp_path / 'teacher'}", f"prompts={tmp_path / 'prompts.txt'}", f"run.out={tmp_path / 'run'}"]
+    changes += ["width=64", "height=32", "run.steps=2", "watch.prompts=2", "watch.diversity_prompts=1"]
+    changes += ["watch.seeds=2", "watch.teacher_steps=2", "watch.limits={diversity: 0.0, saturation: 1000000.0}"]
+    folder = train_distill(load_recipe(DistillRecipe, RECIPES / "7b" / "distill.yaml", changes))
+    student = Pipeline.from_pretrained(folder)
+    assert student.info.sample_sigmas == (1.0, 0.9, 0.75, 0.5)
+    assert student("a circle", seed=1).images[0].size == (64, 32)

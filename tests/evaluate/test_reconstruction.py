@@ -1,12 +1,15 @@
 """PSNR and SSIM of a coder: perfect for the identity, known values else."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw, ImageFont
 
 from fourstroke.data.world import WorldConfig
+from fourstroke.evaluate import reconstruction
 from fourstroke.evaluate.reconstruction import (
     PHOTOGRAPHS,
     as_tensor,
@@ -84,3 +87,83 @@ def test_an_autoencoder_makes_a_table_and_a_sheet(tmp_path: Path) -> None:
     assert 0 < result["scenes"]["psnr"] < 60
     assert "2 held-out scenes" in table(result)
     assert (tmp_path / "sheet.png").stat().st_size > 0
+
+
+def folder_of_pictures(folder: Path) -> Path:
+    """Three pictures of different sizes, one too small and one broken."""
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    for name, size in {"a.png": (40, 70), "b.png": (32, 33), "c.png": (50, 50), "tiny.png": (8, 90)}.items():
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8")
+    return folder
+
+
+def test_a_folder_is_measured_and_its_broken_pictures_are_named(tmp_path: Path) -> None:
+    Autoencoder(SMALL).save_pretrained(tmp_path / "vae")
+    result = evaluate_reconstruction(
+        tmp_path / "vae", images=folder_of_pictures(tmp_path / "own"), device="cpu", sheet=tmp_path / "sheet.png"
+    )
+    assert result["images"]["n"] == 3
+    assert set(result["skipped"]) == {"broken.jpg", "tiny.png"}
+    assert result["images"]["megapixels"] > 0
+    assert result["peak_mb"] > 0
+    assert "scenes" not in result
+    assert "tiny.png: 90 x 8 pixels, less than 16 a side" in table(result)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height > 3 * 48
+    json.dumps(result)
+
+
+def test_a_peer_stands_beside_ours_on_the_same_pictures(tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    Autoencoder(SMALL).save_pretrained(tmp_path / "vae")
+    peer = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        latent_channels=16,
+        norm_num_groups=4,
+    )
+    peer.save_pretrained(tmp_path / "f8c16")
+    video = diffusers.AutoencoderKLQwenImage(base_dim=8, z_dim=8, num_res_blocks=1)
+    video.save_pretrained(tmp_path / "video")
+    result = evaluate_reconstruction(
+        tmp_path / "vae",
+        images=folder_of_pictures(tmp_path / "own"),
+        peers=[tmp_path / "f8c16", tmp_path / "video"],
+        device="cpu",
+    )
+    assert [answer["model"] for answer in result["peers"]] == ["f8c16", "video"]
+    assert all(answer["images"]["n"] == 3 for answer in result["peers"])
+    assert table(result).count("megapixels a second") == 3
+
+
+def test_a_class_that_diffusers_does_not_know_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderOfTomorrow"}')
+    with pytest.raises(ValueError, match="AutoencoderOfTomorrow, which diffusers"):
+        evaluate_reconstruction(tmp_path, images=tmp_path, device="cpu")
+
+
+def test_what_is_read_is_compared_letter_by_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = iter(["Tea 4", "Tea 4", "Tea 4", "tea 4", "", ""])
+    monkeypatch.setattr(reconstruction, "read_all", lambda picture: next(words))
+    result = measure(lambda x: x, PICTURES, read=True)
+    assert result["ned"] == pytest.approx((1 + 0.8) / 2)
+    assert result["with_words"] == 2
+
+
+@pytest.mark.slow
+def test_reading_finds_the_word_of_a_sign() -> None:
+    pytest.importorskip("rapidocr", reason="RapidOCR is not installed: pip install fourstroke[eval]")
+    picture = Image.new("RGB", (256, 96), "white")
+    ImageDraw.Draw(picture).text((30, 20), "STROKE", fill="black", font=ImageFont.load_default(44))
+    assert reconstruction.read_all(np.asarray(picture)) == "STROKE"
+
+
+def test_nothing_to_measure_is_one_line(tmp_path: Path) -> None:
+    Autoencoder(SMALL).save_pretrained(tmp_path / "vae")
+    Image.new("RGB", (9, 9)).save(tmp_path / "small.png")
+    with pytest.raises(ValueError, match="no picture to measure"):
+        evaluate_reconstruction(tmp_path / "vae", images=tmp_path / "small.png", device="cpu")

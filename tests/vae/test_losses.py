@@ -51,6 +51,22 @@ def test_alignment_is_the_sum_and_falls_with_wider_margins() -> None:
     assert losses.alignment(z, f, 0.5, 0.5) < both
 
 
+def test_perceptual_by_hand() -> None:
+    a, b = torch.tensor([[3.0], [0.0]]).view(1, 2, 1, 1), torch.tensor([[0.0], [0.5]]).view(1, 2, 1, 1)
+    assert losses.perceptual([a, a], [b, 7 * a]).item() == pytest.approx((2 + 0) / 2)
+    with pytest.raises(ValueError, match="1 and 2 feature maps"):
+        losses.perceptual([a], [a, b])
+
+
+def test_gradient_ratio_makes_both_pull_alike() -> None:
+    weight = torch.tensor([1.0, 2.0], requires_grad=True)
+    main, other = 3 * weight.sum(), (weight * weight).sum()
+    ratio = losses.gradient_ratio(main, other, weight)
+    assert ratio.item() == pytest.approx(3 * math.sqrt(2) / (2 * math.sqrt(5)))
+    assert not ratio.requires_grad
+    assert losses.gradient_ratio(main, 0 * weight.sum(), weight, most=50).item() == 50
+
+
 def test_psnr() -> None:
     x = torch.zeros(2, 4, 8, 8)
     y = x.clone()

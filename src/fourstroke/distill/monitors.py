@@ -54,9 +54,11 @@ def flat_noise(pictures: Tensor) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Readings:
-    """One look at a model; `words` and `flat_noise` are None where the world has no signs or flat backgrounds."""
+    """One look at a model; `composition` is None where there is no scene graph to judge by, `words` and
+    `flat_noise` where the world has no signs or flat backgrounds.
+    """
 
-    composition: float
+    composition: float | None
     """Mean of the shares of right objects, colours and relations, 0 to 1."""
     words: float | None
     diversity: float
@@ -83,7 +85,7 @@ def checkpoint_score(student: Readings, teacher: Readings) -> float:
     """
     lacking = max(0.0, DIVERSITY_FLOOR - ratio(student.diversity, teacher.diversity))
     drift = max(0.0, abs(ratio(student.saturation, teacher.saturation) - 1) - SATURATION_SLACK)
-    return student.composition - lacking - drift
+    return (student.composition or 0.0) - lacking - drift
 
 
 def collapse(student: Readings, teacher: Readings, best: float, limits: CollapseLimits) -> str | None:
@@ -96,8 +98,9 @@ def collapse(student: Readings, teacher: Readings, best: float, limits: Collapse
     colour = ratio(student.saturation, teacher.saturation)
     if not 1 / limits.saturation < colour < limits.saturation:
         return f"saturation went to {colour:.2f} of the teacher's"
-    if student.composition < limits.composition * best and student.composition < best - limits.noise:
-        return f"composition fell from {best:.3f} to {student.composition:.3f}"
+    found = student.composition
+    if found is not None and found < limits.composition * best and found < best - limits.noise:
+        return f"composition fell from {best:.3f} to {found:.3f}"
     return None
 
 

@@ -42,9 +42,10 @@ def bind(model: Transformer, text: TextFeatures, grid: Grid, repeats: int) -> Ve
 
     Where the prefix does not depend on t it is computed here, once, with a gradient if the model is being trained.
     """
+    dtype = model.proj_out.weight.dtype
     if model.config.causal_condition:
-        cache = model.prefill(text.features, Layout.build(text.lengths, grid)).repeat(repeats)
-        return lambda x, t: model.denoise(x, t, cache)
+        cache = model.prefill(text.features.to(dtype), Layout.build(text.lengths, grid)).repeat(repeats)
+        return lambda x, t: model.denoise(x.to(dtype), t, cache)
     rows = repeat(text, repeats)
     layout = Layout.build(rows.lengths, grid)
-    return lambda x, t: model(x, t, rows.features, layout)
+    return lambda x, t: model(x.to(dtype), t, rows.features.to(dtype), layout)

@@ -19,6 +19,7 @@ from torch import Tensor
 from fourstroke.distill.rollout import bind
 from fourstroke.dit.layout import Grid
 from fourstroke.flow.sampler import Velocity, guided
+from fourstroke.nn.lora import active
 from fourstroke.pipeline import Pipeline
 from fourstroke.text import TextFeatures
 from fourstroke.vae import Autoencoder
@@ -79,10 +80,17 @@ class Teacher:
         """The guided velocity under `prompts`, each serving `repeats` rows; `text` spares encoding them again."""
         model = self.pipe.transformer
         text = self.pipe.text_encoder.encode(prompts) if text is None else text
-        conditional = bind(model, text, grid, repeats)
-        if self.guidance == 1.0:
-            return conditional
-        return guided(conditional, bind(model, self._nothing, grid, repeats * len(prompts)), self.guidance)
+        with active(model, None):  # a student may live in it as an adapter
+            velocity = bind(model, text, grid, repeats)
+            if self.guidance != 1.0:
+                nothing = bind(model, self._nothing, grid, repeats * len(prompts))
+                velocity = guided(velocity, nothing, self.guidance)
+
+        def plain(x: Tensor, t: Tensor) -> Tensor:
+            with active(model, None):
+                return velocity(x, t)
+
+        return plain
 
 
 def load_specialists(configs: Sequence[SpecialistConfig], base: Pipeline, steps: int) -> list[Teacher]:

@@ -37,6 +37,7 @@ class Watch:
         self.config = config
         self.judge = Judge(world)
         self.prompts = held_out_prompts(World(world), config.prompts)
+        self.captions = [prompt.caption for prompt in self.prompts]
         self._diverse = self.prompts[: config.diversity_prompts]
         self.flat = [is_flat(prompt.scene) for prompt in self.prompts]
 
@@ -57,6 +58,41 @@ class Watch:
             flat_noise=flat_noise(tensor[torch.tensor(self.flat)]) if any(self.flat) else None,
         )
         return readings, [Image.fromarray(picture) for picture in pictures]
+
+
+class WordsWatch:
+    """The monitors for prompts without scene graphs: all but composition, words and noise on flat backgrounds."""
+
+    def __init__(self, config: WatchConfig, captions: list[str], width: int, height: int) -> None:
+        self.config, self.captions = config, captions
+        self.width, self.height = width, height
+
+    def look(
+        self, pipe: Pipeline, steps: int | None = None, guidance: float | None = None
+    ) -> tuple[Readings, list[Image.Image]]:
+        """The readings, and one picture for each prompt; None is the pipeline's own steps and guidance."""
+        rows = []
+        for index, caption in enumerate(self.captions):
+            out = pipe(
+                caption,
+                width=self.width,
+                height=self.height,
+                num_images=self.config.seeds if index < self.config.diversity_prompts else 1,
+                seed=1000 * index,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+            )
+            rows.append([np.asarray(image) for image in out.images])
+        several = torch.stack([stack(row) for row in rows[: self.config.diversity_prompts]])
+        firsts = [row[0] for row in rows]
+        readings = Readings(
+            composition=None,
+            words=None,
+            diversity=diversity(several),
+            saturation=saturation(stack(firsts)),
+            flat_noise=None,
+        )
+        return readings, [Image.fromarray(picture) for picture in firsts]
 
 
 def draw_seeds(

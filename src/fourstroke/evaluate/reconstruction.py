@@ -1,11 +1,17 @@
-"""Reconstruction: PSNR and SSIM of an autoencoder on held-out scenes, and on photographs that it may never have seen.
+"""Reconstruction: how much of a picture an autoencoder keeps, ours beside others, on the same pictures in one run.
 
-The photographs are those inside scikit-image's package, centre-cropped to squares of 256 pixels. RGB on both sides.
+VAE-2.0 report, section Evaluation: PSNR and SSIM on RGB, and NED, the similarity of what is read in the original and in
+the reconstruction. Pictures are held-out scenes and five photographs inside scikit-image's package, centre-cropped to
+squares of 256 pixels; or a folder or webdataset shards of one's own, centre-cropped to what all models can take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +21,94 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from fourstroke.data.images import ImageError, Images, crop_to_multiple
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import World, WorldConfig
+from fourstroke.evaluate.coders import forget_peak, load_autoencoder, load_coder, peak_memory
 from fourstroke.evaluate.composition import progress
+from fourstroke.evaluate.reading import READING_SIDE, _reader, levenshtein
 from fourstroke.evaluate.world import find_world
-from fourstroke.pipeline import find_model, read_info
-from fourstroke.vae import Autoencoder
 from fourstroke.vae.losses import psnr
+
+__all__ = ["as_tensor", "evaluate_reconstruction", "load_autoencoder", "measure", "photographs", "ssim", "table"]
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field")
 PHOTOGRAPH_SIDE = 256
 SHEET_COLUMNS = 8
-Coder = Callable[[Tensor], Tensor]
+DIFFERENCE = 4
+"""How many times a difference is enlarged to be seen."""
+Code = Callable[[Tensor], Tensor]
 """Pictures (B, 4, H, W) in [-1, 1] to their reconstructions."""
 
 
-def measure(coder: Coder, pictures: Sequence[np.ndarray], batch: int = 8, label: str = "coding") -> dict[str, Any]:
-    """Mean PSNR in dB and SSIM over pictures (H, W, 3 or 4) uint8 of one size; `copies` are (H, W, 3) uint8."""
+@dataclass(frozen=True)
+class Group:
+    """Pictures that are measured together: a way to go through them, again for each model."""
+
+    name: str
+    pictures: Callable[[], Iterable[np.ndarray]]
+    count: int
+    batch: int = 8
+
+
+def measure(
+    coder: Code,
+    pictures: Iterable[np.ndarray],
+    batch: int = 8,
+    label: str = "coding",
+    *,
+    total: int | None = None,
+    keep: int | None = None,
+    read: bool = False,
+) -> dict[str, Any]:
+    """Mean PSNR in dB, SSIM and, where asked to `read`, NED over pictures (H, W, 3 or 4) uint8 of sides >= 11.
+
+    `copies` holds the first `keep` reconstructions (None: all), (H, W, 3) uint8; `megapixels` a second are those of
+    encoding and decoding alone. Pictures in a row that have the same size are coded together.
+    """
     scores: list[tuple[float, float]] = []
     copies: list[np.ndarray] = []
+    similar: list[float] = []
+    seconds = pixels = 0.0
     tell = progress(label)
-    for start in range(0, len(pictures), batch):
-        x = torch.stack([as_tensor(picture) for picture in pictures[start : start + batch]])
+    total = total or (len(pictures) if isinstance(pictures, Sequence) else 0)
+    for group in _batches(pictures, batch):
+        x = torch.stack([as_tensor(picture) for picture in group])
+        start = time.perf_counter()
         with torch.inference_mode():
             y = coder(x).float().cpu().clamp(-1, 1)[:, :3]
+        seconds += time.perf_counter() - start
+        pixels += len(x) * x.shape[2] * x.shape[3]
         y = ((y + 1) * 127.5).round() / 127.5 - 1  # what a file would hold
         scores += zip(psnr(y, x[:, :3]).tolist(), ssim(y, x[:, :3]).tolist(), strict=True)
-        copies += list(((y + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
-        tell(len(copies), len(pictures))
+        made = list(((y + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+        copies += made[: max(0, len(made) if keep is None else keep - len(copies))]
+        if read:
+            similar += [s for pair in zip(group, made, strict=True) if (s := similarity(*pair)) is not None]
+        tell(len(scores), total)
+    if not scores:
+        raise ValueError("there is no picture to measure")
     mean = np.mean(scores, axis=0)
-    return {"psnr": float(mean[0]), "ssim": float(mean[1]), "each": scores, "copies": copies}
+    result = {"psnr": float(mean[0]), "ssim": float(mean[1]), "each": scores, "copies": copies}
+    if read:
+        result |= {"ned": float(np.mean(similar)) if similar else None, "with_words": len(similar)}
+    return result | {"megapixels": pixels / 1e6 / max(seconds, 1e-9)}
+
+
+def read_all(picture: np.ndarray) -> str:
+    """All words in (H, W, 3) uint8, in RapidOCR's order; raises ValueError if it is not installed."""
+    scale = max(1.0, READING_SIDE / min(picture.shape[:2]))
+    size = round(picture.shape[1] * scale), round(picture.shape[0] * scale)
+    image = Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.LANCZOS)
+    words = _reader()(np.asarray(image)[..., ::-1]).txts  # it takes BGR
+    return " ".join(words or ())
+
+
+def similarity(original: np.ndarray, copy: np.ndarray) -> float | None:
+    """NED of what two pictures say: 1 - levenshtein / longer length, words as they are; None if both have none."""
+    first, second = (read_all(picture[..., :3]) for picture in (original, copy))
+    longer = max(len(first), len(second))
+    return 1 - levenshtein(first, second) / longer if longer else None
 
 
 def ssim(prediction: Tensor, target: Tensor) -> Tensor:
@@ -92,57 +156,66 @@ def evaluate_reconstruction(
     model: str | Path | None = None,
     *,
     world: WorldConfig | Path | None = None,
+    images: Path | None = None,
+    peers: Sequence[str | Path] = (),
     n: int = 200,
+    read: bool = False,
     device: str | None = None,
     sheet: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure an autoencoder on n held-out scenes of a world and on five photographs; write a sheet of some.
+    """Measure autoencoders on the same pictures; write a sheet of some with reconstructions and differences.
 
-    `model` is a checkpoint (folder, hub id, or None for the best bundled one) or the folder of an autoencoder alone;
-    `world` a configuration, a recipe, or None for the checkpoint's own. PSNR in dB, SSIM at most 1.
+    Args:
+        model: a checkpoint (folder, hub id, or None for the best bundled one), or the folder of an autoencoder alone.
+        world: a configuration, a recipe, or None for the checkpoint's own: n held-out scenes and five photographs.
+        images: instead, the first n pictures that can be read of a folder, a picture, or webdataset shards.
+        peers: autoencoders beside it, of the same kinds, or in diffusers' layout.
+        read: also read what is written, with RapidOCR.
+        sheet: where to write the picture, for `model`.
+
+    PSNR in dB, SSIM and NED at most 1; `megapixels` a second; `peak_mb` is the GPU's, or all of the process on a CPU.
+    Raises ValueError if there is nothing to measure.
     """
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1")
-    autoencoder, folder, family = load_autoencoder(model, device)
-    config = world if isinstance(world, WorldConfig) else find_world(world, folder, family)
-    parameter = next(autoencoder.parameters())
-
-    def code(x: Tensor) -> Tensor:
-        return autoencoder.decode_raw(autoencoder.encode_raw(x.to(parameter)))
-
-    drawn, photos = World(config), photographs()
-    scenes = [drawn.render(drawn.scene(seed, "heldout")) for seed in range(n)]
-    on_scenes = measure(code, scenes, label="scenes")
-    on_photos = measure(code, list(photos.values()), label="photographs", batch=1)
-    if sheet is not None:
-        _pairs(scenes, on_scenes["copies"], list(photos.values()), on_photos["copies"]).save(sheet)
-    each = {name: {"psnr": p, "ssim": s} for name, (p, s) in zip(photos, on_photos["each"], strict=True)}
-    return {
-        "model": family,
-        "n": n,
-        "scenes": {key: on_scenes[key] for key in ("psnr", "ssim")},
-        "photographs": each | {"mean": {key: on_photos[key] for key in ("psnr", "ssim")}},
-    }
-
-
-def load_autoencoder(model: str | Path | None, device: str | None = None) -> tuple[Autoencoder, Path, str]:
-    """An autoencoder, its checkpoint's folder and family; `model` may be a whole checkpoint or an autoencoder alone."""
-    if model is not None and (Path(model) / "config.json").is_file():
-        part = Path(model)
-        whole = part.parent if (part.parent / "model_index.json").is_file() else None
+    coders = [load_coder(name, device) for name in (model, *peers)]
+    source = None if images is None else Images(images)
+    if source is not None:
+        groups = [_own(source, n, math.lcm(*(coder.multiple for coder in coders)))]
     else:
-        whole = find_model(model)
-        part = whole / "vae"
-    folder, family = (whole, read_info(whole).name) if whole else (part, part.name)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Autoencoder.from_pretrained(part, device=device), folder, family
+        config = world if isinstance(world, WorldConfig) else find_world(world, coders[0].folder, coders[0].name)
+        groups = _drawn(config, n)
+    results: list[dict[str, Any]] = []
+    for coder in coders:
+        forget_peak(coder.device)
+        found = {g.name: measure(coder.code, g.pictures(), g.batch, g.name, total=g.count, read=read) for g in groups}
+        results.append(found | {"peak_mb": round(peak_memory(coder.device), 1)})
+    if sheet is not None:
+        _sheet(
+            [(list(itertools.islice(g.pictures(), SHEET_COLUMNS)), results[0][g.name]["copies"]) for g in groups]
+        ).save(sheet)
+    answers = [{"model": coder.name, "n": n} | _plain(found) for coder, found in zip(coders, results, strict=True)]
+    result = answers[0] | ({"peers": answers[1:]} if peers else {})
+    if source is not None:
+        result |= {"source": str(images), "skipped": source.report.skipped}
+    return result
 
 
 def table(result: dict[str, Any]) -> str:
     """The result of `evaluate_reconstruction` as lines of text."""
-    rows = {f"{result['n']} held-out scenes": result["scenes"]} | result["photographs"]
-    lines = [f"{result['model']}: reconstruction", f"{'':<24} {'PSNR':>8} {'SSIM':>7}"]
-    lines += [f"{name:<24} {row['psnr']:>5.2f} dB {row['ssim']:>7.4f}" for name, row in rows.items()]
+    lines = []
+    for answer in (result, *result.get("peers", ())):
+        if "images" in answer:
+            rows = {"images": answer["images"]}
+        else:
+            rows = {f"{answer['n']} held-out scenes": answer["scenes"]} | answer["photographs"]
+        speed = f"{next(iter(rows.values()))['megapixels']:.2f} megapixels a second, at most {answer['peak_mb']:.0f} MB"
+        lines += [f"{answer['model']}: reconstruction; {speed}", f"{'':<24} {'PSNR':>8} {'SSIM':>7} {'NED':>7}"]
+        for name, row in rows.items():
+            ned = f"{row['ned']:>7.4f}" if row.get("ned") is not None else ""
+            lines.append(f"{name:<24} {row['psnr']:>5.2f} dB {row['ssim']:>7.4f} {ned}".rstrip())
+    if skipped := result.get("skipped"):
+        lines += [f"skipped {len(skipped)}:", *(f"  {name}: {reason}" for name, reason in skipped.items())]
     return "\n".join(lines)
 
 
@@ -152,15 +225,66 @@ def as_tensor(picture: np.ndarray) -> Tensor:
     return x if len(x) == 4 else torch.cat([x, torch.ones_like(x[:1])])
 
 
-def _pairs(
-    scenes: list[np.ndarray], scene_copies: list[np.ndarray], photos: list[np.ndarray], photo_copies: list[np.ndarray]
-) -> Image.Image:
-    """Rows of originals, each above a row of reconstructions; scenes first."""
+def _drawn(config: WorldConfig, n: int) -> list[Group]:
+    drawn, photos = World(config), photographs()
+    scenes = [drawn.render(drawn.scene(seed, "heldout")) for seed in range(n)]
+    return [Group("scenes", lambda: scenes, n), Group("photographs", lambda: list(photos.values()), len(photos), 1)]
+
+
+def _own(source: Images, n: int, multiple: int) -> Group:
+    """The first n pictures of one's own that can be used."""
+
+    def pictures() -> Iterator[np.ndarray]:
+        for name, picture in source:
+            try:
+                yield crop_to_multiple(picture, multiple)
+            except ImageError as error:
+                source.skip(name, str(error))
+
+    return Group("images", lambda: itertools.islice(pictures(), n), min(n, len(source)))
+
+
+def _batches(pictures: Iterable[np.ndarray], batch: int) -> Iterator[list[np.ndarray]]:
+    """Pictures of one size in a row, at most `batch` and about a megapixel."""
+    for shape, same in itertools.groupby(pictures, key=lambda picture: picture.shape[:2]):
+        size = max(1, min(batch, 2**20 // (shape[0] * shape[1])))
+        while part := list(itertools.islice(same, size)):
+            yield part
+
+
+def _plain(found: dict[str, Any]) -> dict[str, Any]:
+    """Results without pictures; photographs one by one."""
+    keys = ("psnr", "ssim", "ned", "with_words", "megapixels")
+    plain: dict[str, Any] = {"peak_mb": found["peak_mb"]}
+    for name, group in found.items():
+        if name == "peak_mb":
+            continue
+        mean = {key: group[key] for key in keys if key in group}
+        if name == "photographs":
+            each = zip(PHOTOGRAPHS, group["each"], strict=True)
+            plain[name] = {title: {"psnr": p, "ssim": s} for title, (p, s) in each} | {"mean": mean}
+        else:
+            plain[name] = mean | ({"n": len(group["each"])} if name == "images" else {})
+    return plain
+
+
+def _sheet(groups: list[tuple[list[np.ndarray], list[np.ndarray]]]) -> Image.Image:
+    """For each group a row of originals, one of reconstructions and one of differences, all centre-cropped."""
     shown: list[np.ndarray] = []
     labels: list[str] = []
-    for originals, copies in ((scenes[:SHEET_COLUMNS], scene_copies), (photos, photo_copies)):
-        for label, row in (("original", originals), ("reconstruction", copies[: len(originals)])):
-            blank = [np.full_like(row[0][..., :3], 255)] * (SHEET_COLUMNS - len(row))
-            shown += [picture[..., :3] for picture in (*row, *blank)]
+    for originals, copies in groups:
+        before = [_centre(picture[..., :3]) for picture in originals]
+        after = [_centre(picture) for picture in copies[: len(before)]]
+        off = [np.abs(a.astype(int) - b) * DIFFERENCE for a, b in zip(after, before, strict=True)]
+        differences = [picture.clip(0, 255).astype(np.uint8) for picture in off]
+        rows = {"original": before, "reconstruction": after, f"difference x {DIFFERENCE}": differences}
+        for label, row in rows.items():
+            blank = [np.full_like(row[0], 255)] * (SHEET_COLUMNS - len(row))
+            shown += [*row, *blank]
             labels += [label] * len(row) + [""] * len(blank)
     return contact_sheet(shown, labels, columns=SHEET_COLUMNS)
+
+
+def _centre(picture: np.ndarray, side: int = 256) -> np.ndarray:
+    top, left = (max(0, (length - side) // 2) for length in picture.shape[:2])
+    return picture[top : top + side, left : left + side]

@@ -3,12 +3,14 @@
 Qwen-Image-2.0 report, few-step distillation, with the findings of Qwen-Image-Flash (arXiv 2606.03746) and the backward
 simulation of DMD2 (arXiv 2405.14867). A step of the run draws prompts, trains the fake score several times on fresh
 samples of the student, and then the student once, at one random step of its own trajectory. Both start as copies of
-the teacher. The text encoder is frozen: its features are computed once a step and shared by all; each model makes its
-own prefix of them. Prompts come from the latent cache; its latents serve the optional flow-matching loss alone.
+the teacher, or, with `lora_rank`, are adapters of the one frozen transformer that is in memory. The text encoder is
+frozen: its features are computed once a step and shared by all; each model makes its own prefix of them. Prompts come
+from the latent cache of a world, whose latents serve the optional flow-matching loss alone, or from a file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -16,6 +18,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +29,16 @@ from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import WorldConfig
 from fourstroke.distill.dmd import RenoiseConfig, dmd_gradient, dmd_loss, flow_matching_loss
 from fourstroke.distill.monitors import Readings, checkpoint_score, collapse, ratio
+from fourstroke.distill.prompts import PromptSet, read_prompts
 from fourstroke.distill.rollout import bind, clean_prediction, rollout
 from fourstroke.distill.teachers import SpecialistConfig, Teacher, load_specialists, prompt_category, teacher_mix
-from fourstroke.distill.watch import Watch, WatchConfig
+from fourstroke.distill.watch import Watch, WatchConfig, WordsWatch
 from fourstroke.dit import Transformer
 from fourstroke.flow import path
 from fourstroke.flow.sampler import NonFiniteError, Velocity
 from fourstroke.flow.schedule import fixed_sigmas
-from fourstroke.pipeline import Pipeline
+from fourstroke.nn.lora import active, adapter_tensors, add_adapters, factors
+from fourstroke.pipeline import PATCH, ModelInfo, Pipeline, save_adapter
 from fourstroke.text import TextFeatures
 from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.loop import DivergedError, RunConfig, Scalars, Trainer
@@ -49,15 +54,20 @@ class DistillRecipe:
 
     `sigmas` are the student's noise levels, from 1 down, without the final 0; `draws` noise draws share each prompt;
     `flow_weight` is that of the flow-matching loss on real latents at the first step (Qwen-Image-Flash: keeps
-    structure, costs quality).
+    structure, costs quality). Prompts are those of `samples` scenes of `world`, encoded in `cache`, or the lines of
+    the file `prompts`, drawn at `width` x `height` (None: the teacher's own size); there the monitors cannot judge
+    composition. `dtype` is that of what stays frozen.
     """
 
-    world: WorldConfig
-    teacher: Path
+    teacher: str
     guidance: float
     specialists: tuple[SpecialistConfig, ...] = ()
-    cache: Path
-    samples: int
+    world: WorldConfig | None = None
+    cache: Path | None = None
+    samples: int = 0
+    prompts: Path | None = None
+    width: int | None = None
+    height: int | None = None
     sigmas: tuple[float, ...]
     run: RunConfig
     student: OptimizerConfig
@@ -67,6 +77,9 @@ class DistillRecipe:
     fake_updates: int = 5
     renoise: RenoiseConfig = field(default_factory=RenoiseConfig)
     flow_weight: float = 0.0
+    lora_rank: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
     watch: WatchConfig = field(default_factory=WatchConfig)
     workers: int = 0
 
@@ -76,6 +89,12 @@ class DistillRecipe:
         fixed_sigmas(list(self.sigmas))
         if self.fake_updates < 1:
             raise ValueError(f"fake_updates is {self.fake_updates}; it must be at least 1")
+        if (self.world is None) == (self.prompts is None) or (self.world is None) != (self.cache is None):
+            raise ValueError("name either a world with its cache, or a file of prompts")
+        if self.flow_weight and self.world is None:
+            raise ValueError("flow_weight needs the latents of a world's cache")
+        if self.dtype != "float32" and not self.lora_rank:
+            raise ValueError("without lora_rank everything is trained, and that needs dtype float32")
 
 
 class CollapsedError(RuntimeError):
@@ -88,8 +107,8 @@ class Batch:
 
     prompts: list[str]
     text: TextFeatures
-    latents: Tensor
-    """The cached pictures of the prompts, (P, N, C)."""
+    latents: Tensor | None
+    """The cached pictures of the prompts, (P, N, C), where there are any."""
 
 
 class DistillStage:
@@ -97,17 +116,15 @@ class DistillStage:
 
     def __init__(self, recipe: DistillRecipe) -> None:
         self.recipe, self.device = recipe, pick_device()
-        base = Pipeline.from_pretrained(recipe.teacher, dtype=torch.float32, device=str(self.device))
+        base = Pipeline.from_pretrained(recipe.teacher, dtype=getattr(torch, recipe.dtype), device=str(self.device))
         self.base = Teacher(base, recipe.guidance)
         self.specialists = load_specialists(recipe.specialists, base, len(recipe.sigmas))
-        self.cache = build_cache(
-            recipe.cache / "train", base.autoencoder, recipe.world, recipe.samples, workers=recipe.workers
-        )
-        self.student, self.fake = (copy.deepcopy(base.transformer).requires_grad_(True) for _ in range(2))
-        self.models: dict[str, nn.Module] = {"student": self.student, "fake": self.fake}
+        self.prompts, self.watch = self._prompts()
+        self.student, self.fake, self.models = self._pupils()
+        for model in (self.student, self.fake):
+            model.gradient_checkpointing = recipe.gradient_checkpointing
         self.batch_size = recipe.batch_size * recipe.draws
         self.sigmas = fixed_sigmas(list(recipe.sigmas))
-        self.watch = Watch(recipe.watch, recipe.world)
         self.best: tuple[float, float, int] | None = None  # score, highest composition, step
         self._reference: Readings | None = None
 
@@ -117,10 +134,12 @@ class DistillStage:
         batch = self.batch(step, generator)
         try:
             with torch.no_grad(), autocast(self.device):
-                student = self._bind(self.student, batch)  # stays as it is while the fake score learns
+                student = self._bind("student", batch)  # stays as it is while the fake score learns
             for _ in range(self.recipe.fake_updates):
-                yield "fake", {"loss": self.fake_loss(batch, student, generator)}
-            yield "student", self.student_loss(batch, student, generator)
+                with self._active("fake"):  # still so in the backward pass, which may compute blocks again
+                    yield "fake", {"loss": self.fake_loss(batch, student, generator)}
+            with self._active("student"):
+                yield "student", self.student_loss(batch, student, generator)
         except NonFiniteError:
             raise DivergedError(
                 f"the student's latents are not finite at step {step}; lower student.lr and --resume from the last "
@@ -129,12 +148,15 @@ class DistillStage:
 
     def batch(self, step: int, generator: torch.Generator) -> Batch:
         """The prompts of a step; short and rich captions take turns."""
-        indices = torch.randint(len(self.cache), (self.recipe.batch_size,), generator=generator)
-        captions = self.cache.short if step % 2 else self.cache.rich
+        indices = torch.randint(len(self.prompts), (self.recipe.batch_size,), generator=generator)
+        captions = self.prompts.short if step % 2 else self.prompts.rich
         prompts = [captions[i] for i in indices.tolist()]
         with autocast(self.device):
             text = self.base.pipe.text_encoder.encode(prompts)
-        return Batch(prompts=prompts, text=text, latents=self.cache.latents[indices].float().to(self.device))
+        latents = self.prompts.latents
+        return Batch(
+            prompts=prompts, text=text, latents=None if latents is None else latents[indices].float().to(self.device)
+        )
 
     def fake_loss(self, batch: Batch, student: Velocity, generator: torch.Generator) -> Tensor:
         """Flow matching on what the student draws at a random step of its trajectory."""
@@ -144,7 +166,7 @@ class DistillStage:
             x = clean_prediction(student, x_k, self.sigmas[step])
         t = self.recipe.renoise.sample(len(x), generator).to(self.device)
         with autocast(self.device):
-            return flow_matching_loss(self._bind(self.fake, batch), x, self._noise(generator), t)
+            return flow_matching_loss(self._bind("fake", batch), x, self._noise(generator), t)
 
     def student_loss(self, batch: Batch, frozen: Velocity, generator: torch.Generator) -> Scalars:
         """Distribution matching at a random step of the student's trajectory; at the first, flow matching too.
@@ -158,14 +180,14 @@ class DistillStage:
         with torch.no_grad(), autocast(self.device):
             x_k = rollout(frozen, noise, self.sigmas, step)
         with autocast(self.device):
-            student = self._bind(self.student, batch)
+            student = self._bind("student", batch)
             x = clean_prediction(student, x_k, self.sigmas[step])
         with torch.no_grad(), autocast(self.device):
             x_t = path.interpolate(x, again, t)
-            fake = clean_prediction(self._bind(self.fake, batch), x_t, t)
+            fake = clean_prediction(self._bind("fake", batch), x_t, t)
             real = clean_prediction(self.teachers(batch, step), x_t, t)
         loss = dmd_loss(x, dmd_gradient(x.detach(), fake, real))
-        if self.recipe.flow_weight and step == 0:
+        if batch.latents is not None and self.recipe.flow_weight and step == 0:
             x_0 = batch.latents.repeat_interleave(self.recipe.draws, dim=0)
             with autocast(self.device):
                 flow = flow_matching_loss(student, x_0, noise, torch.ones_like(t))
@@ -176,7 +198,7 @@ class DistillStage:
         """The teachers' mixture at a step of the student; those without a share are not asked."""
         shares = teacher_mix(self.recipe.specialists, step, [prompt_category(p) for p in batch.prompts])
         shares = shares.to(self.device).repeat_interleave(self.recipe.draws, dim=0)
-        draws, grid = self.recipe.draws, self.cache.grid
+        draws, grid = self.recipe.draws, self.prompts.grid
         asked = [
             (share.view(-1, 1, 1), t.velocity(batch.prompts, grid, draws, batch.text if t is self.base else None))
             for share, t in zip(shares.T, [self.base, *self.specialists], strict=True)
@@ -197,16 +219,18 @@ class DistillStage:
         """
         teacher, pipe = self.reference(), self.pipeline()
         try:
-            student, pictures = self.watch.look(pipe)
+            with self._active("student"):
+                student, pictures = self.watch.look(pipe)
         except NonFiniteError:
             raise self._collapsed(step, "its pictures are not finite") from None
-        captions = [prompt.caption for prompt in self.watch.prompts[:16]]
-        contact_sheet(pictures[:16], captions, columns=8, upscale=2).save(folder / f"step-{step:06d}.png")
+        upscale = max(1, 192 // pictures[0].width)
+        sheet = contact_sheet(pictures[:16], self.watch.captions[:16], columns=8, upscale=upscale)
+        sheet.save(folder / f"step-{step:06d}.png")
         score = checkpoint_score(student, teacher)
         best = self.best or (-math.inf, 0.0, step)
         if reason := collapse(student, teacher, best[1], self.recipe.watch.limits):
             raise self._collapsed(step, reason)
-        highest = max(best[1], student.composition)
+        highest = max(best[1], student.composition or 0.0)
         if score > best[0]:
             self.best = (score, highest, step)
             self._keep(pipe, student, teacher)
@@ -214,12 +238,14 @@ class DistillStage:
             self.best = (best[0], highest, best[2])
         scores = {
             "score": score,
-            "composition": student.composition,
-            "composition_ratio": ratio(student.composition, teacher.composition),
             "diversity_ratio": ratio(student.diversity, teacher.diversity),
             "saturation_ratio": ratio(student.saturation, teacher.saturation),
         }
-        pairs = {"words_ratio": (student.words, teacher.words), "noise_ratio": (student.flat_noise, teacher.flat_noise)}
+        pairs = {
+            "composition_ratio": (student.composition, teacher.composition),
+            "words_ratio": (student.words, teacher.words),
+            "noise_ratio": (student.flat_noise, teacher.flat_noise),
+        }
         return scores | {key: ratio(a, b) for key, (a, b) in pairs.items() if a is not None and b is not None}
 
     def reference(self) -> Readings:
@@ -237,10 +263,9 @@ class DistillStage:
             shutil.copytree(self.recipe.run.out / BEST, partial, dirs_exist_ok=True)
 
     def pipeline(self) -> Pipeline:
-        """The student as it is now, with its own grid and without guidance."""
-        base, levels = self.base.pipe, self.recipe.sigmas
-        info = dataclasses.replace(base.info, sample_sigmas=levels, num_inference_steps=len(levels), guidance_scale=1.0)
-        return Pipeline(self.student, base.autoencoder, base.text_encoder, base.schedule, info)
+        """The student as it is now, with its own grid and without guidance; an adapter must be active."""
+        base = self.base.pipe
+        return Pipeline(self.student, base.autoencoder, base.text_encoder, base.schedule, self._info())
 
     def recall(self) -> None:
         """Take up the best checkpoint that an earlier part of this run kept."""
@@ -252,7 +277,11 @@ class DistillStage:
     def _keep(self, pipe: Pipeline, student: Readings, teacher: Readings) -> None:
         assert self.best is not None
         with atomic_folder(self.recipe.run.out / BEST) as partial:
-            pipe.save_pretrained(partial)
+            if self.recipe.lora_rank:
+                tensors = adapter_tensors(self.student, "student")
+                save_adapter(partial, self.recipe.teacher, self._info(), tensors)
+            else:
+                pipe.save_pretrained(partial)
             score, highest, step = self.best
             record = {"score": score, "highest_composition": highest, "step": step}
             readings = {"student": dataclasses.asdict(student), "teacher": dataclasses.asdict(teacher)}
@@ -264,14 +293,59 @@ class DistillStage:
             kept = f"the best checkpoint, of step {self.best[2]}, is kept in {self.recipe.run.out / BEST}"
         return CollapsedError(f"the student collapsed at step {step}: {reason}; {kept}; lower student.lr and try again")
 
-    def _bind(self, model: Transformer, batch: Batch) -> Velocity:
-        return bind(model, batch.text, self.cache.grid, self.recipe.draws)
+    def _prompts(self) -> tuple[PromptSet, Watch | WordsWatch]:
+        """What is drawn, and what the monitors look at: other prompts in either case."""
+        recipe, pipe = self.recipe, self.base.pipe
+        if recipe.world is not None and recipe.cache is not None:
+            cache = build_cache(
+                recipe.cache / "train", pipe.autoencoder, recipe.world, recipe.samples, workers=recipe.workers
+            )
+            found = PromptSet(short=cache.short, rich=cache.rich, grid=cache.grid, latents=cache.latents)
+            return found, Watch(recipe.watch, recipe.world)
+        assert recipe.prompts is not None
+        width, height = recipe.width or pipe.info.width, recipe.height or pipe.info.height
+        found = read_prompts(recipe.prompts, (height // PATCH, width // PATCH))
+        held_out = recipe.watch.prompts
+        if len(found) <= held_out:
+            raise ValueError(f"{recipe.prompts} has {len(found)} prompts; the monitors alone take {held_out}")
+        watch = WordsWatch(recipe.watch, found.rich[:held_out], width, height)
+        return dataclasses.replace(found, short=found.short[held_out:], rich=found.rich[held_out:]), watch
+
+    def _pupils(self) -> tuple[Transformer, Transformer, dict[str, nn.Module]]:
+        """Student, fake score and what is trained of them: copies of the teacher, or adapters in it."""
+        base = self.base.pipe.transformer
+        if self.recipe.lora_rank:
+            add_adapters(base, self.recipe.lora_rank, ("student", "fake"))
+            return base, base, {name: factors(base, name) for name in ("student", "fake")}
+        student, fake = (copy.deepcopy(base).requires_grad_(True) for _ in range(2))
+        return student, fake, {"student": student, "fake": fake}
+
+    def _active(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return active(self.base.pipe.transformer, name) if self.recipe.lora_rank else contextlib.nullcontext()
+
+    def _bind(self, name: str, batch: Batch) -> Velocity:
+        """The velocity of the student or the fake score."""
+        model = self.student if name == "student" else self.fake
+        with self._active(name):
+            velocity = bind(model, batch.text, self.prompts.grid, self.recipe.draws)
+
+        def adapted(x: Tensor, t: Tensor) -> Tensor:
+            with self._active(name):
+                return velocity(x, t)
+
+        return adapted if self.recipe.lora_rank else velocity
+
+    def _info(self) -> ModelInfo:
+        levels = self.recipe.sigmas
+        return dataclasses.replace(
+            self.base.pipe.info, sample_sigmas=levels, num_inference_steps=len(levels), guidance_scale=1.0
+        )
 
     def _random_step(self, generator: torch.Generator) -> int:
         return int(torch.randint(len(self.recipe.sigmas), (1,), generator=generator))
 
     def _noise(self, generator: torch.Generator) -> Tensor:
-        shape = (self.batch_size, *self.cache.latents.shape[1:])
+        shape = (self.batch_size, math.prod(self.prompts.grid), self.student.config.in_channels)
         return torch.randn(shape, generator=generator).to(self.device)
 
 

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourstroke.checkpoint import CheckpointError, load_weights, read_json, save_weights
+from fourstroke.vae import tiling
 from fourstroke.vae.blocks import (
     ChannelRMSNorm,
     ChannelToSpace,
@@ -113,7 +114,13 @@ class AutoencoderConfig:
 
 
 class Autoencoder(nn.Module):
-    """Pictures (b, 4, H, W) in [-1, 1] to normalised latents (b, z_dim, H/16, W/16) and back."""
+    """Pictures (b, 4, H, W) in [-1, 1] to normalised latents (b, z_dim, H/16, W/16) and back.
+
+    Without gradients big pictures are computed in strips that memory allows (`tiling`), to the same result.
+    """
+
+    strip_bytes: int | None = None
+    """Bytes of a strip; None chooses by the memory that is free."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -164,14 +171,14 @@ class Autoencoder(nn.Module):
             raise ValueError(f"this autoencoder reads {self.config.in_channels} channels, found {tuple(x.shape)}")
         z_dim, bias = self.config.z_dim, self.quant_conv.bias
         assert bias is not None
-        return F.conv2d(self.encoder(x), self.quant_conv.weight[:z_dim], bias[:z_dim])
+        h = tiling.encode(self.encoder, x, self.strip_bytes)
+        return F.conv2d(h, self.quant_conv.weight[:z_dim], bias[:z_dim])
 
     def decode_raw(self, z: Tensor) -> Tensor:
         """As `decode`, from unnormalised latents, not clamped: losses want gradients beyond the range."""
         if z.ndim != 4 or z.shape[1] != self.config.z_dim or 0 in z.shape:
             raise ValueError(f"latents must be (batch, {self.config.z_dim}, height, width), found {tuple(z.shape)}")
-        x: Tensor = self.decoder(self.post_quant_conv(z))
-        return x
+        return tiling.decode(self.decoder, self.post_quant_conv(z), self.strip_bytes)
 
     def set_statistics(self, mean: Tensor | Sequence[float], std: Tensor | Sequence[float]) -> None:
         """Store the mean and standard deviation of `encode_raw`'s channels, z_dim values each, in the config."""
@@ -233,6 +240,10 @@ class Encoder(nn.Module):
         self.norm_out = ChannelRMSNorm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.z_dim, 3, padding=1)
 
+    def stages(self) -> list[DownStage]:
+        """The stages from full resolution down."""
+        return [stage for stage in self.down_blocks if isinstance(stage, DownStage)]
+
     def forward(self, x: Tensor) -> Tensor:
         """(b, in_channels, H, W) -> (b, 2 z_dim, H/16, W/16)."""
         h = self.conv_in(x)
@@ -261,6 +272,10 @@ class Decoder(nn.Module):
         self.shortcut = ChannelToSpace(widths[0], widths[-1], config.factor) if config.shortcut == "global" else None
         self.norm_out = ChannelRMSNorm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
+
+    def stages(self) -> list[UpStage]:
+        """The stages up to full resolution."""
+        return [stage for stage in self.up_blocks if isinstance(stage, UpStage)]
 
     def forward(self, z: Tensor) -> Tensor:
         """(b, z_dim, h, w) -> (b, out_channels, 16h, 16w)."""

@@ -93,6 +93,7 @@ class DownStage(nn.Module):
         self, in_channels: int, out_channels: int, blocks: int, *, halve: bool, temporal: bool, shortcut: bool
     ) -> None:
         super().__init__()
+        self.out_channels = out_channels
         widths = [in_channels] + [out_channels] * blocks
         self.resnets = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(widths))
         self.downsampler = Downsample(out_channels, temporal) if halve else None
@@ -116,6 +117,7 @@ class UpStage(nn.Module):
         self, in_channels: int, out_channels: int, blocks: int, *, double: bool, temporal: bool, shortcut: bool
     ) -> None:
         super().__init__()
+        self.out_channels = out_channels
         widths = [in_channels] + [out_channels] * blocks
         self.resnets = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(widths))
         self.upsampler = Upsample(out_channels, temporal) if double else None

@@ -7,6 +7,8 @@ Pictures are (b, c, H, W) in [-1, 1]; features are (b, c, h, w), one c-vector fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -57,6 +59,29 @@ def margin_distance(latents: Tensor, features: Tensor, margin: float = 0.25) -> 
 def alignment(latents: Tensor, features: Tensor, cosine_margin: float = 0.5, distance_margin: float = 0.25) -> Tensor:
     """L_align = L_mcos + L_mdms; the curriculum starts with small margins (strict) and raises them."""
     return margin_cosine(latents, features, cosine_margin) + margin_distance(latents, features, distance_margin)
+
+
+def perceptual(prediction: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+    """Mean over feature maps (b, c, h, w) of the squared distance of unit vectors at each position; in [0, 4].
+
+    As LPIPS (Zhang et al. 2018) with equal weights; for maps of any frozen network, shallow ones first or last.
+    """
+    if len(prediction) != len(target) or not prediction:
+        raise ValueError(f"{len(prediction)} and {len(target)} feature maps; both sides need the same, at least one")
+    terms = []
+    for a, b in zip(prediction, target, strict=True):
+        _same_shape(a, b)
+        terms.append((F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(dim=1).mean())
+    return torch.stack(terms).mean()
+
+
+def gradient_ratio(main: Tensor, other: Tensor, weight: Tensor, most: float = 1e4) -> Tensor:
+    """|d main / d weight| / |d other / d weight|, at most `most`, without a gradient of its own.
+
+    VA-VAE's adaptive weight: times this, `other` pulls at `weight` (the encoder's last layer) as hard as `main`.
+    """
+    pulls = [torch.autograd.grad(loss, weight, retain_graph=True)[0].norm() for loss in (main, other)]
+    return (pulls[0] / pulls[1].clamp_min(1e-12)).clamp(max=most).detach()
 
 
 def psnr(prediction: Tensor, target: Tensor) -> Tensor:

@@ -1,0 +1,242 @@
+"""Pictures of folders and webdataset shards: read safely, in order or as an endless stream; broken ones are reported.
+
+VAE-2.0 report, section Curriculum, trains on real pictures; these are anybody's own. A shard is a tar file whose
+members are pictures (captions and other members beside them are passed over). What cannot be read is skipped, counted
+and named, never fatal; a folder without a single picture is an error at once.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import struct
+import tarfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+MAX_PIXELS = 64_000_000
+"""Bigger pictures are taken for decompression bombs."""
+TRIES = 100
+"""So many broken pictures in a row end a stream."""
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; the message says why in a few words."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a picture lies: a file, or `size` bytes at `offset` of a shard."""
+
+    name: str
+    path: Path
+    offset: int = 0
+    size: int | None = None
+
+    def read(self) -> bytes:
+        """Its bytes; raises ImageError if the file is gone."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                return file.read() if self.size is None else file.read(self.size)
+        except OSError as error:
+            raise ImageError(f"cannot be read: {error.strerror}") from None
+
+
+@dataclass
+class Report:
+    """What became of a set of pictures."""
+
+    used: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Name to reason."""
+
+    def __str__(self) -> str:
+        if not self.skipped:
+            return f"{self.used} pictures used, none skipped"
+        few = [f"{name} ({why})" for name, why in itertools.islice(self.skipped.items(), 5)]
+        more = f" and {len(self.skipped) - len(few)} more" if len(self.skipped) > len(few) else ""
+        return f"{self.used} pictures used, {len(self.skipped)} skipped: {', '.join(few)}{more}"
+
+
+class Images:
+    """The pictures of a file, a folder with all below it, or webdataset shards (.tar), in order of their names.
+
+    Raises:
+        ValueError: if there is nothing of the name, or no picture in it.
+    """
+
+    def __init__(self, source: str | Path) -> None:
+        source = Path(source)
+        if not source.exists():
+            raise ValueError(f"no pictures at {source}: there is no such file or folder")
+        self.report = Report()
+        files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
+        root = source if source.is_dir() else source.parent
+        self.entries: list[Entry] = []
+        for path in files:
+            name = path.relative_to(root).as_posix()
+            if path.suffix.lower() == ".tar":
+                self.entries += self._members(path, name)
+            elif path.suffix.lower() in SUFFIXES:
+                self.entries.append(Entry(name, path))
+        if not self.entries:
+            broken = f"; {self.report}" if self.report.skipped else ""
+            raise ValueError(f"no pictures in {source}: neither {' '.join(sorted(SUFFIXES))} nor .tar shards{broken}")
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Name and picture (H, W, 4) uint8 of each that can be read; `report` says what came of the others."""
+        for entry in self.entries:
+            try:
+                picture = read_image(entry.read())
+            except ImageError as error:
+                self.skip(entry.name, str(error))
+                continue
+            self.report.used += 1
+            yield entry.name, picture
+
+    def skip(self, name: str, reason: str) -> None:
+        """Note that a picture is not used."""
+        self.report.skipped[name] = reason
+
+    def _members(self, path: Path, name: str) -> list[Entry]:
+        """The pictures of a shard, as far as it can be read."""
+        entries: list[Entry] = []
+        try:
+            with tarfile.open(path, "r:") as shard:
+                for member in shard:
+                    if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES:
+                        entries.append(Entry(f"{name}/{member.name}", path, member.offset_data, member.size))
+        except (tarfile.TarError, OSError, EOFError) as error:
+            self.skip(name, f"damaged shard: {' '.join(str(error).split())}")
+        return entries
+
+
+def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """An encoded picture as (H, W, 4) uint8 sRGB values and alpha; opaque if it knows no transparency.
+
+    Turned as its EXIF says; of animations the first frame; 16-bit grey is scaled to 8 bits, CMYK, palettes and grey
+    are converted. Colour profiles are not applied.
+
+    Raises:
+        ImageError: if it is empty, damaged, of an unknown kind, or has no pixels or more than `max_pixels`.
+    """
+    if not data:
+        raise ImageError("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow about sizes and tags: we judge the size ourselves
+            image = Image.open(io.BytesIO(data))
+            if image.width * image.height == 0:
+                raise ImageError("no pixels")
+            if image.width * image.height > max_pixels:
+                raise ImageError(f"{image.width} x {image.height} pixels, more than {max_pixels}")
+            image.seek(0)
+            return _rgba(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError:
+        raise ImageError(f"more than {max_pixels} pixels") from None
+    except Image.UnidentifiedImageError:
+        raise ImageError("not a picture of a known kind") from None
+    except ImageError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
+        raise ImageError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from None
+
+
+def crop_to_multiple(picture: np.ndarray, multiple: int) -> np.ndarray:
+    """The centre of (H, W, c) whose sides are multiples of `multiple`; raises ImageError where nothing is left."""
+    height, width = (side // multiple * multiple for side in picture.shape[:2])
+    if not height or not width:
+        raise ImageError(f"{picture.shape[1]} x {picture.shape[0]} pixels, less than {multiple} a side")
+    top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+    return picture[top : top + height, left : left + width]
+
+
+def random_window(picture: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """A window (height, width, 4) at a random place and scale, from the whole picture to its own resolution.
+
+    Pictures too small for the window are enlarged.
+    """
+    fill = max(height / picture.shape[0], width / picture.shape[1])
+    scale = max(fill, float(np.exp(rng.uniform(min(0.0, np.log(fill)), 0.0))))
+    sides = [max(least, round(side * scale)) for side, least in zip(picture.shape[:2], (height, width), strict=True)]
+    if sides != list(picture.shape[:2]):
+        small = Image.fromarray(picture).resize((sides[1], sides[0]), Image.Resampling.LANCZOS)
+        picture = np.asarray(small)
+    top, left = (int(rng.integers(side - part + 1)) for side, part in zip(sides, (height, width), strict=True))
+    return np.ascontiguousarray(picture[top : top + height, left : left + width])
+
+
+def image_batches(
+    images: Images, batch_size: int, height: int, width: int, *, start: int = 0, seed: int = 0, workers: int = 0
+) -> Iterator[Tensor]:
+    """Endless batches (b, 4, height, width) in [-1, 1]; batch s is a function of (seed, s) alone, `start` the first.
+
+    Each round through the pictures has an order of its own; a broken one gives its place to the next, and is noted in
+    the report. Raises ValueError where nothing can be read.
+    """
+    windows = _Windows(images, height, width, seed)
+    loader: DataLoader[tuple[np.ndarray, dict[str, str]]] = DataLoader(
+        windows,
+        batch_size=batch_size,
+        sampler=itertools.count(start * batch_size),
+        num_workers=workers,
+        collate_fn=list,
+        prefetch_factor=4 if workers else None,
+    )
+    for rows in loader:
+        for _, skipped in rows:
+            images.report.skipped.update(skipped)
+        images.report.used += len(rows)
+        stack = torch.from_numpy(np.stack([picture for picture, _ in rows]))
+        yield stack.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+class _Windows(Dataset[tuple[np.ndarray, dict[str, str]]]):
+    """Window i of an endless stream, with what had to be skipped on the way to it."""
+
+    def __init__(self, images: Images, height: int, width: int, seed: int) -> None:
+        self.images, self.height, self.width, self.seed = images, height, width, seed
+        self.round, self.order = -1, np.arange(0)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, dict[str, str]]:
+        entries = self.images.entries
+        skipped: dict[str, str] = {}
+        rng = np.random.default_rng((self.seed, index))
+        for attempt in range(min(TRIES, len(entries))):
+            entry = entries[self._place(index + attempt)]
+            try:
+                return random_window(read_image(entry.read()), self.height, self.width, rng), skipped
+            except ImageError as error:
+                skipped[entry.name] = str(error)
+        raise ValueError(f"{len(skipped)} pictures in a row cannot be used: {Report(0, skipped)}")
+
+    def _place(self, index: int) -> int:
+        turn, place = divmod(index, len(self.images))
+        if turn != self.round:
+            self.round, self.order = turn, np.random.default_rng((self.seed, turn, 1)).permutation(len(self.images))
+        return int(self.order[place])
+
+
+def _rgba(image: Image.Image) -> np.ndarray:
+    if image.mode == "F" or (image.mode == "I" and image.getextrema()[1] > 65_535):  # type: ignore[operator]
+        raise ImageError(f"values of mode {image.mode} without a known range")
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64).clip(0, 65_535)
+        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    transparent = image.has_transparency_data
+    if image.mode not in ("RGB", "RGBA"):
+        image = image.convert("RGBA" if transparent else "RGB")
+    return np.asarray(image.convert("RGBA"))

@@ -1,0 +1,1 @@
+"""The prompt enhancer: captions taken apart, the protocol, the enhancer itself, and its rewards."""

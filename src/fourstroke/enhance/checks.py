@@ -1,0 +1,126 @@
+"""Whether a rewrite keeps what its request says: quoted words, language, named things and colours.
+
+Rules over text alone (Qwen-Image-2.0 report, prompt enhancer: "rule-based text constraints"); they serve as rewards in
+training and as the last gate at inference. Checks of things need a lexicon, so only the small families have them.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»|「([^」]+)」|『([^』]+)』')
+VAGUE = re.compile(r"\b(something|anything|other things?|another thing|more things|things|stuff|else)\b", re.IGNORECASE)
+"""Words that ask for a thing without naming it: the rewrite may choose one."""
+FUNCTION_WORDS = {
+    "en": "a an and are is in of on the to with that this it from",
+    "de": "ein eine einen einem einer der die das dem den und ist auf mit im von zu nicht unter über",
+    "fr": "un une des le la les du et est sur avec dans de au aux sous pour qui",
+    "es": "un una unos el la los las y es en con del de al sobre que bajo por",
+    "it": "un una uno il lo la gli le e è su con nel della di che sotto per",
+    "pt": "um uma o os as e é em no na com do da sobre que sob por",
+    "nl": "een het de en is op met van in aan onder voor niet dat",
+}
+_SETS = {language: frozenset(words.split()) for language, words in FUNCTION_WORDS.items()}
+
+
+def quoted(text: str) -> list[str]:
+    """The texts that stand in quotation marks, in order, as they are to be drawn."""
+    return [next(group for group in match.groups() if group) for match in QUOTED.finditer(text)]
+
+
+def unquoted(text: str) -> str:
+    """The text without its quotations."""
+    return QUOTED.sub(" ", text)
+
+
+def lost_words(request: str, rewrite: str) -> list[str]:
+    """Quoted texts of the request that the rewrite does not quote as often, verbatim."""
+    return list((Counter(quoted(request)) - Counter(quoted(rewrite))).elements())
+
+
+def script(text: str) -> str | None:
+    """The script of most letters (`LATIN`, `CJK`, `CYRILLIC`, …); None without letters. Kana and Hangul count apart."""
+    names = Counter(unicodedata.name(c, "?").split()[0].split("-")[0] for c in text if c.isalpha())
+    if names["HIRAGANA"] + names["KATAKANA"]:
+        return "KANA"
+    return names.most_common(1)[0][0] if names else None
+
+
+def language(text: str) -> str | None:
+    """The language of a text in Latin script by its function words; None if they do not tell."""
+    words = re.findall(r"[^\W\d_]+", text.lower())
+    hits = Counter({name: sum(word in own for word in words) for name, own in _SETS.items()})
+    (first, most), (_, second) = hits.most_common(2)
+    return first if most >= 2 and most > second else None
+
+
+def language_kept(request: str, rewrite: str) -> bool:
+    """Whether the rewrite is in the request's script and, as far as function words tell, its language."""
+    asked, given = unquoted(request), unquoted(rewrite)
+    if script(asked) is None or script(asked) != script(given):
+        return script(asked) is None
+    return language(asked) in (None, language(given)) or language(given) is None
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """The things that a small generator can draw, and its colours; both in the singular, lower case."""
+
+    things: tuple[str, ...] = ()
+    colours: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.things)
+
+    def titles(self, text: str) -> set[str]:
+        """Things named outside quotations, with a colour where one stands before it: `cat`, `red circle`."""
+        found = (match.groups() for match in self._title.finditer(unquoted(text).lower())) if self.things else ()
+        return {f"{colour} {thing}" if colour else thing for colour, thing in found}
+
+    def colours_of(self, text: str) -> set[str]:
+        """Colours named outside quotations."""
+        return set(self._colour.findall(unquoted(text).lower())) if self.colours else set()
+
+    def lost(self, request: str, rewrite: str) -> list[str]:
+        """Things and colours of the request that the rewrite does not name; a thing without colour may get one."""
+        given, plain = self.titles(rewrite), self._plain(rewrite)
+        things = [title for title in self.titles(request) if title not in given and title not in plain]
+        return sorted(things) + sorted(self.colours_of(request) - self.colours_of(rewrite))
+
+    def invented(self, request: str, rewrite: str) -> list[str]:
+        """Things of the rewrite that the request does not name, if it leaves none open (`VAGUE`)."""
+        if VAGUE.search(unquoted(request)):
+            return []
+        return sorted(self._plain(rewrite) - self._plain(request))
+
+    def _plain(self, text: str) -> set[str]:
+        """Things without their colours."""
+        return {match[2] for match in self._title.finditer(unquoted(text).lower())} if self.things else set()
+
+    @cached_property
+    def _title(self) -> re.Pattern[str]:
+        things = "|".join(map(re.escape, sorted(self.things, key=len, reverse=True)))
+        return re.compile(rf"(?:\b({self._colours}) )?\b({things})s?\b")
+
+    @cached_property
+    def _colour(self) -> re.Pattern[str]:
+        return re.compile(rf"\b({self._colours})\b")
+
+    @property
+    def _colours(self) -> str:
+        return "|".join(map(re.escape, sorted(self.colours, key=len, reverse=True))) or r"(?!)"
+
+
+def problems(request: str, rewrite: str, lexicon: Lexicon) -> list[str]:
+    """What is wrong with a rewrite, in words; empty if nothing is. Without a lexicon things are not checked."""
+    found = [f'it lost the words "{text}"' for text in lost_words(request, rewrite)]
+    if not language_kept(request, rewrite):
+        found.append("it changed the language")
+    if lexicon:
+        found += [f"it lost the {title}" for title in lexicon.lost(request, rewrite)]
+        found += [f"it added a {title}" for title in lexicon.invented(request, rewrite)]
+    return found

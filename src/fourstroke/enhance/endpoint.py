@@ -1,0 +1,106 @@
+"""Any OpenAI-compatible chat endpoint (vLLM, SGLang, a gateway), with the standard library alone.
+
+A call is bounded in time and in size, and tried again where that can help: no connection, 408, 409, 429 and 5xx.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+KEY_VARIABLE = "FOURSTROKE_ENDPOINT_KEY"
+MAX_BYTES = 8 * 2**20
+RETRIED = frozenset((408, 409, 429, 500, 502, 503, 504))
+LONGEST_WAIT = 20.0
+MAX_PIXELS = 1024 * 1024
+"""Input images of an editing request are sent no larger (Qwen-Image-2.1, prompt enhancer protocol)."""
+
+
+class EndpointError(RuntimeError):
+    """The endpoint gave no answer that can be used; the message says what it said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Where to ask, and for how long. `url` ends before `/chat/completions`, for example http://localhost:8000/v1.
+
+    `timeout` is in seconds, of one try; `retries` are tries after the first one. The key is read from the environment
+    variable FOURSTROKE_ENDPOINT_KEY unless it is given.
+    """
+
+    url: str
+    model: str
+    timeout: float = 120.0
+    retries: int = 2
+    key: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"the endpoint {self.url!r} should read http://host:port/v1")
+
+    def chat(self, messages: Sequence[dict[str, Any]], **options: Any) -> str:
+        """The assistant's words on a conversation, thoughts included; `options` are fields of OpenAI's API.
+
+        Raises:
+            EndpointError: after the last try, or at once for an error that another try does not mend.
+        """
+        body = json.dumps({"model": self.model, "messages": list(messages), **options}).encode()
+        for attempt in range(self.retries + 1):
+            try:
+                return self._ask(body)
+            except urllib.error.HTTPError as error:
+                reason = f"{error.code} {_excerpt(error)}"
+                wait = error.headers.get("Retry-After") or ""
+                if error.code not in RETRIED:
+                    raise EndpointError(f"{self.url} answered {reason}") from None
+            except (OSError, TimeoutError) as error:
+                reason, wait = str(getattr(error, "reason", error)) or type(error).__name__, ""
+            if attempt < self.retries:
+                time.sleep(min(LONGEST_WAIT, float(wait) if wait.isdigit() else 0.5 * 2**attempt))
+        raise EndpointError(f"{self.url} failed {self.retries + 1} times, at last with: {reason}")
+
+    def _ask(self, body: bytes) -> str:
+        key = self.key or os.environ.get(KEY_VARIABLE, "")
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, headers)
+        with urllib.request.urlopen(request, timeout=self.timeout) as response:
+            data = response.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise EndpointError(f"{self.url} answered with more than {MAX_BYTES} bytes")
+        try:
+            message = json.loads(data)["choices"][0]["message"]
+            content = message["content"]
+            thoughts = message.get("reasoning_content") or message.get("reasoning")
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            raise EndpointError(f"{self.url} answered with something else than a chat completion") from None
+        if not isinstance(content, str):
+            raise EndpointError(f"{self.url} answered without words")
+        return f"<think>{thoughts}</think>{content}" if isinstance(thoughts, str) else content
+
+
+def data_url(image: Image.Image) -> str:
+    """A picture as a `data:` URL, scaled down to `MAX_PIXELS`."""
+    shrink = min(1.0, (MAX_PIXELS / (image.width * image.height)) ** 0.5)
+    if shrink < 1:
+        image = image.resize((max(1, int(image.width * shrink)), max(1, int(image.height * shrink))))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _excerpt(error: urllib.error.HTTPError) -> str:
+    """The first words of an error's body."""
+    try:
+        return " ".join(error.read(400).decode("utf-8", errors="replace").split())
+    except OSError:
+        return ""

@@ -1,0 +1,130 @@
+"""Training the semantic network that stands in for DINOv2 where nothing can be downloaded (our choice).
+
+The scene graph says of each 16 x 16 cell what it shows and in which colour; the network learns both. Its middle layer
+then shapes latents and compares pictures while the autoencoder is trained (VAE-2.0 report, section Objective).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fourstroke.data.stream import batches, pixels
+from fourstroke.data.world import BACKGROUND_COLOURS, SHAPE_COLOURS, SHAPES, Sample, Scene, World, WorldConfig
+from fourstroke.train.device import autocast, pick_device
+from fourstroke.train.loop import RunConfig, Trainer
+from fourstroke.train.optimizer import OptimizerConfig
+from fourstroke.train.recipe import resolved
+from fourstroke.vae.features import SemanticConfig, SemanticNetwork
+
+UNKNOWN = -100
+"""The label of what the graph does not say; cross entropy passes over it."""
+BACKGROUND, SIGN = "background", "sign"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesRecipe:
+    """Every number of a run; names of things and colours come from the world."""
+
+    world: WorldConfig
+    model: SemanticConfig
+    run: RunConfig
+    optimizer: OptimizerConfig
+    batch_size: int
+    workers: int = 0
+
+
+class FeaturesStage:
+    """Batches, loss, scores and export of the semantic network."""
+
+    def __init__(self, recipe: FeaturesRecipe) -> None:
+        self.recipe, self.device = recipe, pick_device()
+        world = World(recipe.world)
+        things = (BACKGROUND, SIGN, *SHAPES, *world.sprites)
+        colours = tuple(dict.fromkeys((*BACKGROUND_COLOURS, *SHAPE_COLOURS)))
+        self.config = replace(recipe.model, things=things, colours=colours)
+        torch.manual_seed(recipe.run.seed)
+        self.model = SemanticNetwork(self.config).to(self.device)
+        self.models: dict[str, nn.Module] = {"features": self.model}
+        self.batch_size = recipe.batch_size
+        self._step = -1
+        self._stream: Iterator[list[Sample]] = iter(())
+        self.held_out = [world.sample(index, "heldout") for index in range(64)]
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """Cross entropy of things and of colours at each cell."""
+        samples = self._batch(step)
+        with autocast(self.device):
+            things, colours = self.model(pixels(samples).to(self.device))
+        labels = [target.to(self.device) for target in cell_labels([s.scene for s in samples], self.config)]
+        parts = {
+            name: F.cross_entropy(logits.float(), target, ignore_index=UNKNOWN)
+            for name, logits, target in zip(("things", "colours"), (things, colours), labels, strict=True)
+        }
+        return {"loss": parts["things"] + parts["colours"], **parts}
+
+    def sample(self, folder: Path, step: int) -> dict[str, float]:
+        """Shares of cells of held-out scenes that are named right; of those of objects alone, too."""
+        logits = self.model(pixels(self.held_out).to(self.device))
+        things, colours = cell_labels([s.scene for s in self.held_out], self.config)
+        named, coloured = (part.argmax(1).cpu() for part in logits)
+        objects, known = things > self.config.things.index(SIGN), colours != UNKNOWN
+        scores = {"things": named == things, "objects": (named == things)[objects]}
+        scores["colours"] = (coloured == colours)[known]
+        return {name: float(right.float().mean()) for name, right in scores.items()}
+
+    def export(self, folder: Path) -> None:
+        """Save the network."""
+        self.model.save_pretrained(folder)
+
+    def _batch(self, step: int) -> list[Sample]:
+        if step != self._step + 1 or step == 0:
+            recipe = self.recipe
+            self._stream = batches(
+                recipe.world, recipe.batch_size, start=step, seed=recipe.run.seed, workers=recipe.workers
+            )
+        self._step = step
+        return next(self._stream)
+
+
+def train_features(recipe: FeaturesRecipe, resume: bool = False) -> Path:
+    """Train by a recipe; returns the folder of the finished network."""
+    return Trainer(FeaturesStage(recipe), recipe.run, recipe.optimizer, resolved(recipe)).run(resume)
+
+
+def cell_labels(scenes: list[Scene], config: SemanticConfig) -> tuple[Tensor, Tensor]:
+    """What is at each cell's centre: indices (b, h, w) into `config.things`, and into `config.colours` or UNKNOWN.
+
+    Later objects cover earlier ones, the sign covers all; sprites, signs, gradients and stickers' grounds have no
+    colour that the graph knows.
+    """
+    found = [_labels(scene, config) for scene in scenes]
+    return torch.stack([things for things, _ in found]), torch.stack([colours for _, colours in found])
+
+
+def _labels(scene: Scene, config: SemanticConfig) -> tuple[Tensor, Tensor]:
+    rows, columns = scene.height // config.factor, scene.width // config.factor
+    y = ((torch.arange(rows) + 0.5) * config.factor)[:, None].expand(rows, columns)
+    x = ((torch.arange(columns) + 0.5) * config.factor)[None].expand(rows, columns)
+    things = torch.full((rows, columns), config.things.index(BACKGROUND))
+    colours = torch.full((rows, columns), UNKNOWN)
+    ground = scene.background
+    if ground.kind in ("flat", "horizon"):
+        colours[:] = config.colours.index(str(ground.colour))
+    if ground.kind == "horizon" and ground.horizon is not None:
+        colours[y >= ground.horizon * scene.height] = config.colours.index(str(ground.second))
+    for entry in scene.objects:
+        half = entry.size * min(scene.width, scene.height) / 2
+        inside = ((x - entry.x * scene.width).abs() <= half) & ((y - entry.y * scene.height).abs() <= half)
+        things[inside] = config.things.index(entry.name)
+        colours[inside] = UNKNOWN if entry.colour is None else config.colours.index(entry.colour)
+    if (sign := scene.sign) is not None:
+        inside = (x / scene.width - sign.x).abs() <= sign.width / 2
+        inside &= (y / scene.height - sign.y).abs() <= sign.height / 2
+        things[inside], colours[inside] = config.things.index(SIGN), UNKNOWN
+    return things, colours

@@ -1,0 +1,95 @@
+"""A frozen network whose features latents are aligned with and pictures are compared in.
+
+VAE-2.0 report, section Objective, takes one middle layer of DINOv2-L. Offline there is none, so this small network,
+trained by `train features` to name what the scene graph says of each place, stands in (our choice). Its features are
+those of the middle: what follows them, the head, serves training alone but is kept with the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fourstroke.checkpoint import CheckpointError, load_weights, read_json, save_weights
+from fourstroke.vae.blocks import ResidualBlock
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticConfig:
+    """Widths at full size, 1/2, 1/4 …, and the names that the head tells apart."""
+
+    widths: tuple[int, ...] = (16, 32, 64, 96, 128)
+    things: tuple[str, ...] = ()
+    colours: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.widths) < 2 or min(self.widths) < 1:
+            raise ValueError(f"widths={self.widths}: give two or more, each at least 1")
+
+    @property
+    def factor(self) -> int:
+        """Pixels per position of the deepest features, along each side."""
+        return int(2 ** (len(self.widths) - 1))
+
+
+class SemanticNetwork(nn.Module):
+    """Pictures (b, 3 or 4, H, W) in [-1, 1], laid over grey, to feature maps at 1/2, 1/4 … of their size."""
+
+    def __init__(self, config: SemanticConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.widths
+        self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(widths))
+        self.head = ResidualBlock(widths[-1], widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], max(1, len(config.things) + len(config.colours)), 1)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Maps (b, widths[i], H / 2^i, W / 2^i), the deepest last; raises ValueError for sides that do not halve."""
+        if x.ndim != 4 or x.shape[1] not in (3, 4) or any(side % self.config.factor for side in x.shape[2:]):
+            raise ValueError(
+                f"pictures must be (b, 3 or 4, H, W), sides in {self.config.factor}s, not {tuple(x.shape)}"
+            )
+        if x.shape[1] == 4:
+            x = x[:, :3] * ((x[:, 3:] + 1) / 2)
+        h, maps = self.conv_in(x), []
+        for block in self.blocks:
+            h = block(F.avg_pool2d(h, 2))
+            maps.append(h)
+        return maps
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of things and colours at each position, (b, things, h, w) and (b, colours, h, w)."""
+        logits = self.conv_out(self.head(self.features(x)[-1]))
+        things, colours = len(self.config.things), len(self.config.colours)
+        return logits[:, :things], logits[:, things : things + colours]
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
+        """Load a folder of `config.json` and safetensors, frozen; raises `CheckpointError` if they do not fit."""
+        folder = Path(folder)
+        values = read_json(folder / "config.json")
+        try:
+            config = SemanticConfig(**{k: tuple(v) for k, v in values.items() if not k.startswith("_")})
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder} holds no semantic network: {error}") from None
+        with torch.device("meta"):
+            model = cls(config)
+        load_weights(model, folder)
+        return model.to(device).eval().requires_grad_(False)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and the weights, complete or not at all."""
+        save_weights(self, Path(folder), {"_class_name": "SemanticNetwork", **asdict(self.config)})
+
+
+def linear_map(latent_channels: int, widths: Sequence[int]) -> nn.Conv2d:
+    """The learned W of z' = W z: from latent channels to the deepest features' width, at each position."""
+    return nn.Conv2d(latent_channels, widths[-1], 1, bias=False)

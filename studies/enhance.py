@@ -1,0 +1,209 @@
+"""What the prompt enhancer brings: raw short prompts, fine-tuned, reinforced, and the rich captions they came from.
+
+    python studies/enhance.py --model models/micro --sft runs/micro/enhance-sft/model --rl runs/micro/enhance-rl/model
+
+Held-out prompts, each drawn from the same noise in every row. Consistency is the share of the *short* prompt's facts
+that the judge of pixels finds; `held out` is the judge that was no reward (the mean of presence and finish). Text
+scores count the model's own answers, before anything falls back to the user's words. Intervals are 95 % bootstraps
+over prompts; differences are paired. `--log` adds the curves of a reinforcement run, `--hack` those of one whose
+only reward is length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourstroke.data.sheet import contact_sheet
+from fourstroke.enhance.checks import lost_words
+from fourstroke.enhance.enhancer import LocalModel, PromptEnhancer
+from fourstroke.enhance.judge import HeldOutJudge, JudgeConfig, train_judge
+from fourstroke.enhance.measure import Shares, Studio, answers, rewrites, text_scores, world_triplets
+from fourstroke.enhance.triplet import CATEGORIES, Triplet
+from fourstroke.evaluate.world import find_world
+from fourstroke.pipeline import Pipeline
+from fourstroke.train.enhance_rl import curves
+
+SCORES = ("consistency", "richness", "held out", "presence", "finish", "words kept")
+SHEET_PROMPTS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One way to word the prompts, with the scores of each prompt's picture."""
+
+    name: str
+    captions: list[str]
+    pictures: list[np.ndarray]
+    scores: dict[str, np.ndarray]
+
+
+def main() -> None:
+    """Rewrite, draw, judge, compare and write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", type=Path, required=True, help="the generator")
+    parser.add_argument("--sft", type=Path, required=True)
+    parser.add_argument("--rl", type=Path)
+    parser.add_argument("--n", type=int, default=300, help="held-out prompts that are drawn")
+    parser.add_argument("--texts", type=int, default=1000, help="held-out prompts whose rewrites are read")
+    parser.add_argument("--words", type=float, default=0.1, help="share of the read prompts with quoted words")
+    parser.add_argument(
+        "--judge-steps", type=int, default=JudgeConfig().steps, help="how long the held-out judge learns"
+    )
+    parser.add_argument("--log", type=Path, help="log.jsonl of the reinforcement run")
+    parser.add_argument("--hack", type=Path, help="log.jsonl of a run whose only reward is length")
+    parser.add_argument("--out", type=Path, default=Path("docs/enhance-study"), help="prefix of the files")
+    arguments = parser.parse_args()
+    pipe = Pipeline.from_pretrained(arguments.model)
+    config = find_world(None, arguments.model, pipe.info.name)
+    studio, judge = Studio(pipe, config), train_judge(config, JudgeConfig(steps=arguments.judge_steps))
+    enhancers = {"fine-tuned": arguments.sft, "fine-tuned + reinforced": arguments.rl}
+    loaded = {name: PromptEnhancer.from_pretrained(folder) for name, folder in enhancers.items() if folder}
+
+    readable = world_triplets(Shares(words=arguments.words).of(config), arguments.texts, "heldout")
+    texts = {name: read(enhancer, readable) for name, enhancer in loaded.items()}
+    drawn = world_triplets(Shares(words=config.words).of(config), arguments.n, "heldout", first=10**6)
+    wordings = {"short prompt": [t.short for t in drawn]}
+    wordings |= {name: reworded(enhancer, drawn) for name, enhancer in loaded.items()}
+    wordings["rich caption"] = [t.rich for t in drawn]
+    rows = [measure(name, captions, drawn, studio, judge) for name, captions in wordings.items()]
+
+    out: Path = arguments.out
+    pairs = list(itertools.pairwise(rows))
+    record = {
+        "n": arguments.n,
+        "texts": texts,
+        "rows": {row.name: {key: interval(row.scores[key]) for key in SCORES} for row in rows},
+        "categories": {c: {r.name: interval(r.scores["held out"][chosen(drawn, c)]) for r in rows} for c in CATEGORIES},
+        "differences": {
+            f"{b.name} - {a.name}": {k: interval(b.scores[k] - a.scores[k]) for k in SCORES} for a, b in pairs
+        },
+    }
+    out.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    shown = min(SHEET_PROMPTS, arguments.n)
+    images = [row.pictures[index] for row in rows for index in range(shown)]
+    captions = [f"{row.name}: {row.captions[index]}" for row in rows for index in range(shown)]
+    contact_sheet(images, captions, columns=shown, upscale=max(1, 192 // config.width)).save(f"{out}-sheet.png")
+    logs = {"reward of picture and text": arguments.log, "reward of length alone": arguments.hack}
+    plot({name: curves(log) for name, log in logs.items() if log}, Path(f"{out}-curves.png"))
+    page = table(record, arguments.n, arguments.texts)
+    out.with_suffix(".md").write_text(f"# What the enhancer brings\n\n{page}\n", encoding="utf-8")
+    print(page)
+
+
+def read(enhancer: PromptEnhancer, triplets: Sequence[Triplet]) -> dict[str, Any]:
+    """Text scores of the first answers, as shares with intervals, and the median seconds of one rewrite."""
+    assert isinstance(enhancer.backend, LocalModel)
+    requests = [t.short for t in triplets]
+    turns = answers(enhancer.backend, requests, enhancer.system_prompt, enhancer.config)
+    scores = text_scores(requests, rewrites(turns), enhancer.lexicon)
+    spent = []
+    for request in requests[:20]:
+        start = time.perf_counter()
+        enhancer(request)
+        spent.append(time.perf_counter() - start)
+    shares = {name: dataclasses.asdict(share) for name, share in scores.items() if share is not None}
+    return shares | {"seconds": {"median": statistics.median(spent), "longest": max(spent)}}
+
+
+def reworded(enhancer: PromptEnhancer, triplets: Sequence[Triplet]) -> list[str]:
+    """What the enhancer hands on for each prompt, its checks and the user's own words included."""
+    return [enhancer(t.short, seed=index).prompt for index, t in enumerate(triplets)]
+
+
+def measure(name: str, captions: list[str], triplets: list[Triplet], studio: Studio, judge: HeldOutJudge) -> Row:
+    """Draw one wording of the prompts and judge the pictures."""
+    pictures = studio.draw(captions, [t.seed for t in triplets])
+    pixels = np.array([studio.scores(picture, t) for picture, t in zip(pictures, triplets, strict=True)])
+    seen = np.array(judge.look(pictures, [t.facts for t in triplets if t.facts is not None]))
+    kept = [float(not lost_words(t.short, caption)) for t, caption in zip(triplets, captions, strict=True)]
+    columns = (pixels[:, 0], pixels[:, 1], seen.mean(1), seen[:, 0], seen[:, 1], np.array(kept))
+    return Row(name=name, captions=captions, pictures=pictures, scores=dict(zip(SCORES, columns, strict=True)))
+
+
+def chosen(triplets: Sequence[Triplet], category: str) -> np.ndarray:
+    """Which prompts are of a category."""
+    return np.array([t.category == category for t in triplets], bool)
+
+
+def interval(values: np.ndarray) -> dict[str, float] | None:
+    """The mean with its 95 % bootstrap interval; None of nothing."""
+    if not len(values):
+        return None
+    picks = np.random.default_rng(20).integers(len(values), size=(2000, len(values)))
+    low, high = np.quantile(values[picks].mean(1), [0.025, 0.975])
+    return {"value": float(values.mean()), "low": float(low), "high": float(high)}
+
+
+def table(record: dict[str, Any], n: int, texts: int) -> str:
+    """The record in Markdown."""
+
+    def cell(score: dict[str, float] | None) -> str:
+        return "–" if score is None else f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
+
+    def lines(head: Sequence[str], body: dict[str, list[str]]) -> list[str]:
+        return [
+            f"| {' | '.join(head)} |",
+            "|---" * len(head) + "|",
+            *(f"| {k} | {' | '.join(v)} |" for k, v in body.items()),
+            "",
+        ]
+
+    names = [name for name in next(iter(record["texts"].values())) if name != "seconds"]
+    answered = {
+        key: [*(cell(value[name]) for name in names), f"{value['seconds']['median']:.2f}"]
+        for key, value in record["texts"].items()
+    }
+    pictures = {key: [cell(value[name]) for name in SCORES] for key, value in record["rows"].items()}
+    differences = {key: [cell(value[name]) for name in SCORES] for key, value in record["differences"].items()}
+    categories = {key: [cell(value) for value in row.values()] for key, row in record["categories"].items()}
+    return "\n".join(
+        [
+            *lines([f"{texts} held-out prompts", *(name.replace("_", " ") for name in names), "s a prompt"], answered),
+            *lines([f"{n} held-out prompts, drawn", *SCORES], pictures),
+            *lines(["difference", *SCORES], differences),
+            *lines(["held-out judge by category", *record["rows"]], categories),
+        ]
+    )
+
+
+def plot(runs: dict[str, dict[str, list[tuple[int, float]]]], file: Path) -> None:
+    """Reward and held-out judge over the steps, one panel a run."""
+    if not runs:
+        return
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, len(runs), figsize=(6 * len(runs), 4), dpi=120, squeeze=False)
+    for axes, (name, run) in zip(panels[0], runs.items(), strict=True):
+        for key, label in (
+            ("reward", "reward, weighted sum"),
+            ("held_out", "held-out judge"),
+            ("consistency", "consistency"),
+        ):
+            if points := sorted(run.get(key, [])):
+                x, y = zip(*points, strict=True)
+                axes.plot(
+                    x, np.array(y) / (max(y) if key == "reward" else 1), marker="." if len(x) < 40 else "", label=label
+                )
+        axes.set(title=name, xlabel="step", ylim=(0, 1.05))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.tight_layout()
+    figure.savefig(file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Taking captions apart: deterministic, true to the scene, quoted words untouched, thoughts that undo the steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fourstroke.enhance.checks import lost_words, quoted
+from fourstroke.enhance.degrade import PROBABILITIES, Odds, WorldEngine, summarise
+from fourstroke.enhance.measure import lexicon_of, world_triplets
+from fourstroke.enhance.triplet import CATEGORIES, Caption, RejectedError, Triplet
+from fourstroke.enhance.wording import FRAMES, frames
+
+
+def test_a_seed_gives_the_same_triplet_and_json_gives_it_back(world, triplets):
+    assert world_triplets(world, 20) == triplets[:20]
+    assert [Triplet.from_dict(t.to_dict()) for t in triplets] == triplets
+    scene = world.scene(3)
+    caption = Caption(text=world.caption(scene, rich=True, seed=3), scene=scene)
+    assert len({WorldEngine().degrade(caption, seed).short for seed in range(20)}) > 5
+
+
+def test_short_prompts_name_what_their_facts_hold_and_quote_the_words(world, triplets):
+    lexicon = lexicon_of(world)
+    for t in triplets:
+        assert {entry.title for entry in t.facts.objects} == lexicon.titles(t.short)
+        assert quoted(t.short) == quoted(t.rich) == ([t.facts.sign.word] if t.facts.sign else [])
+        assert not lexicon.lost(t.short, t.rich)
+        assert not lexicon.invented(t.short, t.rich)
+        assert len(t.short) < len(t.rich)
+
+
+def test_thoughts_undo_the_steps_from_last_to_first(triplets):
+    for t in triplets:
+        assert t.reasoning.startswith(f"{t.category}: ")
+        thoughts = [step.thought for step in reversed(t.steps)]
+        assert t.reasoning.endswith(" ".join(thoughts))
+        for step in t.steps:
+            odds = PROBABILITIES[t.category][step.strategy]
+            assert step.probability in (odds.drop, odds.blur)
+
+
+def test_strategies_are_sampled_with_their_probabilities(world, triplets):
+    share = sum(any(s.strategy == "wording" for s in t.steps) for t in triplets) / len(triplets)
+    assert share == pytest.approx(PROBABILITIES["General"]["wording"].drop, abs=0.12)
+    nothing = WorldEngine({category: {} for category in CATEGORIES})
+    scene = world.scene(0)
+    t = nothing.degrade(Caption(text=world.caption(scene, rich=True, seed=0), scene=scene), 0)
+    assert not t.steps
+    assert t.states_background
+    everything = WorldEngine(
+        {category: {name: Odds(drop=1.0) for name in odds} for category, odds in PROBABILITIES.items()}
+    )
+    t = everything.degrade(Caption(text=world.caption(scene, rich=True, seed=0), scene=scene), 0)
+    assert not t.states_background
+    assert "background" not in t.short
+
+
+def test_relations_that_were_lost_are_no_facts(triplets):
+    lost = [t for t in triplets if any(s.strategy == "layout" for s in t.steps)]
+    assert lost
+    assert all(not t.facts.relations for t in lost)
+    assert all("Layout: " in t.reasoning for t in lost)
+
+
+def test_casual_frames_of_training_and_held_out_differ():
+    assert set(frames("train")) | set(frames("heldout")) == set(FRAMES)
+    assert not set(frames("train")) & set(frames("heldout"))
+    assert len(frames("heldout")) >= 3
+
+
+def test_captions_without_a_scene_or_with_other_words_are_rejected(world):
+    scene = world.scene(1)
+    with pytest.raises(RejectedError, match="no scene graph"):
+        WorldEngine().degrade(Caption(text="a cat"), 0)
+    with pytest.raises(RejectedError, match="quoted words"):
+        WorldEngine().degrade(Caption(text='a sign that says "stop it now"', scene=replace(scene, sign=None)), 0)
+
+
+def test_edits_are_summarised_with_their_words():
+    text = 'Replace the sign with one that says "open". Keep the light. The letters "OK" stay. Nothing else changes.'
+    t = summarise(Caption(text=text, kind="edit", width=160, height=90), 0)
+    assert t.kind == "edit"
+    assert t.short == 'Replace the sign with one that says "open". The letters "OK" stay'
+    assert not lost_words(text, t.short)
+    assert t.wh_ratio == "16:9"

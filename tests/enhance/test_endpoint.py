@@ -1,0 +1,129 @@
+"""Endpoints: retried where that helps, bounded, and every failure is one line."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from fourstroke.enhance.chat_engine import ChatEngine
+from fourstroke.enhance.endpoint import Endpoint, EndpointError, data_url
+from fourstroke.enhance.enhancer import EnhancerConfig, EnhancerWarning, PromptEnhancer
+from fourstroke.enhance.protocol import AnswerError
+from fourstroke.enhance.rewards import mllm
+from fourstroke.enhance.triplet import Caption, RejectedError
+
+from .conftest import said
+
+
+def _endpoint(url, **more):
+    return Endpoint(url=url, model="m", timeout=2.0, **more)
+
+
+def test_a_rewrite_through_an_endpoint(serve, monkeypatch):
+    monkeypatch.setenv("FOURSTROKE_ENDPOINT_KEY", "secret")
+    asked = []
+
+    def answer(request):
+        asked.append(request)
+        return said('{"rewritten_prompt": "A cat in the sun.", "wh_ratio": "4:3"}', reasoning_content="sun")
+
+    enhancer = PromptEnhancer.from_endpoint(_endpoint(serve(answer)), system_prompt="own")
+    out = enhancer("a cat", [Image.new("RGB", (4000, 20))], seed=5)
+    assert (out.prompt, out.ratio, out.reasoning, out.warning) == (
+        "A cat in the sun.",
+        pytest.approx(4 / 3),
+        "sun",
+        None,
+    )
+    assert asked[0]["key"] == "Bearer secret"
+    assert asked[0]["messages"][0]["content"] == "own"
+    assert asked[0]["messages"][1]["content"][0]["image_url"]["url"].startswith("data:image/png")
+    assert (asked[0]["presence_penalty"], asked[0]["max_tokens"], asked[0]["seed"]) == (1.5, 16_256, 5)
+
+
+def test_what_may_pass_is_tried_again(serve, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    answers = [(503, {}), (429, {}), said("yes")]
+    assert _endpoint(serve(lambda _: answers.pop(0))).chat([]) == "yes"
+    with pytest.raises(EndpointError, match="failed 3 times"):
+        _endpoint(serve(lambda _: (500, {"error": "broken"}))).chat([])
+    tries = []
+    with pytest.raises(EndpointError, match="401"):
+        _endpoint(serve(lambda r: tries.append(1) or (401, {"error": "no key"}))).chat([])
+    assert len(tries) == 1
+
+
+@pytest.mark.parametrize("body", [b"not json", {"choices": []}, {"choices": [{"message": {"content": None}}]}, []])
+def test_strange_answers_are_errors(serve, body):
+    with pytest.raises(EndpointError):
+        _endpoint(serve(lambda _: (200, body)), retries=0).chat([])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I cannot do that.",
+        '{"rewritten_prompt": "A dog."}',
+        '{"rewritten_prompt": "HACKED \\"meow\\" ist die und das"}',
+    ],
+)
+def test_without_a_good_answer_the_own_words_are_drawn(serve, text):
+    enhancer = PromptEnhancer.from_endpoint(_endpoint(serve(lambda _: said(text))), EnhancerConfig(attempts=2))
+    with pytest.warns(EnhancerWarning, match="own words"):
+        out = enhancer('a cat that says "meow" on the couch in the sun')
+    assert out.prompt == out.request == 'a cat that says "meow" on the couch in the sun'
+    assert out.warning
+
+
+def test_a_silent_endpoint_costs_only_its_timeout():
+    with pytest.warns(EnhancerWarning):
+        out = PromptEnhancer.from_endpoint(_endpoint("http://127.0.0.1:9", retries=0))("a cat")
+    assert out.prompt == "a cat"
+    with pytest.raises(ValueError, match="http"):
+        Endpoint(url="localhost:8000", model="m")
+
+
+def test_captions_are_taken_apart_by_a_language_model(serve):
+    caption = Caption(text='A tall oak by a lake at dusk, a sign reads "Lake", in the style of an old oil painting.')
+
+    def answer(request):
+        steps = request["messages"][0]["content"].count("\n- ")
+        thoughts = ", ".join(f'"thought {i}"' for i in range(steps))
+        return said(
+            f'<think>x</think>{{"category": "General", "short": "oak by a \\"Lake\\" sign", "thoughts": [{thoughts}]}}'
+        )
+
+    engine = ChatEngine(_endpoint(serve(answer)))
+    t = engine.degrade(caption, 3)
+    assert t.short == 'oak by a "Lake" sign'
+    assert t.engine == "m"
+    assert [step.thought for step in t.steps] == [f"thought {i}" for i in range(len(t.steps))]
+    assert t == engine.degrade(caption, 3)
+    assert {engine.degrade(caption, seed).steps for seed in range(5)} != {t.steps}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("no", "no JSON"),
+        ('{"short": "an oak", "thoughts": []}', "one thought"),
+        ('{"short": "ein Baum an dem See", "thoughts": THOUGHTS}', "language"),
+        ('{"short": "an oak with a \\"lake\\" sign", "thoughts": THOUGHTS}', "altered the words"),
+    ],
+)
+def test_bad_answers_are_rejected_with_their_reason(serve, answer, reason):
+    def reply(request):
+        steps = request["messages"][0]["content"].count("\n- ")
+        return said(answer.replace("THOUGHTS", str(["t"] * steps).replace("'", '"')))
+
+    with pytest.raises(RejectedError, match=reason):
+        ChatEngine(_endpoint(serve(reply))).degrade(Caption(text="A tall oak by the lake in the light of the dusk."), 0)
+
+
+def test_a_model_that_sees_judges(serve):
+    picture = Image.new("RGB", (8, 8))
+    url = serve(lambda _: said('<think>{"consistency": 1}</think> {"consistency": 7, "aesthetics": 12}'))
+    assert mllm(_endpoint(url), "a cat", picture) == (0.7, 1.0)
+    with pytest.raises(AnswerError):
+        mllm(_endpoint(serve(lambda _: said("nice"))), "a cat", picture)
+    assert len(data_url(Image.new("RGB", (2048, 2048)))) < 40_000

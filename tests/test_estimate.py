@@ -1,0 +1,55 @@
+"""Estimates against what PyTorch really allocates and against the published size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fourstroke.cli import main
+from fourstroke.dit import Layout, Transformer, TransformerConfig
+from fourstroke.estimate import _Kept, adapter_parameters, count, estimate_distillation, forward_cost
+from fourstroke.nn.lora import add_adapters
+from fourstroke.train.distill import DistillRecipe
+from fourstroke.train.recipe import load_recipe
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "7b" / "distill.yaml"
+SMALL = TransformerConfig(
+    num_layers=3, num_attention_heads=2, attention_head_dim=32, axes_dims_rope=(8, 12, 12), context_in_dim=48
+)
+
+
+def test_what_is_kept_is_what_autograd_keeps():
+    model, layout = Transformer(SMALL), Layout.build([10, 10], (4, 4))
+    text, x, t = torch.randn(2, 10, 48), torch.randn(4, 16, 64), torch.rand(4)
+    kept = _Kept(model)
+    with kept:
+        model.denoise(x, t, model.prefill(text, layout).repeat(2))
+    cost = forward_cost(SMALL, 10, (4, 4), 2, 4, torch.float32, False)
+    assert cost.kept == pytest.approx(kept.nbytes, rel=0.02)
+    assert forward_cost(SMALL, 10, (4, 4), 2, 4, torch.float32, True).kept < cost.kept
+
+
+def test_operations_are_twice_the_weights_for_every_token():
+    config = TransformerConfig(num_layers=8, num_attention_heads=4, attention_head_dim=64, axes_dims_rope=(8, 28, 28))
+    cost = forward_cost(config, 64, (8, 8), 1, 2, torch.float32, False)
+    blocks = count(config) - count(TransformerConfig(**{**vars(config), "num_layers": 1}))
+    blocks = blocks * 8 / 7
+    assert cost.rows == pytest.approx(2 * blocks * 128, rel=0.15)  # and a little for attention
+
+
+def test_an_adapter_is_counted_right():
+    model = Transformer(SMALL)
+    add_adapters(model, 4, ("a",))
+    assert adapter_parameters(SMALL, 4) == sum(p.numel() for n, p in model.named_parameters() if n.endswith(".a"))
+
+
+def test_the_open_weights_as_an_adapter_fit_one_large_gpu(capsys):
+    found = estimate_distillation(load_recipe(DistillRecipe, RECIPE))
+    assert found.memory["transformer, frozen"] == pytest.approx(7_115_124_736 * 2 / 2**30)
+    assert 30 < sum(found.memory.values()) < 72
+    whole = estimate_distillation(load_recipe(DistillRecipe, RECIPE, ["lora_rank=0", "dtype=float32"]))
+    assert sum(whole.memory.values()) > 250
+    assert main(["estimate", str(RECIPE), "--tflops", "400"]) == 0
+    assert "in all" in capsys.readouterr().out

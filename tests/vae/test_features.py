@@ -1,0 +1,164 @@
+"""The semantic network, its labels from the scene graph, and training with it and with pictures of one's own."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fourstroke.checkpoint import CheckpointError
+from fourstroke.data.world import Background, Object, Scene, Sign, WorldConfig
+from fourstroke.train.features import UNKNOWN, FeaturesRecipe, FeaturesStage, cell_labels, train_features
+from fourstroke.train.loop import RunConfig, Trainer
+from fourstroke.train.optimizer import OptimizerConfig
+from fourstroke.train.recipe import RecipeError, build, load_recipe
+from fourstroke.train.vae import AlignmentConfig, VaeRecipe, VaeStage, train_vae
+from fourstroke.vae import Autoencoder, AutoencoderConfig
+from fourstroke.vae.features import SemanticConfig, SemanticNetwork
+
+WORLD = WorldConfig(width=32, height=32, sprites=0)  # shapes alone need no fonts
+NAMES = SemanticConfig(
+    widths=(4, 4, 4, 8, 8), things=("background", "sign", "circle", "square"), colours=("red", "white", "grey")
+)
+
+
+@pytest.fixture
+def features(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    SemanticNetwork(NAMES).save_pretrained(tmp_path / "features")
+    return tmp_path / "features"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> VaeRecipe:
+    flat = (False,) * 4
+    return VaeRecipe(
+        world=WORLD,
+        model=AutoencoderConfig(
+            base_dim=4,
+            decoder_base_dim=4,
+            z_dim=8,
+            num_res_blocks=1,
+            dim_mult=(1, 1, 2, 2, 2),
+            temperal_downsample=flat,
+        ),
+        run=RunConfig(out=tmp_path / "vae", steps=4, log_seconds=0),
+        optimizer=OptimizerConfig(lr=2e-3, warmup=2),
+        batch_size=4,
+        statistics=32,
+    )
+
+
+def test_labels_by_hand() -> None:
+    scene = Scene(
+        width=64,
+        height=64,
+        layout="pair",
+        background=Background(kind="horizon", colour="white", second="grey", horizon=0.5),
+        objects=(
+            Object(name="circle", kind="shape", colour="red", x=0.25, y=0.25, size=0.5),
+            Object(name="square", kind="sprite", x=0.25, y=0.125, size=0.2),
+        ),
+        sign=Sign(word="a", script="latin", font="f", board="white", ink="red", x=0.5, y=0.875, width=1.0, height=0.25),
+    )
+    things, colours = (part[0].tolist() for part in cell_labels([scene], NAMES))
+    assert things == [[2, 2, 0, 0], [2, 2, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]  # the square lies between cell centres
+    assert colours == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 2], [UNKNOWN] * 4]
+
+
+def test_features_halve_and_come_back_frozen(features: Path) -> None:
+    network = SemanticNetwork.from_pretrained(features)
+    maps = network.features(torch.rand(2, 4, 32, 48))
+    assert [tuple(m.shape) for m in maps] == [(2, 4, 16, 24), (2, 4, 8, 12), (2, 8, 4, 6), (2, 8, 2, 3)]
+    assert [part.shape[1] for part in network(torch.rand(1, 3, 16, 16))] == [4, 3]
+    assert not any(p.requires_grad for p in network.parameters())
+    assert network.config == NAMES
+    with pytest.raises(ValueError, match="sides in 16s"):
+        network.features(torch.rand(1, 3, 24, 16))
+    (features / "config.json").write_text('{"depth": 3}')
+    with pytest.raises(CheckpointError, match="no semantic network"):
+        SemanticNetwork.from_pretrained(features)
+
+
+def test_the_network_learns_what_cells_show(tmp_path: Path) -> None:
+    recipe = FeaturesRecipe(
+        world=WORLD,
+        model=SemanticConfig(widths=(8, 8, 16, 16, 16)),
+        run=RunConfig(out=tmp_path / "features", steps=40, log_seconds=0),
+        optimizer=OptimizerConfig(lr=3e-3, warmup=2),
+        batch_size=8,
+    )
+    stage = FeaturesStage(recipe)
+    first = stage._batch(0)
+    stage._batch = lambda step: first  # type: ignore[method-assign]
+    trainer = Trainer(stage, recipe.run, recipe.optimizer, {})
+    losses = [trainer.update()["loss"].item() for _ in range(40)]
+    assert losses[-1] < 0.7 * losses[0]
+    folder = train_features(dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, steps=2)))
+    assert "circle" in SemanticNetwork.from_pretrained(folder).config.things
+
+
+def test_margins_open_from_strict_to_loose() -> None:
+    config = AlignmentConfig(features=Path("x"), cosine_margins=(0.1, 0.5), distance_margins=(0.0, 0.2), steps=10)
+    assert config.margins(0) == (0.1, 0.0)
+    assert config.margins(5) == pytest.approx((0.3, 0.1))
+    assert config.margins(10) == config.margins(999) == (0.5, 0.2)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_alignment_moves_the_map_and_leaves_the_network(recipe: VaeRecipe, features: Path, adaptive: bool) -> None:
+    aligned = AlignmentConfig(features=features, steps=4, perceptual=0.1, adaptive=adaptive)
+    stage = VaeStage(dataclasses.replace(recipe, alignment=aligned))
+    assert stage.aligned is not None
+    before = stage.aligned.map.weight.clone()
+    network = {k: v.clone() for k, v in stage.aligned.network.state_dict().items()}
+    scalars = Trainer(stage, recipe.run, recipe.optimizer, {}).update()
+    assert {"align", "perceptual", "l1"} <= scalars.keys()
+    assert scalars["align"] > 0
+    assert not torch.equal(before, stage.aligned.map.weight)
+    assert all(torch.equal(v, network[k]) for k, v in stage.aligned.network.state_dict().items())
+
+
+def test_without_alignment_nothing_is_added(recipe: VaeRecipe) -> None:
+    stage = VaeStage(recipe)
+    assert list(stage.models) == ["vae"]
+    assert stage.loss(0).keys() == {"loss", "l1", "edge"}
+
+
+def test_pictures_of_ones_own_are_trained_on_and_broken_ones_named(recipe: VaeRecipe, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(own / f"{index}.png")
+    (own / "broken.jpg").write_bytes(b"no")
+    recipe = dataclasses.replace(recipe, images=own, image_share=0.5)
+    assert recipe.images_in_batch == 2
+    folder = train_vae(recipe)
+    assert Autoencoder.from_pretrained(folder).config.latents_std is not None
+    report = json.loads((recipe.run.out / "images.json").read_text())
+    assert report["skipped"] == {"broken.jpg": "not a picture of a known kind"}
+
+    losses = VaeStage(recipe), VaeStage(recipe)
+    straight = [losses[0].loss(step)["l1"].item() for step in range(3)]
+    assert losses[1].loss(2)["l1"].item() == straight[2]  # the stream of pictures can be taken up anywhere
+
+
+@pytest.mark.parametrize(("key", "value"), [("image_share", 1.0), ("batch_size", 1)])
+def test_impossible_mixtures_are_refused(recipe: VaeRecipe, tmp_path: Path, key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=key):
+        dataclasses.replace(recipe, images=tmp_path, **{key: value})
+
+
+def test_recipes_are_read(tmp_path: Path) -> None:
+    recipes = Path(__file__).parents[2] / "recipes"
+    assert load_recipe(FeaturesRecipe, recipes / "micro" / "features.yaml").model.factor == 16
+    words = ["alignment.features=f", "alignment.weight=0.2", "images=photos", "image_share=0.25"]
+    recipe = load_recipe(VaeRecipe, recipes / "micro" / "vae.yaml", words)
+    assert recipe.alignment == AlignmentConfig(features=Path("f"), weight=0.2)
+    assert (recipe.images, recipe.images_in_batch) == (Path("photos"), 2)
+    with pytest.raises(RecipeError, match="steps=0"):
+        build(AlignmentConfig, {"features": "f", "steps": 0})

@@ -1,0 +1,173 @@
+"""Strips give what the whole gives: both shortcuts, odd heights, tiny strips, and when memory runs out."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fourstroke.vae import Autoencoder, AutoencoderConfig, stream, tiling, winograd
+from fourstroke.vae.blocks import doubling_kernel
+from fourstroke.vae.winograd import RowConvolution
+
+
+@pytest.fixture(autouse=True)
+def without_gradients(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(stream, "MIN_POSITIONS", 1)
+    with torch.no_grad():
+        yield
+
+
+def build(**changes: object) -> Autoencoder:
+    """A small autoencoder whose every weight counts."""
+    torch.manual_seed(0)
+    values: dict[str, object] = {"base_dim": 8, "decoder_base_dim": 12, "z_dim": 16, "num_res_blocks": 1}
+    model = Autoencoder(AutoencoderConfig(**values | changes)).eval()  # type: ignore[arg-type]
+    for parameter in model.parameters():
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def whole(model: Autoencoder, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents and picture as training computes them."""
+    with torch.enable_grad():
+        z = model.encode_raw(x)
+        return z.detach(), model.decode_raw(z).detach()
+
+
+@pytest.mark.parametrize("strip_bytes", [1, 20_000, 100_000, None])
+@pytest.mark.parametrize("shape", [(1, 4, 64, 16), (2, 4, 48, 80), (1, 3, 16, 32)])
+def test_strips_equal_the_whole(shape: tuple[int, ...], strip_bytes: int | None) -> None:
+    model, x = build(), torch.rand(shape) * 2 - 1
+    z, y = whole(model, x)
+    model.strip_bytes = strip_bytes
+    torch.testing.assert_close(model.encode_raw(x), z, atol=2e-5, rtol=0)
+    torch.testing.assert_close(model.decode_raw(z), y, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("factor", [8, 16])
+def test_global_shortcuts_too(factor: int) -> None:
+    stages = factor.bit_length()
+    model = build(shortcut="global", dim_mult=(1, 2, 2, 4, 4)[:stages], temperal_downsample=(False,) * (stages - 1))
+    model.strip_bytes = 10_000
+    x = torch.rand(1, 4, 80, 48) * 2 - 1
+    z, y = whole(model, x)
+    torch.testing.assert_close(model.encode_raw(x), z, atol=2e-5, rtol=0)
+    torch.testing.assert_close(model.decode_raw(z), y, atol=2e-5, rtol=0)
+
+
+def test_strips_are_as_low_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    heights: list[tuple[int, int]] = []
+    window = stream._window
+
+    def watched(held: Tensor | None, rows: Tensor, **where: object) -> Tensor:
+        heights.append((rows.shape[3], rows.shape[2]))
+        return window(held, rows, **where)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stream, "_window", watched)
+    model = build()
+    model.strip_bytes = 16 * 64 * 24 * 4  # sixteen rows of the widest tensor at full width
+    model.decode_raw(torch.randn(1, 16, 16, 4))
+    assert sum(width == 64 for width, _ in heights) >= 5 * 15  # five convolutions, sixteen strips
+    assert max(height for width, height in heights if width == 64) <= 40
+
+
+def test_half_precision_is_normalised_as_forward_does() -> None:
+    model, x = build().bfloat16(), (torch.rand(1, 4, 64, 32) * 2 - 1).bfloat16()
+    z, y = whole(model, x)
+    model.strip_bytes = 20_000
+    assert model.encode_raw(x).dtype is torch.bfloat16
+    assert (model.encode_raw(x) - z).abs().mean() < 0.02 * z.abs().mean()
+    assert (model.decode_raw(z) - y).abs().mean() < 0.02 * y.abs().mean()
+
+
+def test_gradients_take_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build()
+    monkeypatch.setattr(tiling, "encode_strips", None)
+    monkeypatch.setattr(tiling, "decode_strips", None)
+    with torch.enable_grad():
+        model.decode_raw(model.encode_raw(torch.rand(1, 4, 32, 32))).sum().backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if "time_conv" not in n)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory: …"), MemoryError()])
+def test_out_of_memory_means_smaller_strips(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    model, z, sizes = build(), torch.randn(1, 16, 2, 2), []
+    strips, wanted = tiling.decode_strips, model.decode_raw(z)
+
+    def narrow(decoder: object, z: Tensor, size: int) -> Tensor:
+        sizes.append(size)
+        if size > 1 << 20:
+            raise error
+        return strips(decoder, z, size)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tiling, "decode_strips", narrow)
+    torch.testing.assert_close(model.decode_raw(z), wanted, atol=1e-5, rtol=0)
+    assert sizes == [8 << 20, 2 << 20, 512 << 10]
+
+
+def test_memory_that_never_suffices_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(tiling, "encode_strips", never)
+    with pytest.raises(RuntimeError, match=r"encoding 1 of 32 x 16 pixels needs more memory than cpu has free"):
+        build().encode_raw(torch.zeros(1, 4, 16, 32))
+
+
+def test_other_errors_are_not_mistaken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> Tensor:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(tiling, "encode_strips", broken)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        build().encode_raw(torch.zeros(1, 4, 16, 32))
+
+
+def test_attention_in_parts_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = build().decoder.mid_block.attentions[0]
+    x = torch.randn(2, 96, 6, 7)
+    monkeypatch.setattr(stream, "MAX_SCORES", 400)
+    torch.testing.assert_close(stream.attend(attention, x), attention(x), atol=1e-5, rtol=0)  # type: ignore[arg-type]
+
+
+def test_the_lean_kernel_is_the_kernel() -> None:
+    weight = torch.randn(5, 7, 3, 3)
+    kernel = winograd.lean_doubling_kernel(weight)
+    torch.testing.assert_close(kernel, doubling_kernel(weight))
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_doubling_by_rows_is_doubling(dtype: torch.dtype) -> None:
+    conv = nn.Conv2d(5, 7, 3, padding=1, dtype=dtype)
+    x = torch.randn(2, 5, 6, 9, dtype=dtype).to(memory_format=torch.channels_last)
+    wanted = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), conv.weight, conv.bias, padding=1)
+    torch.testing.assert_close(winograd.DoublingConvolution(conv)(x), wanted[:, :, 2:-2], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 6, 17])
+def test_winograd_is_a_convolution(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    conv = nn.Conv2d(96, 64, 3, padding=1)
+    x = torch.randn(2, 96, rows + 2, 9).to(memory_format=torch.channels_last)
+    wanted = F.conv2d(x.double(), conv.weight.double(), None if conv.bias is None else conv.bias.double(), 1, (0, 1))
+    monkeypatch.setattr(winograd, "MIN_POSITIONS", 1)
+    kernel = RowConvolution(conv)
+    assert kernel.step == 4
+    torch.testing.assert_close(kernel(x).double(), wanted, atol=2e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [1024, 2048])
+def test_big_pictures_have_no_seam(side: int) -> None:
+    model = build()
+    generator = torch.Generator().manual_seed(0)
+    x = F.interpolate(torch.rand(1, 4, 64, 64, generator=generator) * 2 - 1, size=side, mode="bicubic").clamp(-1, 1)
+    z, y = whole(model, x)
+    error = (model.decode_raw(z) - y).abs().clamp(max=2)
+    assert (model.encode_raw(x) - z).abs().max() < 1e-4
+    assert error.mean() < 1 / 255 / 100
+    lines = error[:, :3].mean((0, 1, 3))
+    assert lines.max() < 1e-4  # no line stands out, wherever strips meet
+    assert error[:, 3].max() < 1e-3  # alpha as the rest
