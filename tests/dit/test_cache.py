@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_transformer import make_batch, make_ours
 
 from fourstroke.dit import Layout, PrefixCache
+
+from .test_transformer import make_batch, make_ours
 
 
 @torch.no_grad()
