@@ -7,8 +7,8 @@ BIN := .venv/bin
 .PHONY: demo test test-all install lint speedrun clean
 
 ifeq ($(PROMPT),)
-PROMPTS := "a cat on a mint background" "a rocket to the left of a red circle" \
-           "a green square above an apple" "a frog to the right of a pizza"
+PROMPTS := "a cat on a mint background" "a house on a sky blue background" \
+           "a green square above an apple" "a guitar on a lavender background"
 else
 PROMPTS := "$(PROMPT)"
 endif

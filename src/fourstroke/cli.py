@@ -228,7 +228,7 @@ def _serve(arguments: argparse.Namespace) -> dict[str, Any]:
     try:
         from fourstroke.serve.server import ServeConfig, serve
     except ModuleNotFoundError as error:
-        raise RuntimeError(f"serving needs {error.name}: pip install 'fourstroke[serve]'") from None
+        raise RuntimeError(f"serving needs {error.name}: run `make install`, or pip install '.[serve]'") from None
     from fourstroke.pipeline import Pipeline
 
     _quiet()
