@@ -65,10 +65,10 @@ def test_features_equal_the_oracle_and_each_row_alone(encoder: TextEncoder, size
     assert out.slots.sum(1).tolist() == [sum(slots)] * len(PROMPTS)
     for index, (prompt, row) in enumerate(zip(PROMPTS, expected)):
         length = len(row)
-        torch.testing.assert_close(out.features[index, :length], row, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(out.features[index, :length], row, atol=3e-5, rtol=1e-5)
         assert not out.features[index, length:].any()
         alone = encoder.encode([prompt], [images] if images else None)
-        torch.testing.assert_close(out.features[index, :length], alone.features[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(out.features[index, :length], alone.features[0], atol=3e-5, rtol=1e-5)
 
 
 class Processor:
@@ -100,7 +100,7 @@ def test_features_equal_those_of_the_2_1_pipeline(encoder: TextEncoder, sizes: l
     with torch.no_grad():
         features, mask, slots = pipeline._get_qwen_prompt_embeds(PROMPTS, images or None, torch.device("cpu"))
     out = encoder.encode(PROMPTS, [images] * len(PROMPTS) if images else None)
-    torch.testing.assert_close(out.features, features, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out.features, features, atol=3e-5, rtol=1e-5)
     assert out.lengths.tolist() == mask.sum(1).tolist()
     assert torch.equal(out.slots, slots.bool())
 
@@ -121,7 +121,7 @@ def test_rows_may_have_different_images(encoder: TextEncoder) -> None:
     assert out.slots.sum(1).tolist() == [4, 0, 4]
     for index, prompt in enumerate(PROMPTS):
         alone = encoder.encode([prompt], [rows[index]]).features[0]
-        torch.testing.assert_close(out.features[index, : len(alone)], alone, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(out.features[index, : len(alone)], alone, atol=3e-5, rtol=1e-5)
 
 
 def test_image_sizes_that_do_not_give_whole_slots_are_refused(encoder: TextEncoder) -> None:

@@ -143,10 +143,10 @@ def test_overfits_one_batch() -> None:
     x = torch.nn.functional.interpolate(torch.rand(4, 4, 4, 4) * 2 - 1, size=32, mode="bilinear")
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
-    for _ in range(60):
+    for _ in range(120):
         loss = (model.decode_raw(model.encode_raw(x)) - x).abs().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert min(losses[-5:]) < losses[0] / 3, losses
+    assert min(losses[-5:]) < losses[0] / 5, losses
