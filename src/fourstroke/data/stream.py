@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -49,8 +49,14 @@ def batches(
 
 def pixels(samples: list[Sample]) -> Tensor:
     """Pictures of a batch as (B, 4, H, W) float32 in [-1, 1]."""
-    stack = torch.from_numpy(np.stack([sample.image for sample in samples]))
-    return stack.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return as_pixels([sample.image for sample in samples])
+
+
+def as_pixels(pictures: Sequence[np.ndarray]) -> Tensor:
+    """Pictures (H, W, 4) uint8 of one size as (B, 4, H, W) float32 in [-1, 1]; (0,) of none."""
+    if not pictures:
+        return torch.empty(0)
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 class _Endless(torch.utils.data.Sampler[int]):

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from fourstroke.checkpoint import write_json
 from fourstroke.data.images import Images, image_batches
 from fourstroke.data.sheet import contact_sheet
-from fourstroke.data.stream import batches, pixels
+from fourstroke.data.stream import as_pixels, batches, pixels
 from fourstroke.data.world import Sample, World, WorldConfig
+from fourstroke.data.world.graph import Split
+from fourstroke.data.world.page import render_page
 from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
@@ -74,7 +76,13 @@ class VaeRecipe:
     """Folder or webdataset shards to train on beside the world."""
     image_share: float = 0.5
     """Share of each batch that they fill, where they are given; at least one picture, and one of the world."""
+    page_share: float = 0.0
+    """Share of the world's part of a batch that shows pages of small text instead of scenes."""
+    page_sizes: tuple[int, int] = (8, 20)
+    """Smallest and largest letters on them, in pixels."""
     alignment: AlignmentConfig | None = None
+    init: Path | None = None
+    """Folder of an autoencoder to start from; its sizes take the place of `model`."""
     workers: int = 0
     compile: bool = False
     statistics: int = 1024
@@ -82,6 +90,8 @@ class VaeRecipe:
     def __post_init__(self) -> None:
         if self.images is not None and not 0 < self.image_share < 1:
             raise ValueError(f"image_share={self.image_share}: choose between 0 and 1; held-out scenes are the world's")
+        if not 0 <= self.page_share <= 1:
+            raise ValueError(f"page_share={self.page_share}: it is a share, choose between 0 and 1")
         if self.images is not None and self.batch_size < 2:
             raise ValueError("batch_size=1: images beside the world need 2 or more")
         if self.compile and self.alignment is not None and self.alignment.adaptive:
@@ -103,7 +113,10 @@ class VaeStage:
     def __init__(self, recipe: VaeRecipe) -> None:
         self.recipe, self.device = recipe, pick_device()
         torch.manual_seed(recipe.run.seed)
-        self.model = Autoencoder(recipe.model).to(self.device)
+        if recipe.init is None:
+            self.model = Autoencoder(recipe.model).to(self.device)
+        else:
+            self.model = Autoencoder.from_pretrained(recipe.init, device=str(self.device)).train()
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.models: dict[str, nn.Module] = {"vae": self.model}
         self.images = None if recipe.images is None else Images(recipe.images)
@@ -118,11 +131,15 @@ class VaeStage:
         world = World(recipe.world)
         held_out = [world.sample(index, "heldout") for index in range(32)]
         self.held_out = pixels(held_out)
+        self.pages = as_pixels([self._page(index, "heldout") for index in range(16 if recipe.page_share else 0)])
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """L1 + edges between pictures and reconstructions, and where asked alignment and perceptual distance."""
         generator = torch.Generator().manual_seed(self.recipe.run.seed * 1_000_003 + step)
         x = pixels(self._batch(step))
+        if (pages := round(self.recipe.page_share * len(x))) > 0:
+            first = step * len(x)
+            x[:pages] = as_pixels([self._page(first + index, "train") for index in range(pages)])
         if self.recipe.crop is not None:
             x = random_crops(x, self.recipe.crop, generator)
         if self.images is not None:
@@ -139,16 +156,19 @@ class VaeStage:
         return {"loss": loss, **parts}
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
-        """A sheet of held-out scenes over their reconstructions, and the RGB PSNR over all of them."""
-        y = self._reconstruct(self.held_out)
-        sheet = [_picture(x) for pair in zip(self.held_out[:8], y[:8], strict=True) for x in pair]
-        captions = [
-            f"{psnr(b[None, :3], a[None, :3]).item():.1f} dB" if i else "original"
-            for a, b in zip(self.held_out[:8], y[:8], strict=True)
-            for i in (0, 1)
-        ]
+        """A sheet of held-out scenes and pages beside their reconstructions, and the RGB PSNR over all of them."""
+        sheet, captions, scores = [], [], {}
+        for name, originals in (("psnr", self.held_out), ("page_psnr", self.pages)):
+            if not len(originals):
+                continue
+            copies = self._reconstruct(originals)
+            each = psnr(copies[:, :3], originals[:, :3])
+            scores[name] = float(each.mean())
+            for before, after, decibels in zip(originals[:8], copies[:8], each.tolist(), strict=False):
+                sheet += [_picture(before), _picture(after)]
+                captions += ["original", f"{decibels:.1f} dB"]
         contact_sheet(sheet, captions, columns=8).save(folder / f"step-{step:06d}.png")
-        return {"psnr": float(psnr(y[:, :3], self.held_out[:, :3]).mean())}
+        return scores
 
     def export(self, folder: Path) -> None:
         """Measure the latents' mean and deviation, save the model with them, and say what became of the images."""
@@ -184,6 +204,10 @@ class VaeStage:
         shape = (len(x), self.recipe.model.z_dim, x.shape[2] // 16, x.shape[3] // 16)
         strength = self.recipe.latent_noise * torch.rand(len(x), 1, 1, 1, generator=generator)
         return (strength * torch.randn(shape, generator=generator)).to(x.device)
+
+    def _page(self, index: int, split: Split) -> np.ndarray:
+        world = self.recipe.world
+        return render_page(index, world.width, world.height, self.recipe.page_sizes, split)
 
     def _reconstruct(self, x: Tensor) -> Tensor:
         parts = x.to(self.device, memory_format=torch.channels_last).split(16)
