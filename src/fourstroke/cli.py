@@ -18,7 +18,7 @@ from typing import Any
 
 from fourstroke.version import __version__
 
-STAGES = ("features", "vae", "dit", "distill", "enhance-sft", "enhance-rl")
+STAGES = ("features", "vae", "text", "dit", "distill", "enhance-sft", "enhance-rl")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,6 +116,10 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
         from fourstroke.train.features import FeaturesRecipe, train_features
 
         folder = train_features(load_recipe(FeaturesRecipe, arguments.recipe, overrides), arguments.resume)
+    elif arguments.stage == "text":
+        from fourstroke.train.text import TextRecipe, train_text
+
+        folder = train_text(load_recipe(TextRecipe, arguments.recipe, overrides), arguments.resume)
     elif arguments.stage == "dit":
         from fourstroke.train.dit import DitRecipe, train_dit
 

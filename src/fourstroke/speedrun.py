@@ -1,4 +1,4 @@
-"""The whole chain of a family, from nothing: world, autoencoder, transformer, few-step student, enhancer, scores, card.
+"""The whole chain of a family, from nothing: autoencoder, text encoder, transformer, student, enhancer, scores, card.
 
 Stages that are done are skipped and one that was interrupted is resumed, so the command may be given again at any time.
 """
@@ -24,6 +24,7 @@ from fourstroke.pipeline import ENHANCER, Pipeline
 from fourstroke.train.distill import DistillRecipe, train_distill
 from fourstroke.train.dit import DitRecipe, train_dit
 from fourstroke.train.recipe import git_revision, load_recipe
+from fourstroke.train.text import TextRecipe, train_text
 from fourstroke.train.vae import VaeRecipe, train_vae
 
 
@@ -48,14 +49,25 @@ def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("ru
             load_recipe(VaeRecipe, recipes / family / "vae.yaml", [f"run.out={runs / family / 'vae'}"]), resume
         ),
     )
+    stages = {"vae": vae}
     dit_overrides = [f"run.out={runs / family / 'dit'}", f"vae={vae.folder}", f"cache={runs / family / 'latents'}"]
+    if (reading := recipes / family / "text.yaml").exists():
+        out = runs / family / "text"
+        stages["text"] = _stage(
+            out, lambda resume: train_text(load_recipe(TextRecipe, reading, [f"run.out={out}"]), resume)
+        )
+        dit_overrides.append(f"text_from={stages['text'].folder}")
     dit = _stage(
         runs / family / "dit",
         lambda resume: train_dit(load_recipe(DitRecipe, recipes / family / "dit.yaml", dit_overrides), resume),
     )
-    stages = {"vae": vae, "dit": dit}
+    stages["dit"] = dit
     if (recipe := recipes / family / "distill.yaml").exists():
-        overrides = [f"run.out={runs / family / 'distill'}", f"teacher={dit.folder}", dit_overrides[-1]]
+        overrides = [
+            f"run.out={runs / family / 'distill'}",
+            f"teacher={dit.folder}",
+            f"cache={runs / family / 'latents'}",
+        ]
         stages["distill"] = _stage(
             runs / family / "distill",
             lambda resume: train_distill(load_recipe(DistillRecipe, recipe, overrides), resume),
@@ -129,6 +141,7 @@ def card(family: str, folder: Path, scores: dict[str, Any]) -> str:
         if key in minutes
     )
     enhancer = f"\n| prompt enhancer | {sizes[ENHANCER]:.1f} |" if sizes[ENHANCER] else ""
+    read = f", text encoder by reading {minutes['text']:.0f} minutes" if "text" in minutes else ""
     distilled = f", distillation to few steps {minutes['distill']:.0f} minutes" if "distill" in minutes else ""
     return f"""---
 license: apache-2.0
@@ -152,8 +165,8 @@ lists, one to three things at a time, and say where they stand; other words it h
 Color Emoji (SIL Open Font License 1.1). About 10 % of all combinations are held out by a hash and never trained on.
 
 **Recipe.** `make speedrun FAMILY={family}` (`recipes/{family}/*.yaml`, revision `{git_revision()}`): autoencoder
-{minutes["vae"]:.0f} minutes, transformer with its text encoder {minutes["dit"]:.0f} minutes{distilled}{enhanced}, on
-{_hardware()}.
+{minutes["vae"]:.0f} minutes{read}, transformer with its text encoder {minutes["dit"]:.0f} minutes{distilled}{enhanced},
+on {_hardware()}.
 
 **Scores**, `fourstroke eval composition --n {scores["composition"]["n"]}`: held-out prompts,
 {scores["composition"]["steps"]} steps, guidance {scores["composition"]["guidance"]}; 95 % intervals by bootstrap over

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fourstroke.distill.rollout import bind, clean_prediction, rollout
+from fourstroke.distill.rollout import bind, clean_prediction, rollout, trajectory, trajectory_loss
 from fourstroke.distill.teachers import SpecialistConfig, Teacher, load_specialists, prompt_category, teacher_mix
 from fourstroke.flow.sampler import euler, guided, seeded_noise
 from fourstroke.flow.schedule import fixed_sigmas
@@ -34,6 +34,33 @@ def test_rollout_gives_the_inputs_and_the_result_of_inference(causal):
     torch.testing.assert_close(last, end)
     with pytest.raises(ValueError, match="step 4 is not one of the 4"):
         rollout(velocity, noise, SIGMAS, 4)
+
+
+def test_a_trajectory_is_euler_on_a_finer_grid():
+    pipe = small_pipeline()
+    velocity = bind(pipe.transformer, pipe.text_encoder.encode(PROMPTS), (2, 2), repeats=2)
+    noise = seeded_noise(range(4), 4, 64)
+    states = trajectory([velocity] * 4, noise, SIGMAS, substeps=2)
+    fine = torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6, 0.45, 0.3, 0.15, 0.0])
+    assert states.shape == (4, 5, 4, 64)
+    assert torch.equal(states[:, 0], noise)
+    with torch.no_grad():
+        torch.testing.assert_close(states[:, -1], euler(velocity, noise, fine))
+        torch.testing.assert_close(states[:, 2], euler(velocity, noise, fine[:5], None))
+
+
+def test_steps_that_follow_the_trajectory_have_no_loss():
+    states = torch.randn(3, 5, 4, 8)
+    target = (states[:, :-1] - states[:, 1:]) / (SIGMAS[:-1] - SIGMAS[1:]).view(4, 1, 1)
+
+    def right(x, t):
+        assert torch.equal(t, SIGMAS[:-1].repeat(3))
+        assert torch.equal(x, states[:, :-1].flatten(0, 1))
+        return target.flatten(0, 1)
+
+    assert trajectory_loss(right, states, SIGMAS).item() == 0
+    off = trajectory_loss(lambda x, t: right(x, t) + 0.5, states, SIGMAS)
+    assert off.item() == pytest.approx(0.25, rel=1e-5)
 
 
 def test_rollout_is_what_the_pipeline_does():

@@ -14,8 +14,9 @@ from fourstroke.distill.monitors import CollapseLimits, Readings
 from fourstroke.distill.rollout import bind
 from fourstroke.distill.teachers import SpecialistConfig
 from fourstroke.dit import Transformer, TransformerConfig
-from fourstroke.train.distill import CollapsedError, DistillRecipe, DistillStage, train_distill
+from fourstroke.train.distill import CollapsedError, DistillRecipe, DistillStage, WarmConfig, train_distill
 from fourstroke.train.loop import DivergedError, Trainer
+from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import RecipeError, load_recipe
 
 from ..conftest import build_tiny_pipeline
@@ -24,7 +25,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def _trainer(recipe, stage=None):
-    return Trainer(stage or DistillStage(recipe), recipe.run, {"student": recipe.student, "fake": recipe.fake}, {})
+    return Trainer(stage or DistillStage(recipe), recipe.run, recipe.optimizers, {})
 
 
 def _weights(trainer):
@@ -32,7 +33,9 @@ def _weights(trainer):
     return live | {f"average.{n}": v for n, v in trainer.average.weights.items()}
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(recipe):
+@pytest.mark.parametrize("warm_steps", [0, 2, 4])
+def test_interrupted_and_resumed_equals_uninterrupted(recipe, warm_steps):
+    recipe = dataclasses.replace(recipe, warm=WarmConfig(steps=warm_steps, substeps=2, optimizer=recipe.student))
     straight = _trainer(recipe)
     for _ in range(6):
         straight.update()
@@ -74,6 +77,27 @@ def test_the_student_starts_without_a_gap_and_the_losses_take_turns(recipe):
     assert scalars["gap"].item() == pytest.approx(0, abs=1e-6)  # nothing has moved, no guidance
     assert scalars["loss"].item() == pytest.approx(0, abs=1e-9)
     assert next(turns, None) is None
+
+
+def test_warming_up_moves_the_student_alone_and_then_ends(recipe):
+    warm = WarmConfig(steps=1, substeps=2, optimizer=dataclasses.replace(recipe.student, lr=1e-3))
+    trainer = _trainer(dataclasses.replace(recipe, warm=warm))
+    before = {key: value.clone() for key, value in _weights(trainer).items()}
+    assert trainer.update().keys() == {"warm_loss", "warm_grad_norm"}
+    moved = {key.split(".")[0] for key, value in _weights(trainer).items() if not torch.equal(value, before[key])}
+    assert moved == {"student", "warm", "average"}
+    assert {"student_loss", "fake_loss"} <= trainer.update().keys()
+
+
+def test_warming_up_teaches_where_the_guided_teacher_goes(recipe):
+    warm = WarmConfig(steps=1000, substeps=3, optimizer=OptimizerConfig(kind="adamw", lr=3e-3, warmup=1, cooldown=0))
+    stage = DistillStage(dataclasses.replace(recipe, guidance=4.0, warm=warm))
+    one = stage.turns
+    stage.turns = lambda step: one(0)
+    run = dataclasses.replace(recipe.run, steps=1000)
+    trainer = Trainer(stage, run, stage.recipe.optimizers, {})
+    losses = [trainer.update()["warm_loss"].item() for _ in range(40)]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_the_fake_score_overfits_a_frozen_student(recipe):

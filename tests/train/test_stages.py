@@ -13,7 +13,7 @@ from fourstroke.data.world import WorldConfig
 from fourstroke.dit import TransformerConfig
 from fourstroke.pipeline import ModelInfo
 from fourstroke.text import SmallTextConfig
-from fourstroke.train.dit import DitRecipe, DitStage, train_dit
+from fourstroke.train.dit import DitRecipe, DitStage, SemanticsConfig, train_dit
 from fourstroke.train.loop import DivergedError, RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import RecipeError
@@ -153,6 +153,21 @@ def test_training_changes_every_part_and_the_frozen_one_stays(dit_recipe):
     assert not torch.equal(words, stage.text_encoder.model.model.language_model.embed_tokens.weight)
     assert all(torch.equal(v, latent[k]) for k, v in stage.autoencoder.state_dict().items())
     assert all(p.grad is None for p in stage.autoencoder.parameters())
+
+
+def test_hidden_states_learn_to_name_what_the_scene_shows(dit_recipe):
+    recipe = dataclasses.replace(dit_recipe, drop_prompt=0.0, semantics=SemanticsConfig(block=2, weight=1.0))
+    stage = DitStage(recipe)
+    stage._indices = lambda step: [0, 1, 2, 3]
+    trainer = Trainer(stage, dataclasses.replace(recipe.run, steps=10_000), recipe.optimizer, {})
+    named = [trainer.update()["named"].item() for _ in range(60)]
+    assert sum(named[-10:]) < 0.5 * sum(named[:10])
+    assert "semantics" not in {p.name for p in (train_dit(recipe)).iterdir()}  # the head is not part of the model
+
+
+def test_semantics_of_a_block_that_is_not_there_is_refused(dit_recipe):
+    with pytest.raises(ValueError, match="there are 2 blocks"):
+        DitStage(dataclasses.replace(dit_recipe, semantics=SemanticsConfig(block=3)))
 
 
 def test_max_minutes_ends_cleanly_with_a_state_and_a_model(vae_recipe):

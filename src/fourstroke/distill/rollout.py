@@ -1,9 +1,14 @@
-"""The student's trajectory, so that it trains on what inference gives it (backward simulation, arXiv 2405.14867)."""
+"""Trajectories: the student's own, so that it trains on what inference gives it (backward simulation, arXiv
+2405.14867), and the teacher's in finer steps, from which the student first learns where each of its steps should lead.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fourstroke.dit import Layout, Transformer
 from fourstroke.dit.layout import Grid
@@ -29,6 +34,34 @@ def rollout(velocity: Velocity, noise: Tensor, sigmas: Tensor, step: int) -> Ten
     if not 0 <= step < len(sigmas) - 1:
         raise ValueError(f"step {step} is not one of the {len(sigmas) - 1} steps of the student")
     return euler(velocity, noise, sigmas[: step + 1])
+
+
+@torch.no_grad()
+def trajectory(velocities: Sequence[Velocity], noise: Tensor, sigmas: Tensor, substeps: int) -> Tensor:
+    """Where finer steps lead from noise: the states at the levels of a coarse grid, (B, steps + 1, N, C).
+
+    Args:
+        velocities: what is followed between each level and the next, one for every step of the grid.
+        noise: (B, N, C), the first state.
+        sigmas: the coarse grid (steps + 1,), falling from 1 to 0.
+        substeps: equal Euler steps between two levels.
+    """
+    states = [noise]
+    for velocity, start, end in zip(velocities, sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
+        states.append(euler(velocity, states[-1], torch.linspace(start, end, substeps + 1)))
+    return torch.stack(states, dim=1)
+
+
+def trajectory_loss(velocity: Velocity, states: Tensor, sigmas: Tensor) -> Tensor:
+    """Mean squared error of single steps between the states (B, steps + 1, N, C) of a trajectory.
+
+    The velocity at each level should lead straight to the next state. Every row of `velocity`'s condition serves its
+    steps side by side: it is called once, with (B * steps, N, C).
+    """
+    steps = len(sigmas) - 1
+    t = sigmas[:-1].to(states).repeat(len(states))
+    target = (states[:, :-1] - states[:, 1:]) / (sigmas[:-1] - sigmas[1:]).to(states).view(steps, 1, 1)
+    return F.mse_loss(velocity(states[:, :-1].flatten(0, 1), t).float(), target.flatten(0, 1))
 
 
 def clean_prediction(velocity: Velocity, x_t: Tensor, t: Tensor) -> Tensor:

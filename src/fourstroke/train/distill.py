@@ -30,7 +30,7 @@ from fourstroke.data.world import WorldConfig
 from fourstroke.distill.dmd import RenoiseConfig, dmd_gradient, dmd_loss, flow_matching_loss
 from fourstroke.distill.monitors import Readings, checkpoint_score, collapse, ratio
 from fourstroke.distill.prompts import PromptSet, read_prompts
-from fourstroke.distill.rollout import bind, clean_prediction, rollout
+from fourstroke.distill.rollout import bind, clean_prediction, rollout, trajectory, trajectory_loss
 from fourstroke.distill.teachers import SpecialistConfig, Teacher, load_specialists, prompt_category, teacher_mix
 from fourstroke.distill.watch import Watch, WatchConfig, WordsWatch
 from fourstroke.dit import Transformer
@@ -46,6 +46,24 @@ from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import resolved
 
 BEST = "best"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmConfig:
+    """The first `steps` steps: the student learns where each of its steps should lead from the teacher's own path.
+
+    `substeps` guided Euler steps of the teacher stand behind each of the student's. Regression on such pairs makes
+    soft pictures but puts everything in its place, which matching alone, from a student without guidance, learns
+    slowly (CausVid, arXiv 2412.07772, starts so). The reports do not say how they start.
+    """
+
+    steps: int
+    substeps: int = 4
+    optimizer: OptimizerConfig
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.substeps < 1:
+            raise ValueError(f"steps={self.steps}, substeps={self.substeps}: at least 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +93,7 @@ class DistillRecipe:
     batch_size: int
     draws: int = 1
     fake_updates: int = 5
+    warm: WarmConfig | None = None
     renoise: RenoiseConfig = field(default_factory=RenoiseConfig)
     flow_weight: float = 0.0
     lora_rank: int = 0
@@ -95,6 +114,12 @@ class DistillRecipe:
             raise ValueError("flow_weight needs the latents of a world's cache")
         if self.dtype != "float32" and not self.lora_rank:
             raise ValueError("without lora_rank everything is trained, and that needs dtype float32")
+
+    @property
+    def optimizers(self) -> dict[str, OptimizerConfig]:
+        """By the names of the losses."""
+        warm = {} if self.warm is None else {"warm": self.warm.optimizer}
+        return {"student": self.student, "fake": self.fake, **warm}
 
 
 class CollapsedError(RuntimeError):
@@ -121,6 +146,8 @@ class DistillStage:
         self.specialists = load_specialists(recipe.specialists, base, len(recipe.sigmas))
         self.prompts, self.watch = self._prompts()
         self.student, self.fake, self.models = self._pupils()
+        if recipe.warm is not None:
+            self.models["warm"] = self.models["student"]  # the same weights, under an optimiser of their own
         for model in (self.student, self.fake):
             model.gradient_checkpointing = recipe.gradient_checkpointing
         self.batch_size = recipe.batch_size * recipe.draws
@@ -129,10 +156,14 @@ class DistillStage:
         self._reference: Readings | None = None
 
     def turns(self, step: int) -> Iterator[tuple[str, Scalars]]:
-        """The fake score's losses on fresh samples of the student, then the student's."""
+        """The fake score's losses on fresh samples of the student, then the student's; before that the warm-up's."""
         generator = torch.Generator().manual_seed(self.recipe.run.seed * 1_000_003 + step)
         batch = self.batch(step, generator)
         try:
+            if self.recipe.warm is not None and step < self.recipe.warm.steps:
+                with self._active("student"):
+                    yield "warm", {"loss": self.warm_loss(batch, self.recipe.warm.substeps, generator)}
+                return
             with torch.no_grad(), autocast(self.device):
                 student = self._bind("student", batch)  # stays as it is while the fake score learns
             for _ in range(self.recipe.fake_updates):
@@ -157,6 +188,16 @@ class DistillStage:
         return Batch(
             prompts=prompts, text=text, latents=None if latents is None else latents[indices].float().to(self.device)
         )
+
+    def warm_loss(self, batch: Batch, substeps: int, generator: torch.Generator) -> Tensor:
+        """Each step of the student against the path that the guided teachers take from the same noise."""
+        count = len(self.recipe.sigmas)
+        with torch.no_grad(), autocast(self.device):
+            shared = None if self.specialists else self.teachers(batch, 0)
+            velocities = [shared or self.teachers(batch, step) for step in range(count)]
+            states = trajectory(velocities, self._noise(generator), self.sigmas, substeps)
+        with autocast(self.device):
+            return trajectory_loss(self._bind("student", batch, self.recipe.draws * count), states, self.sigmas)
 
     def fake_loss(self, batch: Batch, student: Velocity, generator: torch.Generator) -> Tensor:
         """Flow matching on what the student draws at a random step of its trajectory."""
@@ -323,11 +364,11 @@ class DistillStage:
     def _active(self, name: str) -> contextlib.AbstractContextManager[None]:
         return active(self.base.pipe.transformer, name) if self.recipe.lora_rank else contextlib.nullcontext()
 
-    def _bind(self, name: str, batch: Batch) -> Velocity:
-        """The velocity of the student or the fake score."""
+    def _bind(self, name: str, batch: Batch, repeats: int | None = None) -> Velocity:
+        """The velocity of the student or the fake score; `repeats` rows for each prompt, by default its draws."""
         model = self.student if name == "student" else self.fake
         with self._active(name):
-            velocity = bind(model, batch.text, self.prompts.grid, self.recipe.draws)
+            velocity = bind(model, batch.text, self.prompts.grid, repeats or self.recipe.draws)
 
         def adapted(x: Tensor, t: Tensor) -> Tensor:
             with self._active(name):
@@ -358,5 +399,4 @@ def train_distill(recipe: DistillRecipe, resume: bool = False) -> Path:
     stage = DistillStage(recipe)
     if resume:
         stage.recall()
-    optimizers = {"student": recipe.student, "fake": recipe.fake}
-    return Trainer(stage, recipe.run, optimizers, resolved(recipe)).run(resume)
+    return Trainer(stage, recipe.run, recipe.optimizers, resolved(recipe)).run(resume)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +27,28 @@ from fourstroke.pipeline import ModelInfo, Pipeline
 from fourstroke.text import TextEncoder
 from fourstroke.text.small import SmallTextConfig, build_text_encoder, train_tokenizer
 from fourstroke.train.device import autocast, pick_device
+from fourstroke.train.features import UNKNOWN, cell_labels, cell_names
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import resolved
 from fourstroke.vae import Autoencoder
+from fourstroke.vae.features import SemanticConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticsConfig:
+    """Hidden states after `block` blocks must tell what the clean picture shows at their place, times `weight`.
+
+    REPA (arXiv 2410.06940) aligns them with features of a frozen network; in the world the scene graph's own labels
+    are at hand. Where the noise is high the text alone can tell, so this teaches the way from words to places.
+    """
+
+    block: int
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.block < 1 or self.weight < 0:
+            raise ValueError(f"block={self.block}, weight={self.weight}: blocks count from 1, weights from 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +56,8 @@ class DitRecipe:
     """Every number of a transformer run.
 
     `samples` scenes are rendered and encoded once into `cache`; `draws` noise draws share each prompt's prefix;
-    `time_mean` and `time_std` set the logit-normal distribution of t; `init` names a checkpoint to start from.
+    `time_mean` and `time_std` set the logit-normal distribution of t; `init` names a checkpoint to start from, and
+    `text_from` the folder of a trained `text_encoder` and `processor`, which go before those of `init`.
     """
 
     world: WorldConfig
@@ -59,6 +79,12 @@ class DitRecipe:
     workers: int = 0
     compile: bool = False
     init: Path | None = None
+    text_from: Path | None = None
+    semantics: SemanticsConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.semantics is not None and self.compile:
+            raise ValueError("semantics reads hidden states, which compile=true hides; leave one out")
 
 
 class DitStage:
@@ -73,16 +99,21 @@ class DitStage:
         torch.manual_seed(recipe.run.seed)  # after the caches: building one draws from the global generator
         if recipe.init is not None:
             self.transformer = Transformer.from_pretrained(recipe.init / "transformer", device=str(self.device))
-            self.text_encoder = TextEncoder.from_pretrained(
-                recipe.init / "text_encoder", recipe.init / "processor", device=str(self.device)
-            )
         else:
             self.transformer = Transformer(recipe.model).to(self.device)
+        if (text := recipe.text_from or recipe.init) is not None:
+            self.text_encoder = TextEncoder.from_pretrained(
+                text / "text_encoder", text / "processor", device=str(self.device)
+            )
+        else:
             captions = [c for kind in (self.cache.short, self.cache.rich) for c in kind[:20_000]]
             tokenizer = train_tokenizer(captions, recipe.text.vocab_size)
             self.text_encoder = build_text_encoder(recipe.text, tokenizer).to(self.device)
         self.text_encoder.trainable()
         self.models: dict[str, nn.Module] = {"transformer": self.transformer, "text_encoder": self.text_encoder}
+        self.semantics = None if recipe.semantics is None else _Semantics(recipe, self.transformer).to(self.device)
+        if self.semantics is not None:
+            self.models["semantics"] = self.semantics.head
         self.batch_size = recipe.batch_size * recipe.draws
         self._flow = torch.compile(self._velocity) if recipe.compile else self._velocity
 
@@ -95,8 +126,11 @@ class DitStage:
         captions = self.cache.short if step % 2 else self.cache.rich
         prompts = ["" if drop else captions[i] for i, drop in zip(indices, dropped.tolist(), strict=True)]
         x_0 = self.cache.latents[torch.tensor(indices)].float()
-        error = self._error(prompts, x_0, recipe.draws, generator)
-        return {"loss": error.mean()}
+        flow = self._error(prompts, x_0, recipe.draws, generator).mean()
+        if self.semantics is None or recipe.semantics is None:
+            return {"loss": flow}
+        named = self.semantics.loss(indices, dropped, recipe.draws)
+        return {"loss": flow + recipe.semantics.weight * named, "flow": flow, "named": named}
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
         """A sheet of held-out prompts, and the loss on held-out latents with fixed noise."""
@@ -151,6 +185,48 @@ class DitStage:
             generator = torch.Generator().manual_seed(self.recipe.run.seed * 7919 + epoch)
             self._order, self._epoch = torch.randperm(count, generator=generator), epoch
         return self._order[place * size : (place + 1) * size].tolist()
+
+
+class _Semantics(nn.Module):
+    """Names what each target token shows from a hidden state of the transformer; thrown away after training."""
+
+    def __init__(self, recipe: DitRecipe, transformer: Transformer) -> None:
+        super().__init__()
+        assert recipe.semantics is not None
+        block = recipe.semantics.block
+        if block > len(transformer.transformer_blocks):
+            raise ValueError(f"semantics.block={block}, but there are {len(transformer.transformer_blocks)} blocks")
+        self.world = World(recipe.world)
+        things, colours = cell_names(self.world)
+        self.names = SemanticConfig(things=things, colours=colours)
+        self.head = nn.Linear(transformer.config.width, len(things) + len(colours))
+        self._hidden: Tensor | None = None
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}
+        transformer.transformer_blocks[block - 1].register_forward_hook(self._keep)
+
+    def loss(self, indices: list[int], dropped: Tensor, draws: int) -> Tensor:
+        """Cross entropy of things and colours of the samples' scenes; where the prompt was dropped, none is asked."""
+        assert self._hidden is not None
+        asked = [index for index, drop in zip(indices, dropped.tolist(), strict=True) if not drop]
+        if not asked:
+            return self._hidden.sum() * 0
+        rows = (~dropped).repeat_interleave(draws).to(self._hidden.device)
+        logits = self.head(self._hidden[rows].float()).mT
+        stacked = [torch.stack(kind) for kind in zip(*map(self._labels, asked), strict=True)]
+        labels = [kind.long().repeat_interleave(draws, dim=0).to(logits.device) for kind in stacked]
+        count = len(self.names.things)
+        parts = zip((logits[:, :count], logits[:, count:]), labels, strict=True)
+        return torch.stack([F.cross_entropy(part, target, ignore_index=UNKNOWN) for part, target in parts]).sum()
+
+    def _labels(self, index: int) -> tuple[Tensor, Tensor]:
+        """Things and colours (cells,) of a sample, made when first asked for."""
+        if index not in self._known:
+            things, colours = cell_labels([self.world.scene(index)], self.names)
+            self._known[index] = things.flatten().to(torch.int16), colours.flatten().to(torch.int16)
+        return self._known[index]
+
+    def _keep(self, module: nn.Module, inputs: tuple[Any, ...], output: tuple[Tensor, Any]) -> None:
+        self._hidden = output[0]  # of the last call, which is that of the target's tokens
 
 
 def train_dit(recipe: DitRecipe, resume: bool = False) -> Path:

@@ -45,8 +45,7 @@ class FeaturesStage:
     def __init__(self, recipe: FeaturesRecipe) -> None:
         self.recipe, self.device = recipe, pick_device()
         world = World(recipe.world)
-        things = (BACKGROUND, SIGN, *SHAPES, *world.sprites)
-        colours = tuple(dict.fromkeys((*BACKGROUND_COLOURS, *SHAPE_COLOURS)))
+        things, colours = cell_names(world)
         self.config = replace(recipe.model, things=things, colours=colours)
         torch.manual_seed(recipe.run.seed)
         self.model = SemanticNetwork(self.config).to(self.device)
@@ -95,6 +94,12 @@ class FeaturesStage:
 def train_features(recipe: FeaturesRecipe, resume: bool = False) -> Path:
     """Train by a recipe; returns the folder of the finished network."""
     return Trainer(FeaturesStage(recipe), recipe.run, recipe.optimizer, resolved(recipe)).run(resume)
+
+
+def cell_names(world: World) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What can be at a cell of this world, and in which colours."""
+    things = (BACKGROUND, SIGN, *SHAPES, *world.sprites)
+    return things, tuple(dict.fromkeys((*BACKGROUND_COLOURS, *SHAPE_COLOURS)))
 
 
 def cell_labels(scenes: list[Scene], config: SemanticConfig) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,152 @@
+"""Teaching the small text encoder to read before it conditions anything: captions in, what stands where out.
+
+The reports' condition encoder is a frozen Qwen3-VL, which has learnt language from trillions of words. Ours starts from
+nothing, and the flow-matching loss alone is a poor teacher of it: most of its gradient is about pixels. So the encoder
+first answers, for each cell of the picture, what the caption puts there and in which colour; the scene graph knows.
+A light reader asks through cross attention, as the transformer will, and is thrown away afterwards (our choice).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fourstroke.checkpoint import write_json
+from fourstroke.data.world import Scene, World, WorldConfig
+from fourstroke.data.world.graph import Split
+from fourstroke.nn import RMSNorm, SwiGLU
+from fourstroke.text import TextEncoder
+from fourstroke.text.encoder import TextFeatures
+from fourstroke.text.small import SmallTextConfig, build_text_encoder, train_tokenizer
+from fourstroke.train.device import autocast, pick_device
+from fourstroke.train.features import UNKNOWN, cell_labels, cell_names
+from fourstroke.train.loop import RunConfig, Trainer
+from fourstroke.train.optimizer import OptimizerConfig
+from fourstroke.train.recipe import resolved
+from fourstroke.vae.features import SemanticConfig
+
+HELD_OUT = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRecipe:
+    """Every number of a run; `init` names a checkpoint whose text encoder and tokenizer it starts from."""
+
+    world: WorldConfig
+    text: SmallTextConfig
+    run: RunConfig
+    optimizer: OptimizerConfig
+    batch_size: int
+    tokenizer_captions: int = 20_000
+    init: Path | None = None
+
+
+class LayoutReader(nn.Module):
+    """A query for each cell looks through the text features and names what is there: `b l c -> b names cells`."""
+
+    def __init__(self, width: int, cells: int, names: int, num_layers: int = 2, num_heads: int = 4) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(0.5 * torch.randn(cells, width))
+        self.norm_text = RMSNorm(width)
+        self.norms = nn.ModuleList(RMSNorm(width) for _ in range(2 * num_layers))
+        self.attentions = nn.ModuleList(
+            nn.MultiheadAttention(width, num_heads, bias=False, batch_first=True) for _ in range(num_layers)
+        )
+        self.mlps = nn.ModuleList(SwiGLU(width, 2 * width) for _ in range(num_layers))
+        self.out = nn.Linear(width, names)
+
+    def forward(self, text: TextFeatures) -> Tensor:
+        """Logits of every name at every cell, row by row."""
+        memory = self.norm_text(text.features)
+        hidden = torch.arange(memory.shape[1], device=memory.device) >= text.lengths[:, None]
+        x = self.queries.expand(len(memory), -1, -1)
+        for index, (attention, mlp) in enumerate(zip(self.attentions, self.mlps, strict=True)):
+            query = self.norms[2 * index](x)
+            x = x + attention(query, memory, memory, key_padding_mask=hidden, need_weights=False)[0]
+            x = x + mlp(self.norms[2 * index + 1](x))
+        return self.out(x).mT
+
+
+class TextStage:
+    """Captions, the cross entropy of each cell's thing and colour, scores and export."""
+
+    def __init__(self, recipe: TextRecipe) -> None:
+        self.recipe, self.device = recipe, pick_device()
+        self.world = World(recipe.world)
+        things, colours = cell_names(self.world)
+        self.names = SemanticConfig(things=things, colours=colours)
+        torch.manual_seed(recipe.run.seed)
+        if recipe.init is not None:
+            folders = recipe.init / "text_encoder", recipe.init / "processor"
+            self.text_encoder = TextEncoder.from_pretrained(*folders, device=str(self.device))
+        else:
+            scenes = enumerate(map(self.world.scene, range(recipe.tokenizer_captions)))
+            captions = [self.world.caption(scene, rich, seed) for seed, scene in scenes for rich in (False, True)]
+            tokenizer = train_tokenizer(captions, recipe.text.vocab_size)
+            self.text_encoder = build_text_encoder(recipe.text, tokenizer).to(self.device)
+        self.text_encoder.trainable()
+        cells = (recipe.world.height // self.names.factor) * (recipe.world.width // self.names.factor)
+        self.reader = LayoutReader(self.text_encoder.width, cells, len(things) + len(colours)).to(self.device)
+        self.models: dict[str, nn.Module] = {"text_encoder": self.text_encoder, "reader": self.reader}
+        self.batch_size = recipe.batch_size
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """Cross entropy of things and of colours; steps take turns at short and rich captions."""
+        recipe = self.recipe
+        first = (recipe.run.seed << 40) + step * recipe.batch_size
+        scenes, logits = self._read(range(first, first + recipe.batch_size), "train", rich=step % 2 == 0)
+        parts = {
+            name: F.cross_entropy(values.float(), target, ignore_index=UNKNOWN)
+            for name, values, target in zip(("things", "colours"), logits, self._labels(scenes), strict=True)
+        }
+        return {"loss": parts["things"] + parts["colours"], **parts}
+
+    def sample(self, folder: Path, step: int) -> dict[str, float]:
+        """Shares of held-out scenes' objects that are named right where they stand, for both kinds of caption."""
+        scores = {}
+        for kind, rich in (("short", False), ("rich", True)):
+            scenes, (things, colours) = self._read(range(HELD_OUT), "heldout", rich)
+            wanted, tinted = self._labels(scenes)
+            centres = [(row, cell) for row, scene in enumerate(scenes) for cell in self._centres(scene)]
+            rows, cells = torch.tensor(centres).T
+            right = (things.argmax(1) == wanted)[rows, cells]
+            known = tinted[rows, cells] != UNKNOWN
+            scores[f"{kind}_things"] = float(right.float().mean())
+            scores[f"{kind}_colours"] = float((colours.argmax(1) == tinted)[rows, cells][known].float().mean())
+        write_json(folder / f"step-{step:06d}.json", scores)
+        return scores
+
+    def export(self, folder: Path) -> None:
+        """Save the encoder and its processor; the reader has done its work."""
+        self.text_encoder.save_pretrained(folder / "text_encoder", folder / "processor")
+
+    def _read(self, seeds: range, split: Split, rich: bool) -> tuple[list[Scene], tuple[Tensor, Tensor]]:
+        """Scenes of the seeds, and what is read in their captions: logits of things and colours at each cell."""
+        scenes = [self.world.scene(seed, split) for seed in seeds]
+        captions = [self.world.caption(scene, rich, seed) for scene, seed in zip(scenes, seeds, strict=True)]
+        with autocast(self.device):
+            logits = self.reader(self.text_encoder(self.text_encoder.tokenize(captions)))
+        things = len(self.names.things)
+        return scenes, (logits[:, :things], logits[:, things:])
+
+    def _labels(self, scenes: list[Scene]) -> list[Tensor]:
+        return [labels.flatten(1).to(self.device) for labels in cell_labels(scenes, self.names)]
+
+    def _centres(self, scene: Scene) -> list[int]:
+        """The cell in which each object's centre lies, of those that no other object or sign covers."""
+        rows, columns = scene.height // self.names.factor, scene.width // self.names.factor
+        things = cell_labels([scene], self.names)[0].flatten()
+        cells = [
+            (min(rows - 1, int(o.y * rows)) * columns + min(columns - 1, int(o.x * columns)), o.name)
+            for o in scene.objects
+        ]
+        return [cell for cell, name in cells if self.names.things[things[cell]] == name]
+
+
+def train_text(recipe: TextRecipe, resume: bool = False) -> Path:
+    """Train by a recipe; returns the folder that holds `text_encoder` and `processor`."""
+    return Trainer(TextStage(recipe), recipe.run, recipe.optimizer, resolved(recipe)).run(resume)
