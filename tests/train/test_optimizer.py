@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from fourstroke.train.optimizer import MovingAverage, Muon, OptimizerConfig, learning_rate, orthogonal
+from fourstroke.train.optimizer import (
+    MovingAverage,
+    Muon,
+    OptimizerConfig,
+    Together,
+    build_optimizers,
+    learning_rate,
+    orthogonal,
+)
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 64), (3, 64, 16), (1, 32, 32)])
@@ -32,6 +40,42 @@ def test_muon_solves_a_least_squares_problem():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
+
+
+def _pair(layer: nn.Module) -> Together:
+    return Together(build_optimizers(layer.named_parameters(), OptimizerConfig(lr=0.1)).values())
+
+
+def test_optimisers_together_step_obey_a_schedule_and_resume():
+    torch.manual_seed(0)
+    layer, twin = nn.Linear(4, 8), nn.Linear(4, 8)  # a matrix for Muon, a bias for AdamW
+    twin.load_state_dict(layer.state_dict())
+    x = torch.randn(16, 4)
+
+    def steps(module: nn.Module, optimizer: Together, count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            module(x).square().mean().backward()
+            optimizer.step()
+
+    optimizer = _pair(layer)
+    assert [type(part).__name__ for part in optimizer.parts] == ["Muon", "AdamW"]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
+    assert [part.param_groups[0]["lr"] for part in optimizer.parts] == [0.05, 0.05]
+    assert schedule.get_last_lr() == [0.05, 0.05]
+    steps(layer, optimizer, 4)
+    assert not torch.equal(layer.weight, twin.weight)
+    assert not torch.equal(layer.bias, twin.bias)
+
+    first = _pair(twin)
+    for group in first.param_groups:
+        group["lr"] = 0.05
+    steps(twin, first, 2)
+    second = _pair(twin)
+    second.load_state_dict(first.state_dict())
+    steps(twin, second, 2)
+    assert torch.equal(layer.weight, twin.weight)
+    assert torch.equal(layer.bias, twin.bias)
 
 
 def test_the_schedule_warms_up_stays_and_cools_down():

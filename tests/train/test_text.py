@@ -38,7 +38,7 @@ def test_reading_overfits_a_batch_of_captions(recipe):
 
 
 def test_scores_are_those_of_chance_before_and_rise_with_training(recipe):
-    stage = TextStage(dataclasses.replace(recipe, batch_size=32))
+    stage = TextStage(dataclasses.replace(recipe, batch_size=16))
     folder = recipe.run.out
     folder.mkdir()
     trainer = Trainer(stage, dataclasses.replace(recipe.run, steps=10_000), recipe.optimizer, {})

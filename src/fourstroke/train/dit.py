@@ -80,9 +80,14 @@ class DitRecipe:
     compile: bool = False
     init: Path | None = None
     text_from: Path | None = None
+    freeze_text: bool = False
+    """Leave the text encoder as it is, like the reports' Qwen3-VL: what it learnt by reading then holds for captions
+    that no picture came with. Trained along with the pictures it drifts to knowing them by heart."""
     semantics: SemanticsConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.freeze_text and self.text_from is None and self.init is None:
+            raise ValueError("freeze_text=true needs a trained text encoder: name text_from or init")
         if self.semantics is not None and self.compile:
             raise ValueError("semantics reads hidden states, which compile=true hides; leave one out")
 
@@ -109,8 +114,10 @@ class DitStage:
             captions = [c for kind in (self.cache.short, self.cache.rich) for c in kind[:20_000]]
             tokenizer = train_tokenizer(captions, recipe.text.vocab_size)
             self.text_encoder = build_text_encoder(recipe.text, tokenizer).to(self.device)
-        self.text_encoder.trainable()
-        self.models: dict[str, nn.Module] = {"transformer": self.transformer, "text_encoder": self.text_encoder}
+        self.text_encoder.trainable(not recipe.freeze_text)
+        self.models: dict[str, nn.Module] = {"transformer": self.transformer}
+        if not recipe.freeze_text:
+            self.models["text_encoder"] = self.text_encoder
         self.semantics = None if recipe.semantics is None else _Semantics(recipe, self.transformer).to(self.device)
         if self.semantics is not None:
             self.models["semantics"] = self.semantics.head

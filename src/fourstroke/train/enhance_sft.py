@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -30,6 +30,7 @@ from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, te
 from fourstroke.enhance.small import SYSTEM_PROMPT, SmallEnhancerConfig, build_model, build_tokenizer
 from fourstroke.enhance.triplet import Triplet
 from fourstroke.train.loop import DivergedError, RunConfig
+from fourstroke.train.optimizer import OptimizerConfig, Together, build_optimizers
 from fourstroke.train.recipe import RecipeError, resolved
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class EnhanceSftRecipe:
     run: RunConfig
     batch_size: int = 16
     accumulate: int = 1
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Muon for a model from nothing: it learns to copy from the request in far fewer steps."""
     lr: float = 2e-3
     warmup: int = 50
     weight_decay: float = 0.01
@@ -79,6 +82,8 @@ class EnhanceSftRecipe:
     """Recompute activations in the backward pass: less memory, a fifth slower."""
 
     def __post_init__(self) -> None:
+        if self.optimizer == "muon" and self.lora is not None:
+            raise ValueError("optimizer=muon moves whole weights; with lora leave it adamw")
         if self.world is None and (self.samples or self.triplets is None or not self.held_out):
             raise ValueError("without a world samples is 0, and triplets names a file of `fourstroke data degrade`")
 
@@ -136,6 +141,7 @@ def train_enhance_sft(recipe: EnhanceSftRecipe, resume: bool = False) -> Path:
         processing_class=tokenizer,
         peft_config=peft,
         callbacks=[Watchman(recipe.run, score)],
+        optimizers=(None if recipe.optimizer == "adamw" else _muon(recipe, model), None),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -284,6 +290,12 @@ def import_trl() -> Any:
         raise RuntimeError(f"training the enhancer needs {error.name}: pip install 'fourstroke[enhance]'") from None
     datasets.disable_progress_bars()
     return trl
+
+
+def _muon(recipe: EnhanceSftRecipe, model: PreTrainedModel) -> torch.optim.Optimizer:
+    """Muon on the hidden matrices, AdamW on the rest."""
+    config = OptimizerConfig(lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, recipe.beta2))
+    return Together(build_optimizers(model.named_parameters(), config).values())
 
 
 def _data(recipe: EnhanceSftRecipe) -> tuple[list[Triplet], list[Triplet], Lexicon]:

@@ -110,6 +110,29 @@ def orthogonal(m: Tensor, steps: int = 5) -> Tensor:
     return (x.mT if tall else x).to(m.dtype)
 
 
+class Together(torch.optim.Optimizer):
+    """Several optimisers as one, for trainers that take one; a schedule reaches the groups of all."""
+
+    def __init__(self, parts: Iterable[torch.optim.Optimizer]) -> None:
+        self.parts = list(parts)
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of each."""
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Those of the parts, in order."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups[:] = [group for part in self.parts for group in part.param_groups]
+
+
 class MovingAverage:
     """Exponential moving average of trained weights, kept in float32; young averages forget faster."""
 
