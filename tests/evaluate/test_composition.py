@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fourstroke.data.world import World, WorldConfig
+from fourstroke.data.world import World, WorldConfig, split_of
 from fourstroke.evaluate.composition import (
     ROWS,
     Prompt,
@@ -40,6 +40,10 @@ def test_prompts_are_fixed_held_out_and_half_rich() -> None:
     assert not any(prompt.rich for prompt in held_out_prompts(WORLD, 4, "short"))
     with pytest.raises(ValueError, match="at least 1"):
         held_out_prompts(WORLD, 0)
+    assert {split_of(prompt.scene) for prompt in prompts} == {"heldout"}
+    known = held_out_prompts(WORLD, 4, split="train")
+    assert {split_of(prompt.scene) for prompt in known} == {"train"}
+    assert [prompt.rich for prompt in known] == [False, True] * 2
 
 
 def test_a_background_counts_only_where_it_is_stated() -> None:
@@ -55,7 +59,15 @@ def test_ground_truth_makes_a_table_and_a_sheet() -> None:
     result = {name: plain(value) for name, value in summarise(prompts, verdicts).items()} | {"all_right": None}
     assert set(result) == {*ROWS, "all_right"}
     json.dumps(result)
-    head = {"model": "truth", "n": 5, "captions": "mixed", "steps": 4, "guidance": 1.0, "seconds_per_picture": 0.1}
+    head = {
+        "model": "truth",
+        "n": 5,
+        "captions": "mixed",
+        "split": "heldout",
+        "steps": 4,
+        "guidance": 1.0,
+        "seconds_per_picture": 0.1,
+    }
     text = table(result | head)
     assert "half short, half rich" in text
     assert "objects      100.0 %" in text

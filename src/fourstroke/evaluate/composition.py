@@ -18,7 +18,7 @@ from PIL import Image
 
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import World, WorldConfig
-from fourstroke.data.world.graph import Scene
+from fourstroke.data.world.graph import Scene, Split
 from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.evaluate.statistics import Share, share
 from fourstroke.evaluate.world import find_world
@@ -28,12 +28,14 @@ from fourstroke.pipeline import PATCH, Pipeline, find_model
 Captions = Literal["mixed", "short", "rich"]
 OnPicture = Callable[[int, int], None]
 SHEET_PICTURES = 32
+UNSEEN = 1 << 30
+"""Seeds of the training split that no latent cache reaches."""
 ROWS = ("objects", "colours", "relations", "backgrounds", "words_exact", "words_ned")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A held-out scene with the caption that asks for it; `seed` is also that of the noise."""
+    """A scene with the caption that asks for it; `seed` is also that of the noise."""
 
     seed: int
     scene: Scene
@@ -41,13 +43,18 @@ class Prompt:
     rich: bool
 
 
-def held_out_prompts(world: World, n: int, captions: Captions = "mixed") -> list[Prompt]:
-    """The prompts of the held-out seeds 0 to n - 1; `mixed` words even seeds shortly and odd ones richly."""
+def held_out_prompts(world: World, n: int, captions: Captions = "mixed", split: Split = "heldout") -> list[Prompt]:
+    """The prompts of n held-out seeds; `mixed` words even seeds shortly and odd ones richly.
+
+    `split="train"` gives combinations that training may show, in scenes that it has not: less there too is not
+    forgetting, and more there than on held-out ones is learning by heart.
+    """
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1")
+    first = 0 if split == "heldout" else UNSEEN
     prompts = []
-    for seed in range(n):
-        scene = world.scene(seed, "heldout")
+    for seed in range(first, first + n):
+        scene = world.scene(seed, split)
         rich = captions == "rich" or (captions == "mixed" and seed % 2 == 1)
         prompts.append(Prompt(seed=seed, scene=scene, caption=world.caption(scene, rich, seed), rich=rich))
     return prompts
@@ -129,24 +136,26 @@ def evaluate_composition(
     world: WorldConfig | Path | None = None,
     n: int = 200,
     captions: Captions = "mixed",
+    split: Split = "heldout",
     steps: int | None = None,
     guidance: float | None = None,
     batch: int = 8,
     device: str | None = None,
     sheet: Path | None = None,
 ) -> dict[str, Any]:
-    """Draw n held-out prompts of a world with a model, judge the pictures, and write a sheet of the first ones.
+    """Draw n prompts of a world with a model, judge the pictures, and write a sheet of the first ones.
 
     Each score is a dictionary of `value`, `low`, `high` (shares with their 95 % interval) and `count`, or None where
     nothing of the kind was asked. `model` is a pipeline, a folder, a hub id, or None for the best bundled one; `world`
-    a configuration, a recipe, or None for the checkpoint's own. `steps` and `guidance` of None are the checkpoint's.
+    a configuration, a recipe, or None for the checkpoint's own; `split` is that of `held_out_prompts`. `steps` and
+    `guidance` of None are the checkpoint's.
     """
     if batch < 1:
         raise ValueError(f"batch is {batch}; it must be at least 1")
     folder = None if isinstance(model, Pipeline) else find_model(model)
     pipe = model if isinstance(model, Pipeline) else Pipeline.from_pretrained(folder, device=device)
     config = world if isinstance(world, WorldConfig) else find_world(world, folder, pipe.info.name)
-    judge, prompts = Judge(config), held_out_prompts(World(config), n, captions)
+    judge, prompts = Judge(config), held_out_prompts(World(config), n, captions, split)
     start = time.perf_counter()
     pictures = draw(pipe, prompts, steps=steps, guidance=guidance, batch=batch, on_picture=progress("drawing"))
     seconds = (time.perf_counter() - start) / n
@@ -159,6 +168,7 @@ def evaluate_composition(
         "model": pipe.info.name,
         "n": n,
         "captions": captions,
+        "split": split,
         "steps": len(levels) if levels else steps or pipe.info.num_inference_steps,
         "guidance": pipe.info.guidance_scale if guidance is None else guidance,
         "seconds_per_picture": seconds,
@@ -172,9 +182,10 @@ def plain(value: Share | None) -> dict[str, Any] | None:
 
 def table(result: dict[str, Any]) -> str:
     """The result of `evaluate_composition` as lines of text; percentages with 95 % intervals over pictures."""
+    split = "held-out" if result["split"] == "heldout" else "training"
     kinds = {"mixed": "half short, half rich", "short": "short", "rich": "rich"}[result["captions"]]
     lines = [
-        f"{result['model']}: {result['n']} held-out prompts ({kinds} captions), {result['steps']} steps, "
+        f"{result['model']}: {result['n']} {split} prompts ({kinds} captions), {result['steps']} steps, "
         f"guidance {result['guidance']:g}, {result['seconds_per_picture']:.2f} s a picture",
         f"{'':<12} {'right':>7}   {'95 %':^13}   {'of':>5}",
     ]
