@@ -230,13 +230,15 @@ def _eval(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _serve(arguments: argparse.Namespace) -> dict[str, Any]:
     try:
-        from fourstroke.serve.server import ServeConfig, serve
+        from fourstroke.serve.server import ServeConfig, build_engine, serve
     except ModuleNotFoundError as error:
         raise RuntimeError(f"serving needs {error.name}: run `make install`, or pip install '.[serve]'") from None
+    from fourstroke.enhance.enhancer import PromptEnhancer
     from fourstroke.pipeline import Pipeline
 
     _quiet()
-    names = ("host", "port", "queue", "rows", "request_seconds")
+    _say_warnings()
+    names = ("host", "port", "queue", "rows", "request_seconds", "replicas", "replica_load", "replica_cpus")
     keys = [*arguments.api_key, *os.environ.get("FOURSTROKE_API_KEYS", "").split()]
     config = ServeConfig(
         **{name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None},
@@ -245,10 +247,33 @@ def _serve(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     if not config.loopback and not keys:
         print(f"fourstroke: anyone who reaches {config.host} may draw; --api-key changes that", file=sys.stderr)
+    if arguments.ray:
+        return _serve_cluster(arguments, config)
     pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device)
+    if arguments.endpoint:
+        pipe.enhancer = PromptEnhancer.from_endpoint(_endpoint(arguments))
     print(f"drawing with {pipe.info.name}; studio at http://{config.host}:{config.port}/", file=sys.stderr)
-    serve(pipe, config)
+    serve(build_engine(pipe, config), config)
     return {"model": pipe.info.name}
+
+
+def _serve_cluster(arguments: argparse.Namespace, config: Any) -> dict[str, Any]:
+    from fourstroke.serve.server import serve
+
+    if arguments.endpoint:
+        raise ValueError("--endpoint does not go with --ray: replicas use their model's own enhancer")
+    try:
+        from fourstroke.serve.cluster import cluster
+    except ModuleNotFoundError as error:
+        raise RuntimeError(f"--ray needs {error.name}: pip install '.[cluster]'") from None
+    print(f"replicas by Ray at {arguments.ray}; studio at http://{config.host}:{config.port}/", file=sys.stderr)
+    serve(cluster(arguments.ray, arguments.model, arguments.device, config), config)
+    return {"model": arguments.model, "ray": arguments.ray}
+
+
+def _span(text: str) -> tuple[int, int]:
+    least, _, most = text.partition(":")
+    return int(least), int(most or least)
 
 
 def _estimate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -401,11 +426,19 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--device", help="cpu, cuda … (default: the GPU if there is one)")
     server.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine alone)")
     server.add_argument("--port", type=int, help="port to listen on (default: 8000)")
+    server.add_argument("--endpoint", metavar="URL", help="prompt enhancer elsewhere: an OpenAI-compatible server")
+    server.add_argument("--endpoint-model", metavar="NAME", help="the model it serves")
     server.add_argument("--api-key", action="append", default=[], help="may be repeated; also FOURSTROKE_API_KEYS")
     server.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="origin whose pages may call")
     server.add_argument("--queue", type=int, help="pictures that may wait before 429 (default: 64)")
-    server.add_argument("--rows", type=int, help="pictures that share a step (default: 8)")
+    server.add_argument("--rows", type=int, help="pictures that share a step (default: 32)")
     server.add_argument("--request-seconds", type=float, help="longest a request may take (default: 600)")
+    server.add_argument(
+        "--ray", metavar="ADDRESS", help="draw with replicas of a Ray cluster: host:port, auto, or local"
+    )
+    server.add_argument("--replicas", type=_span, metavar="MIN:MAX", help="with --ray (default: 1:4)")
+    server.add_argument("--replica-load", type=float, help="pictures in each that call for another (default: 8)")
+    server.add_argument("--replica-cpus", type=float, help="cores set aside for each (default: 1)")
     server.set_defaults(run=_serve)
 
     needs = commands.add_parser("estimate", help="say what a distillation needs, before it is started")

@@ -274,16 +274,7 @@ class Pipeline:
         return check_finite(z, "encoding the input image").flatten(2).mT
 
     def _size(self, width: int | None, height: int | None, images: Sequence[Image.Image] | None) -> tuple[int, int]:
-        if width is None and height is None and images:
-            width, height = fit(images[-1], self.info).size
-        width, height = width or self.info.width, height or self.info.height
-        for name, side in (("width", width), ("height", height)):
-            if side < MULTIPLE or side % MULTIPLE:
-                near = max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)
-                raise ValueError(f"{name} is {side}; it must be a positive multiple of {MULTIPLE}, for example {near}")
-            if side > self.info.max_side:
-                raise ValueError(f"{name} is {side}; {self.info.name} draws at most {self.info.max_side} pixels a side")
-        return width, height
+        return sized(self.info, width, height, images)
 
     def _sigmas(self, steps: int | None, tokens: int) -> Tensor:
         if steps is None and self.info.sample_sigmas:
@@ -378,6 +369,26 @@ def fit(image: Image.Image, info: ModelInfo) -> Image.Image:
     sides = _sides(image.width / image.height, info)
     mode = "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"
     return image.convert(mode).resize(sides, Image.Resampling.LANCZOS)
+
+
+def sized(
+    info: ModelInfo, width: int | None, height: int | None, images: Sequence[Image.Image] | None
+) -> tuple[int, int]:
+    """Width and height as asked, else the last input image's, else the model's own.
+
+    Raises:
+        ValueError: for a size that the model does not draw.
+    """
+    if width is None and height is None and images:
+        width, height = fit(images[-1], info).size
+    width, height = width or info.width, height or info.height
+    for name, side in (("width", width), ("height", height)):
+        if side < MULTIPLE or side % MULTIPLE:
+            near = max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)
+            raise ValueError(f"{name} is {side}; it must be a positive multiple of {MULTIPLE}, for example {near}")
+        if side > info.max_side:
+            raise ValueError(f"{name} is {side}; {info.name} draws at most {info.max_side} pixels a side")
+    return width, height
 
 
 def shaped(ratio: float | None, info: ModelInfo) -> tuple[int | None, int | None]:

@@ -14,8 +14,8 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 from fourstroke.pipeline import Pipeline
-from fourstroke.serve import ServeConfig
-from fourstroke.serve.server import Server, build_server
+from fourstroke.serve import Engine, Painter, ServeConfig
+from fourstroke.serve.server import Server, build_engine, build_server
 
 
 @dataclass
@@ -52,7 +52,8 @@ class Brake:
 
 @contextlib.contextmanager
 def running(pipe: Pipeline, **config) -> Iterator[Live]:
-    server = build_server(pipe, ServeConfig(port=0, **config), log_level="error")
+    settings = ServeConfig(port=0, **config)
+    server = build_server(build_engine(pipe, settings), settings, log_level="error")
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until = time.monotonic() + 20
@@ -80,3 +81,11 @@ def wait_until(condition, seconds=10.0):
 def live(tiny: Pipeline) -> Iterator[Live]:
     with running(tiny, keep_alive_seconds=0.2, body_bytes=2**20, input_pixels=10_000) as server:
         yield server
+
+
+@pytest.fixture
+def engine_of_tiny(tiny: Pipeline) -> Iterator[Engine]:
+    engine = Engine(Painter(tiny), queue=16, rows=4)
+    engine.start()
+    yield engine
+    assert engine.close(20)

@@ -10,10 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from fourstroke.pipeline import Pipeline
 from fourstroke.serve import Engine, Order, Painter
 from fourstroke.serve.engine import Done, Draining, Failed, Job, Preview, QueueFull, preview_steps
 from fourstroke.serve.metrics import Metrics
-from fourstroke.serve.painter import Batch, PrefixStore
+from fourstroke.serve.prefixes import PrefixStore
+from fourstroke.serve.rows import Batch
+from fourstroke.serve.sketch import Sketch, random_pictures
 
 from ..conftest import build_tiny_pipeline
 
@@ -85,7 +88,7 @@ def test_newcomers_join_a_running_batch(causal):
         latents = batch.step()
         for row, latent in zip(list(batch.rows), latents, strict=True):
             if row.step == row.steps:
-                pictures[row] = painter.picture(latent, row.order)
+                pictures[row] = painter.pictures([latent], [row.order])[0]
                 batch.discard(row)
         if first.step == 2 and second not in batch.rows:
             batch.add(second)
@@ -236,3 +239,70 @@ def test_a_failed_warm_up_is_told(monkeypatch):
     assert engine.close(20)
     assert str(engine.error) == "no memory"
     assert not engine.ready.is_set()
+
+
+def test_a_bad_latent_spoils_no_other_picture_of_its_group(engine, monkeypatch):
+    real = engine.painter.pictures
+
+    def pictures(latents, orders):
+        if any(o.seed == 2 for o in orders):
+            raise RuntimeError("not finite")
+        return real(latents, orders)
+
+    monkeypatch.setattr(engine.painter, "pictures", pictures)
+    gate = Gate(engine)
+    results = []
+
+    def collect():
+        results.extend(draw(engine, [order(seed=i) for i in (1, 2, 3)]))
+
+    thread = threading.Thread(target=collect)
+    thread.start()
+    engine.cancel([gate.job])
+    gate.opened.set()
+    thread.join(20)
+    assert [type(events[-1]) for events in results] == [Done, Failed, Done]
+
+
+def test_large_pictures_are_drawn_one_after_the_other(tiny):
+    engine = Engine(Painter(tiny), rows=8, tokens=20)  # pictures of 8 latents: two at a time
+    engine.start()
+    draw(engine, [order(seed=i) for i in range(4)])
+    assert engine.metrics.rows.value() <= 2 * engine.metrics.steps.value()
+    huge = Engine(Painter(tiny), rows=8, tokens=1)
+    huge.start()
+    assert isinstance(draw(huge, [order()])[0][-1], Done)
+    assert engine.close(20)
+    assert huge.close(20)
+
+
+def test_a_sketch_resembles_its_picture_and_costs_little():
+    micro = Painter(Pipeline.from_pretrained("micro"))
+    with torch.inference_mode():
+        micro.sketch = Sketch.fit(micro.pipe.autoencoder)
+        x = random_pictures(3, 96)
+        latents = [micro.pipe.autoencoder.encode(picture[None]).flatten(2).mT for picture in x]
+        orders = [Order(prompt="x", width=96, height=96, seed=0)] * 3
+        for sketch, picture in zip(micro.sketched(latents, orders), micro.pictures(latents, orders), strict=True):
+            a, b = (np.asarray(i.resize((12, 12), Image.Resampling.BOX)).astype(float) for i in (sketch, picture))
+            assert np.corrcoef(a.flatten(), b.flatten())[0, 1] > 0.9
+
+
+def test_the_first_preview_is_a_sketch_where_decoding_would_take_longer_than_steps(tiny):
+    painter = Painter(tiny)
+    engine = Engine(painter)
+    engine.start()
+    assert engine.ready.wait(20)
+    with torch.inference_mode():
+        painter.sketch = Sketch.fit(tiny.autoencoder)
+    made = []
+    real = painter.sketched
+    painter.sketched = lambda latents, orders: (made.append(len(orders)), real(latents, orders))[1]
+    for decode, sketches in ((3.0, 1), (0.1, 0)):
+        painter.decode_steps = decode
+        events = draw(engine, [order(num_inference_steps=4)], previews=3)[0]
+        assert [type(e) for e in events] == [Preview] * 3 + [Done]
+        assert {e.image.size for e in events} == {(64, 32)}
+        assert sum(made) == sketches
+        made.clear()
+    assert engine.close(20)

@@ -2,6 +2,7 @@
 
 from fourstroke.serve.config import ServeConfig
 from fourstroke.serve.engine import Engine
-from fourstroke.serve.painter import Order, Painter
+from fourstroke.serve.painter import Painter
+from fourstroke.serve.rows import Order
 
 __all__ = ["Engine", "Order", "Painter", "ServeConfig"]

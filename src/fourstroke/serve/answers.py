@@ -13,17 +13,22 @@ from PIL import Image, PngImagePlugin
 
 from fourstroke.pictures import RECIPE_KEY
 from fourstroke.serve.fields import Drawing
-from fourstroke.serve.painter import Order, Painter
+from fourstroke.serve.model import Facts
+from fourstroke.serve.rows import Order
 
 
-def recipe(order: Order, painter: Painter) -> dict[str, Any]:
+def recipe(order: Order, facts: Facts) -> dict[str, Any]:
     """All that the picture depends on; drawing it again gives the same picture."""
     found = {
-        "prompt": order.prompt, "seed": order.seed, "model": painter.pipe.info.name, "version": painter.version,
-        "width": order.width, "height": order.height, "num_inference_steps": painter.steps(order),
+        "prompt": order.prompt, "seed": order.seed, "model": facts.info.name, "version": facts.version,
+        "width": order.width, "height": order.height, "num_inference_steps": facts.steps(order),
         "guidance_scale": order.guidance_scale, "negative_prompt": order.negative_prompt,
         "background": "transparent" if order.transparent else "opaque",
     }  # fmt: skip
+    if order.request is not None:
+        found["request"] = order.request
+    if order.mask is not None:
+        found["mask"] = hashlib.sha256(order.mask.tobytes()).hexdigest()[:16]
     if order.inputs:
         found["inputs"] = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in order.inputs]
     return found

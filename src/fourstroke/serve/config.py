@@ -15,7 +15,8 @@ class ServeConfig:
     api_keys: tuple[str, ...] = ()  # none: anyone who reaches the port may draw
     cors_origins: tuple[str, ...] = ()  # web pages of other origins that may call
     queue: int = 64  # pictures that may wait
-    rows: int = 8  # pictures that a step may hold; a guided one counts twice
+    rows: int = 32  # pictures under way together; a guided one counts twice
+    tokens: int = 2**15  # latents of all that is under way, so that large pictures are drawn one after the other
     cache_bytes: int = 2**29  # for prefixes
     body_bytes: int = 64 * 2**20
     body_seconds: float = 60.0  # for the whole body to arrive
@@ -26,10 +27,15 @@ class ServeConfig:
     max_previews: int = 10
     request_seconds: float = 600.0  # waiting and drawing together
     keep_alive_seconds: float = 10.0  # between comments of a silent stream
+    replicas: tuple[int, int] = (1, 4)  # fewest and most, where Ray Serve runs them
+    replica_load: float = 8.0  # pictures under way in each that call for another one
+    replica_cpus: float = 1.0  # set aside for each, beside a GPU where there are some
 
     def __post_init__(self) -> None:
         if not all(self.api_keys):
             raise ValueError("an API key is empty")
+        if not 1 <= self.replicas[0] <= self.replicas[1]:
+            raise ValueError(f"replicas are {self.replicas[0]} to {self.replicas[1]}; say MIN:MAX with 1 <= MIN <= MAX")
         if self.max_n > self.queue:
             object.__setattr__(self, "max_n", self.queue)
 

@@ -13,15 +13,19 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from fourstroke.serve.metrics import Metrics
-from fourstroke.serve.painter import Batch, Order, Painter, Row, Shape
+from fourstroke.serve.model import Model
+from fourstroke.serve.painter import Painter
+from fourstroke.serve.rows import Batch, Order, Row, Shape
 
 log = logging.getLogger(__name__)
+Maker = Callable[[Sequence[Tensor], Sequence[Order]], list[Image.Image]]
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,37 @@ class Job:
     row: Row | None = None
 
 
+class Studio(Protocol):
+    """What the API needs of whoever draws: an engine here, or replicas elsewhere."""
+
+    metrics: Metrics
+    ready: threading.Event
+    draining: bool
+    error: Exception | None
+
+    @property
+    def model(self) -> Model:
+        """What is served."""
+
+    def start(self) -> None:
+        """Begin; `ready` is set once pictures can be drawn, `error` if that failed."""
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue all of `jobs`, or none. Raises `QueueFull` or `Draining`."""
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """Stop drawing them; finished ones are passed over."""
+
+    def drain(self) -> None:
+        """Take no new work; may be called from a signal handler."""
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Drain and wait; true when all is done."""
+
+    def gauge(self) -> None:
+        """Bring the gauges up to date."""
+
+
 class QueueFull(RuntimeError):  # noqa: N818 - reads as the sentence it is
     """No room in the queue; `retry_after` is when there may be, in seconds."""
 
@@ -84,14 +119,18 @@ class Engine:
     Args:
         painter: the model.
         queue: how many pictures may wait.
-        rows: how many rows a step may hold over all batches; a guided picture counts twice.
+        rows: how many rows may be under way over all batches; a guided picture counts twice.
+        tokens: how many latents those may have in all. Small pictures gain by company; large ones fill the machine
+            alone, and sharing would only make all of them late.
         metrics: where to count.
     """
 
-    def __init__(self, painter: Painter, *, queue: int = 64, rows: int = 8, metrics: Metrics | None = None) -> None:
-        if queue < 1 or rows < 1:
-            raise ValueError(f"queue is {queue} and rows is {rows}; both must be at least 1")
-        self.painter, self.capacity, self.rows = painter, queue, rows
+    def __init__(
+        self, painter: Painter, *, queue: int = 64, rows: int = 32, tokens: int = 2**15, metrics: Metrics | None = None
+    ) -> None:
+        if min(queue, rows, tokens) < 1:
+            raise ValueError(f"queue is {queue}, rows is {rows} and tokens is {tokens}; all must be at least 1")
+        self.painter, self.capacity, self.rows, self.tokens = painter, queue, rows, tokens
         self.metrics = metrics or Metrics()
         self.ready, self.draining = threading.Event(), False
         self.error: Exception | None = None
@@ -100,6 +139,11 @@ class Engine:
         self._waiting, self._seconds = 0, 1.0
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="painter", daemon=True)
+
+    @property
+    def model(self) -> Model:
+        """What is served."""
+        return self.painter
 
     def start(self) -> None:
         """Warm up and begin to draw, in a thread of its own; `ready` is set once warm."""
@@ -191,8 +235,10 @@ class Engine:
         if not self._users:
             return None
         user, jobs = next(iter(self._users.items()))
-        taken = sum(job.order.evaluations for _, running in self._batches.values() for job in running)
-        if taken and taken + jobs[0].order.evaluations > self.rows:
+        running = [job.order for _, jobs in self._batches.values() for job in jobs]
+        wanted = [*running, jobs[0].order]
+        rows = sum(order.evaluations for order in wanted)
+        if running and (rows > self.rows or sum(o.evaluations * o.tokens for o in wanted) > self.tokens):
             return None
         job = jobs.popleft()
         self._waiting -= 1
@@ -235,35 +281,60 @@ class Engine:
             else:
                 self.metrics.steps.add()
                 self.metrics.rows.add(len(jobs))
-                for job, latent in zip(list(jobs), latents):
-                    self._deliver(job, latent, batch, jobs)
+                self._deliver(list(zip(jobs, latents)), batch, jobs)
         if jobs:
             self._batches.move_to_end(shape)
         else:
             del self._batches[shape]
 
-    def _deliver(self, job: Job, latent: Tensor, batch: Batch, jobs: list[Job]) -> None:
-        """Show what a step made of a row, where someone wants to see it."""
-        row = job.row
-        assert row is not None
-        last = row.step == row.steps
-        if last:
-            self._leave(job, batch, jobs)
-        shown = preview_steps(row.steps, job.previews)
-        if job.cancelled or not (last or row.step in shown):
-            if last:
+    def _deliver(self, stepped: list[tuple[Job, Tensor]], batch: Batch, jobs: list[Job]) -> None:
+        """Show what a step made of the rows, where someone wants to see it: sketches, pictures, then previews."""
+        sketches, pictures, previews = [], [], []
+        for job, latent in stepped:
+            row = job.row
+            assert row is not None
+            shown = preview_steps(row.steps, job.previews)
+            if row.step == row.steps:
+                self._leave(job, batch, jobs)
+                pictures.append((job, latent))
+            elif shown and row.step == shown[0] and self.painter.hurried(row):
+                sketches.append((job, latent))
+            elif row.step in shown:
+                previews.append((job, latent))
+        for group in (sketches, pictures, previews):
+            size = self.painter.at_once(group[0][0].order) if group else 1
+            make = self.painter.sketched if group is sketches else self.painter.pictures
+            for start in range(0, len(group), size):
+                self._show(group[start : start + size], make, batch, jobs)
+
+    def _show(self, group: list[tuple[Job, Tensor]], make: Maker, batch: Batch, jobs: list[Job]) -> None:
+        """Decode some pictures of one shape together and hand them out."""
+        for job in [job for job, _ in group if job.cancelled]:
+            if job not in jobs:  # it was finished; one that runs is counted when it leaves
                 self.metrics.pictures.add(outcome="cancelled")
+        group = [(job, latent) for job, latent in group if not job.cancelled]
+        if not group:
             return
         try:
-            image = self.painter.picture(latent, job.order)
+            images = make([latent for _, latent in group], [job.order for job, _ in group])
         except Exception as error:  # the thread's edge
-            if not last:
+            if len(group) > 1:  # one bad picture must not spoil the others
+                for one in group:
+                    self._show([one], make, batch, jobs)
+                return
+            job = group[0][0]
+            if job in jobs:
                 self._leave(job, batch, jobs)
             self._fail([job], error)
             return
-        now = time.monotonic()
-        if not last:
-            if row.step == shown[0]:
+        for (job, _), image in zip(group, images):
+            self._tell(job, image)
+
+    def _tell(self, job: Job, image: Image.Image) -> None:
+        row, now = job.row, time.monotonic()
+        assert row is not None
+        if row.step < row.steps:
+            if row.step == preview_steps(row.steps, job.previews)[0]:
                 self.metrics.preview_seconds.observe(now - job.created)
             job.listen(Preview(image, row.step, row.steps))
             return

@@ -11,10 +11,12 @@ from typing import Literal
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from fourstroke.pipeline import Pipeline
+from fourstroke.enhance.enhancer import Enhanced
+from fourstroke.pipeline import shaped, sized
 from fourstroke.serve.config import ServeConfig
 from fourstroke.serve.errors import ApiError
-from fourstroke.serve.painter import Order
+from fourstroke.serve.model import Facts
+from fourstroke.serve.rows import Order
 
 SHARES = {"low": 0.25, "medium": 0.5}
 """Share of the model's own steps by quality; a student with fixed levels always takes all of them."""
@@ -43,6 +45,7 @@ class Drawing(BaseModel):
     num_inference_steps: int | None = Field(default=None, ge=1)
     guidance_scale: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
     negative_prompt: str | None = Field(default=None, max_length=32_000)
+    enhance: bool | None = Field(default=False, description="have the prompt rewritten first; see revised_prompt")
 
     @property
     def format(self) -> str:
@@ -54,14 +57,14 @@ class Drawing(BaseModel):
         """Whether an alpha channel is asked for; "auto" is opaque."""
         return self.background == "transparent"
 
-    def check(self, pipe: Pipeline, config: ServeConfig) -> None:
+    def check(self, facts: Facts, config: ServeConfig) -> None:
         """Refuse what this model or server cannot do.
 
         Raises:
             ApiError: with the reason and the field.
         """
-        if self.model is not None and self.model != pipe.info.name:
-            message = f"there is no model {self.model!r} here; this server draws with {pipe.info.name!r}"
+        if self.model is not None and self.model != facts.info.name:
+            message = f"there is no model {self.model!r} here; this server draws with {facts.info.name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
         for name, value, most in (
             ("n", self.n, config.max_n),
@@ -78,36 +81,87 @@ class Drawing(BaseModel):
             raise ApiError(400, message, param="output_compression")
         if self.partial_images and not self.stream:
             raise ApiError(400, "partial_images needs stream=true", param="partial_images")
+        if self.enhance and not facts.enhances:
+            raise no_enhancer(facts)
 
-    def orders(self, pipe: Pipeline, inputs: Sequence[Image.Image]) -> list[Order]:
+    def orders(
+        self,
+        facts: Facts,
+        inputs: Sequence[Image.Image],
+        mask: Image.Image | None = None,
+        rewrite: Enhanced | None = None,
+    ) -> list[Order]:
         """One order for each of the n pictures; picture j has the seed `seed + j`.
 
         Raises:
-            ValueError: for a size that the model does not draw.
+            ApiError: for a size that the model does not draw, or one that is not the masked picture's.
         """
         width = height = None
         if self.size and self.size != "auto":
-            if not (match := re.fullmatch(r"(\d{1,5})x(\d{1,5})", self.size)):
+            if not (match := re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", self.size)):
                 raise ApiError(400, f'size is {self.size!r}; write "auto" or "WIDTHxHEIGHT"', param="size")
             width, height = int(match[1]), int(match[2])
             if not width or not height:
                 raise ApiError(400, f"size is {self.size!r}; both sides must be positive", param="size")
+        elif mask is not None:
+            width, height = mask.size
+        elif rewrite is not None and not inputs:
+            width, height = shaped(rewrite.ratio, facts.info)
         try:
-            width, height = pipe._size(width, height, inputs)
+            width, height = sized(facts.info, width, height, inputs)
         except ValueError as error:
             raise ApiError(400, str(error), param="size") from None
-        seed = secrets.randbelow(2**31) if self.seed is None else self.seed
-        scale = pipe.info.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        if mask is not None and mask.size != (width, height):
+            own = f"{mask.width}x{mask.height}"
+            raise ApiError(
+                400, f"size is {self.size}; with a mask it is the picture's own, {own}, or auto", param="size"
+            )
+        assert self.seed is not None, "drawn by `settle`"
+        scale = facts.info.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        prompt = self.prompt if rewrite is None else rewrite.prompt
         return [
             Order(
-                prompt=self.prompt, width=width, height=height, seed=seed + j, num_inference_steps=self._steps(pipe),
+                prompt=prompt, width=width, height=height, seed=self.seed + j, num_inference_steps=self._steps(facts),
                 guidance_scale=scale, negative_prompt=self.negative_prompt or "", transparent=self.transparent,
-                inputs=tuple(inputs),
+                inputs=tuple(inputs), mask=mask, request=self.prompt if prompt != self.prompt else None,
             )
             for j in range(self.n)
         ]  # fmt: skip
 
-    def _steps(self, pipe: Pipeline) -> int | None:
-        if self.num_inference_steps or pipe.info.sample_sigmas or self.quality not in SHARES:
+    def settle(self) -> int:
+        """The seed, drawn now where none was asked for."""
+        if self.seed is None:
+            self.seed = secrets.randbelow(2**31)
+        return self.seed
+
+    def _steps(self, facts: Facts) -> int | None:
+        if self.num_inference_steps or facts.info.sample_sigmas or self.quality not in SHARES:
             return self.num_inference_steps
-        return math.ceil(pipe.info.num_inference_steps * SHARES[self.quality])
+        return math.ceil(facts.info.num_inference_steps * SHARES[self.quality])
+
+
+class Request(BaseModel):
+    """A prompt to be rewritten. Unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str = Field(min_length=1, max_length=32_000)
+    seed: int | None = Field(default=0, ge=0, lt=2**63)
+
+
+class Rewrite(BaseModel):
+    """A rewritten prompt, to be looked at before it is drawn."""
+
+    object: Literal["prompt"] = "prompt"
+    created: int
+    request: str
+    prompt: str = Field(description="what to draw: the rewrite, or the request where there is a warning")
+    size: str = Field(description='the shape that the enhancer chose, or "auto"')
+    reasoning: str
+    warning: str | None
+
+
+def no_enhancer(facts: Facts) -> ApiError:
+    """What a model without an enhancer answers."""
+    message = f"{facts.info.name} has no prompt enhancer; serve with --endpoint to use one elsewhere"
+    return ApiError(400, message, param="enhance", code="no_enhancer")

@@ -14,7 +14,10 @@ from fourstroke.serve.config import ServeConfig
 from fourstroke.serve.errors import ApiError, response_of
 from fourstroke.serve.metrics import Metrics
 
-ROUTES = ("/", "/health", "/metrics", "/openapi.json", "/v1/models", "/v1/images/generations", "/v1/images/edits")
+ROUTES = (
+    "/", "/health", "/metrics", "/openapi.json", "/v1/models", "/v1/images/generations", "/v1/images/edits",
+    "/v1/prompts/enhance",
+)  # fmt: skip
 
 
 class Guard:

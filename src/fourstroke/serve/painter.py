@@ -1,4 +1,4 @@
-"""The model's side of serving: pictures as rows that join and leave a running batch between any two steps.
+"""The model's side of serving: encodes orders into rows, decodes their latents into pictures, rewrites prompts.
 
 With a block-causal transformer everything before the target is computed once for a picture (its prefix); a batch then
 is the joined prefixes of its rows, and each row walks its own noise levels. A guided row holds two prefixes and is
@@ -9,88 +9,49 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 
 from fourstroke.dit import Layout, PrefixCache
-from fourstroke.flow.path import clean
-from fourstroke.flow.sampler import Velocity, check_finite, seeded_noise
+from fourstroke.enhance.enhancer import Enhanced
+from fourstroke.flow.sampler import check_finite, seeded_noise
 from fourstroke.pipeline import PATCH, Pipeline
+from fourstroke.serve.model import Facts
+from fourstroke.serve.prefixes import PrefixStore, fingerprint
+from fourstroke.serve.rows import Batch, Condition, Hold, Order, Row
+from fourstroke.serve.sketch import Sketch
 from fourstroke.text.templates import transparent as transparent_prompt
 
-Condition = PrefixCache | Velocity
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Order:
-    """One picture to draw; sizes are pixels, `inputs` are already fitted to the model (`pipeline.fit`)."""
-
-    prompt: str
-    width: int
-    height: int
-    seed: int
-    num_inference_steps: int | None = None
-    guidance_scale: float = 1.0
-    negative_prompt: str = ""
-    transparent: bool = False
-    inputs: tuple[Image.Image, ...] = ()
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(height, width) in latents."""
-        return self.height // PATCH, self.width // PATCH
-
-    @property
-    def evaluations(self) -> int:
-        """Rows that a step of this picture takes: two under guidance."""
-        return 1 if self.guidance_scale == 1 else 2
-
-
-class Shape(NamedTuple):
-    """What pictures of one batch share: with much longer prefixes, the short ones would pay for the long ones."""
-
-    grid: tuple[int, int]
-    image_tokens: int
-
-
-@dataclass(eq=False)
-class Row:
-    """A picture in the making."""
-
-    order: Order
-    latent: Tensor  # (1, T, C), float32
-    levels: list[float]
-    condition: Condition
-    negative: Condition | None
-    step: int = 0
-
-    @property
-    def steps(self) -> int:
-        """How many there will be."""
-        return len(self.levels) - 1
-
-    @property
-    def shape(self) -> Shape:
-        """The batch it belongs to."""
-        return Shape(self.order.grid, sum(i.width * i.height for i in self.order.inputs) // PATCH**2)
+PIXELS = 2**16
+"""Of pictures decoded at once: small ones gain by it, and none waits long for the others."""
+SOFT = 3
+"""Pixels over which a masked picture goes over into what is drawn."""
 
 
 class Painter:
-    """One loaded model: begins rows, steps batches, decodes pictures. Only `count_tokens` may be called from elsewhere
-    than the thread that draws.
+    """One loaded model: begins rows and decodes pictures. Only `count_tokens` and `enhance` may be called from
+    elsewhere than the thread that draws.
     """
 
     def __init__(self, pipe: Pipeline, cache_bytes: int = 2**29) -> None:
         self.pipe = pipe
         self.prefixes = PrefixStore(cache_bytes)
         self.version = fingerprint(pipe)
-        self._tokenizing = threading.Lock()
+        self.sketch: Sketch | None = None
+        self.decode_steps = 0.0  # how many steps of a picture one decoding takes
+        _ = pipe.enhancer  # read now, not at the first request
+        self._tokenizing, self._enhancing = threading.Lock(), threading.Lock()
+
+    @property
+    def facts(self) -> Facts:
+        """What the model is."""
+        limit, enhances = self.pipe.text_encoder.max_tokens, self.pipe.enhancer is not None
+        return Facts(info=self.pipe.info, version=self.version, max_prompt_tokens=limit, enhances=enhances)
 
     def refresh(self) -> None:
         """Take note of changed weights: prefixes of the old ones are no longer used."""
@@ -108,34 +69,70 @@ class Painter:
         with self._tokenizing:
             return int(encoder.tokenize([prompt]).lengths[0]) - encoder.system_length
 
+    def enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
+        """The rewrite of a prompt, or the prompt itself with a warning.
+
+        Raises:
+            ValueError: the model has no enhancer.
+        """
+        with self._enhancing:  # one at a time: it shares the processor with the drawing
+            enhancer = self.pipe.enhancer
+            if enhancer is None:
+                raise ValueError(f"{self.pipe.info.name} has no prompt enhancer")
+            return enhancer(prompt, images, seed=seed)
+
     def begin(self, order: Order) -> Row:
         """Encode the words and input images, and draw the noise."""
-        tokens = order.grid[0] * order.grid[1]
         asked = transparent_prompt(order.prompt) if order.transparent else order.prompt
         guided = order.evaluations == 2
+        noise = seeded_noise([order.seed], order.tokens, self.pipe.transformer.config.in_channels).to(self.pipe.device)
         return Row(
             order=order,
-            latent=seeded_noise([order.seed], tokens, self.pipe.transformer.config.in_channels).to(self.pipe.device),
-            levels=self.pipe._sigmas(order.num_inference_steps, tokens).tolist(),
+            latent=noise,
+            levels=self.pipe._sigmas(order.num_inference_steps, order.tokens).tolist(),
             condition=self._condition(asked, order),
             negative=self._condition(order.negative_prompt, order) if guided else None,
+            hold=self._hold(order, noise),
         )
 
-    def steps(self, order: Order) -> int:
-        """How many steps a picture takes."""
-        return len(self.pipe._sigmas(order.num_inference_steps, order.grid[0] * order.grid[1])) - 1
+    def pictures(self, latents: Sequence[Tensor], orders: Sequence[Order]) -> list[Image.Image]:
+        """Decode clean latents (1, T, C) of one grid together."""
+        z = check_finite(torch.cat(list(latents)), "denoising").to(next(self.pipe.autoencoder.parameters()).dtype)
+        x = self.pipe.autoencoder.decode(z.mT.unflatten(2, orders[0].grid))
+        return _images(check_finite(x, "decoding"), orders)
 
-    def picture(self, latent: Tensor, order: Order) -> Image.Image:
-        """Decode one clean latent (1, T, C)."""
-        return self.pipe.decode(check_finite(latent, "denoising"), order.grid, order.transparent)[0]
+    def at_once(self, order: Order) -> int:
+        """How many pictures of this size are decoded together."""
+        return max(1, PIXELS // (order.width * order.height))
+
+    def hurried(self, row: Row) -> bool:
+        """Whether decoding the first preview would take so long that a sketch serves better."""
+        return self.sketch is not None and self.decode_steps > row.steps / 4
+
+    def sketched(self, latents: Sequence[Tensor], orders: Sequence[Order]) -> list[Image.Image]:
+        """Rough pictures of clean latents (1, T, C) of one grid, at almost no cost."""
+        assert self.sketch is not None
+        z = check_finite(torch.cat(list(latents)), "denoising")
+        return _images(self.sketch(z.mT.unflatten(2, orders[0].grid)), orders)
 
     def warm_up(self) -> None:
-        """Draw one picture of the model's own size in one step, so that the first request pays for no set-up."""
+        """Draw one picture of the model's own size, so that the first request pays for no set-up; load the enhancer;
+        and where a picture takes few steps beside its decoding, learn to sketch.
+        """
         info = self.pipe.info
-        row = self.begin(Order(prompt="warm-up", width=info.width, height=info.height, seed=0, num_inference_steps=1))
+        row = self.begin(Order(prompt="warm-up", width=info.width, height=info.height, seed=0, num_inference_steps=2))
         batch = Batch(self.pipe)
         batch.add(row)
-        self.picture(batch.step()[0], row.order)
+        batch.step()
+        start = time.perf_counter()
+        latents = [latent.cpu().to(latent.device) for latent in batch.step()]  # waits for a GPU
+        stepped = time.perf_counter()
+        self.pictures(latents, [row.order])
+        start_again = time.perf_counter()
+        self.pictures(latents, [row.order])
+        self.decode_steps = (time.perf_counter() - start_again) / (stepped - start)
+        if self.decode_steps > self.facts.own_steps / 4:
+            self.sketch = Sketch.fit(self.pipe.autoencoder)
 
     def _condition(self, prompt: str, order: Order) -> Condition:
         images = tuple(hashlib.sha256(f"{i.mode}{i.size}".encode() + i.tobytes()).digest() for i in order.inputs)
@@ -161,102 +158,28 @@ class Painter:
             return pipe.transformer.prefill(features, layout, images)
         return lambda x, t: pipe.transformer(x, t, features, layout, images)
 
-
-class Batch:
-    """Rows of one shape that take their steps together; each at its own noise level."""
-
-    def __init__(self, pipe: Pipeline) -> None:
-        self.pipe = pipe
-        self.rows: list[Row] = []
-        self._joined: PrefixCache | None = None
-
-    def add(self, row: Row) -> None:
-        """Let a row join; it starts at its own first level."""
-        self.rows.append(row)
-        self._joined = None
-
-    def discard(self, row: Row) -> None:
-        """Let a row go, finished or not."""
-        self.rows.remove(row)
-        self._joined = None
-
-    def step(self) -> list[Tensor]:
-        """Advance every row by one step; returns the clean latent that each predicts, (1, T, C).
-
-        On a row's last step that is its picture.
-        """
-        rows = self.rows
-        x = torch.cat([row.latent for row in rows])
-        now = torch.tensor([row.levels[row.step] for row in rows], device=x.device)
-        then = torch.tensor([row.levels[row.step + 1] for row in rows], device=x.device)
-        v = self._velocity(x, now)
-        predicted = clean(x, v, now)
-        x = x + (then - now)[:, None, None] * v
-        for row, latent in zip(rows, x.split(1)):
-            row.latent, row.step = latent, row.step + 1
-        return [guess if row.step < row.steps else row.latent for row, guess in zip(rows, predicted.split(1))]
-
-    def _velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        guided = [index for index, row in enumerate(self.rows) if row.negative is not None]
-        conditions = [row.condition for row in self.rows]
-        conditions += [row.negative for row in self.rows if row.negative is not None]
-        v = self._evaluate(torch.cat((x, x[guided])), torch.cat((t, t[guided])), conditions)
-        out, away = v[: len(self.rows)].clone(), v[len(self.rows) :]
-        if guided:
-            scales = torch.tensor([self.rows[index].order.guidance_scale for index in guided], device=x.device)
-            out[guided] = away + scales[:, None, None] * (out[guided] - away)
-        return out
-
-    def _evaluate(self, x: Tensor, t: Tensor, conditions: Sequence[Condition]) -> Tensor:
-        transformer = self.pipe.transformer
-        inputs = x.to(next(transformer.parameters()).dtype)
-        prefixes = [condition for condition in conditions if isinstance(condition, PrefixCache)]
-        if len(prefixes) == len(conditions):
-            self._joined = self._joined or PrefixCache.join(prefixes)
-            return transformer.denoise(inputs, t, self._joined).to(x.dtype)
-        singles = [c for c in conditions if not isinstance(c, PrefixCache)]
-        return torch.cat([c(inputs[i : i + 1], t[i : i + 1]) for i, c in enumerate(singles)]).to(x.dtype)
-
-
-Key = tuple[str, str, tuple[bytes, ...], tuple[int, int]]
-
-
-class PrefixStore:
-    """Prefixes by (model version, prompt, input images, grid); the least recently used go first when it is full."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.nbytes = self.hits = self.misses = 0
-        self._entries: OrderedDict[Key, PrefixCache] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def get(self, key: Key) -> PrefixCache | None:
-        """The prefix, which then counts as just used; None if it is not here."""
-        if key not in self._entries:
-            self.misses += 1
+    def _hold(self, order: Order, noise: Tensor) -> Hold | None:
+        """A latent is free as soon as the mask touches its square."""
+        if order.mask is None:
             return None
-        self.hits += 1
-        self._entries.move_to_end(key)
-        return self._entries[key]
-
-    def put(self, key: Key, prefix: PrefixCache) -> None:
-        """Keep a prefix, unless it alone is over the capacity."""
-        if prefix.nbytes > self.capacity:
-            return
-        self._entries[key] = prefix
-        self.nbytes += prefix.nbytes
-        while self.nbytes > self.capacity:
-            self.nbytes -= self._entries.popitem(last=False)[1].nbytes
+        height, width = order.grid
+        mask = torch.from_numpy(np.array(order.mask, dtype=np.float32)).reshape(height, PATCH, width, PATCH)
+        free = mask.amax(dim=(1, 3)).reshape(1, -1, 1).to(noise.device) > 0
+        return Hold(self.pipe._tokens(order.inputs[0]).to(noise.dtype), noise, free)
 
 
-def fingerprint(pipe: Pipeline) -> str:
-    """Twelve hex digits that change with the weights: a hash of up to 4,096 numbers of every parameter."""
-    digest = hashlib.sha256()
-    for part in (pipe.transformer, pipe.autoencoder, pipe.text_encoder):
-        for name, parameter in part.named_parameters():
-            values = parameter.detach().flatten()
-            sample = values[:: max(1, len(values) // 4096)].float().cpu().contiguous()
-            digest.update(name.encode() + sample.numpy().tobytes())
-    return digest.hexdigest()[:12]
+def _images(x: Tensor, orders: Sequence[Order]) -> list[Image.Image]:
+    """(B, 4, H, W) in [-1, 1] as pictures, as each was ordered."""
+    pixels = ((x.float().permute(0, 2, 3, 1) + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+    pictures = []
+    for order, values in zip(orders, pixels, strict=True):
+        image = Image.fromarray(values if order.transparent else values[..., :3].copy())
+        pictures.append(image if order.mask is None else _kept(image, order))
+    return pictures
+
+
+def _kept(image: Image.Image, order: Order) -> Image.Image:
+    """The picture inside the mask, and outside it the input's own pixels; the seam lies inside."""
+    assert order.mask is not None
+    soft = ImageChops.darker(order.mask, order.mask.filter(ImageFilter.GaussianBlur(SOFT)))
+    return Image.composite(image, order.inputs[0].convert(image.mode), soft)

@@ -10,14 +10,14 @@ import uvicorn
 from fourstroke.pipeline import Pipeline
 from fourstroke.serve.api import create_app
 from fourstroke.serve.config import ServeConfig
-from fourstroke.serve.engine import Engine
+from fourstroke.serve.engine import Engine, Studio
 from fourstroke.serve.painter import Painter
 
 
 class Server(uvicorn.Server):
     """uvicorn that drains: on SIGTERM or SIGINT nothing new is taken, what was accepted is finished, the exit is 0."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+    def __init__(self, config: uvicorn.Config, engine: Studio) -> None:
         super().__init__(config)
         self.engine = engine
 
@@ -27,9 +27,13 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def build_server(pipe: Pipeline, config: ServeConfig, *, log_level: str = "info") -> Server:
-    """A server for a loaded model, ready to `run()`."""
-    engine = Engine(Painter(pipe, config.cache_bytes), queue=config.queue, rows=config.rows)
+def build_engine(pipe: Pipeline, config: ServeConfig) -> Engine:
+    """The engine of a loaded model."""
+    return Engine(Painter(pipe, config.cache_bytes), queue=config.queue, rows=config.rows, tokens=config.tokens)
+
+
+def build_server(engine: Studio, config: ServeConfig, *, log_level: str = "info") -> Server:
+    """A server in front of an engine, ready to `run()`."""
     settings = uvicorn.Config(
         create_app(engine, config), host=config.host, port=config.port, log_level=log_level, server_header=False,
         timeout_graceful_shutdown=round(config.request_seconds) + 1, lifespan="on",
@@ -37,8 +41,8 @@ def build_server(pipe: Pipeline, config: ServeConfig, *, log_level: str = "info"
     return Server(settings, engine)
 
 
-def serve(pipe: Pipeline, config: ServeConfig) -> None:
+def serve(engine: Studio, config: ServeConfig) -> None:
     """Serve until SIGTERM or SIGINT; returns once drained."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises the signal again after its shutdown
-    build_server(pipe, config).run()
+    build_server(engine, config).run()

@@ -40,21 +40,3 @@ function recipeOf(data) {
 export function decodeBase64(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
-
-/** Events [name, data] of a server-sent event stream (Response); comments are passed over. */
-export async function* readEvents(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const blocks = (rest + value).split("\n\n");
-    rest = blocks.pop();
-    for (const block of blocks) {
-      const lines = block.split("\n");
-      const text = lines.filter((l) => l.startsWith("data: ")).map((l) => l.slice(6)).join("\n");
-      const name = lines.find((l) => l.startsWith("event: "))?.slice(7) ?? "message";
-      if (text) yield [name, JSON.parse(text)];
-    }
-  }
-}

@@ -1,37 +1,15 @@
 // The studio: one page over the server's own API.
 
-import { decodeBase64, readEvents, readRecipe } from "/recipe.js";
+import { ask, post, readEvents } from "/api.js";
+import { at, make, say } from "/dom.js";
+import { exportMask, paintMask } from "/mask.js";
+import { readRecipe } from "/recipe.js";
+import * as stage from "/stage.js";
 
-const at = (id) => document.getElementById(id);
-const HISTORY = 60;
+const EXAMPLES = ["a rocket above a red circle", "a frog to the right of a pizza", "a cat on a mint background", "a yellow star above a house"];
 let model = null; // what the server draws with
 let drawing = null; // AbortController of the running request
-let inputs = []; // {file, url}
-let shown = null; // the picture on the stage: {url, recipe, blob, format}
-const history = [];
-
-async function ask(path, options = {}) {
-  const key = sessionStorage.getItem("fourstroke-key");
-  const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
-  const response = await fetch(path, { ...options, headers });
-  if (response.status === 401) {
-    await login();
-    return ask(path, options);
-  }
-  if (!response.ok) {
-    const body = await response.json().catch(() => null);
-    throw new Error(body?.error?.message ?? `the server answered ${response.status}`);
-  }
-  return response;
-}
-
-function login() {
-  at("login").showModal();
-  return new Promise((resolve) => at("login").addEventListener("close", () => {
-    sessionStorage.setItem("fourstroke-key", at("key").value);
-    resolve();
-  }, { once: true }));
-}
+let inputs = []; // {file, url, mask}
 
 async function start() {
   try {
@@ -43,13 +21,15 @@ async function start() {
     return;
   }
   at("model").textContent = `${model.id} · ${model.width} × ${model.height}`;
-  for (const [width, height] of sizes(model)) {
-    at("size").add(new Option(`${width} × ${height}`, `${width}x${height}`));
-  }
+  for (const [width, height] of sizes(model)) at("size").add(new Option(`${width} × ${height}`, `${width}x${height}`));
   at("size").add(new Option("as the picture to edit", "auto"));
   at("count").max = model.max_n;
   at("steps").max = model.fixed_steps ? Math.max(8, model.num_inference_steps) : Math.min(100, model.max_steps);
-  resetNumbers();
+  at("enhance").disabled = !model.enhances;
+  if (!model.enhances) at("enhance-note").textContent = `${model.id} has no prompt enhancer`;
+  at("steps").value = model.num_inference_steps;
+  at("guidance").value = model.guidance_scale;
+  showNumbers();
 }
 
 /** The model's own size first, then other shapes of about its area. */
@@ -63,10 +43,10 @@ function sizes({ width, height, max_side: most, multiple: unit }) {
   return found.filter(([w, h], i) => found.findIndex(([a, b]) => a === w && b === h) === i);
 }
 
-function resetNumbers() {
-  at("steps").value = model.num_inference_steps;
-  at("guidance").value = model.guidance_scale;
-  showNumbers();
+function chooseSize(size) {
+  const [width, height] = size.split("x");
+  if (![...at("size").options].some((option) => option.value === size)) at("size").add(new Option(`${width} × ${height}`, size));
+  at("size").value = size;
 }
 
 function showNumbers() {
@@ -74,15 +54,43 @@ function showNumbers() {
   at("guidance-shown").value = at("guidance").value === "1" ? "off" : at("guidance").value;
 }
 
-function say(text, bad = false) {
-  at("status").textContent = text;
-  at("status").classList.toggle("bad", bad);
+/** The words that will be drawn. */
+const words = () => (at("rewrite-box").hidden ? at("prompt").value : at("rewrite").value);
+
+async function enhance() {
+  if (!words().trim()) return lacking();
+  at("enhance").disabled = true;
+  say("Writing the prompt out …");
+  try {
+    const found = await (await post("/v1/prompts/enhance", { prompt: at("prompt").value, seed: Number(at("seed").value) || 0 })).json();
+    at("rewrite").value = found.prompt;
+    at("rewrite-note").textContent = found.warning ?? found.reasoning;
+    at("rewrite-note").hidden = !at("rewrite-note").textContent;
+    at("rewrite-box").hidden = false;
+    if (found.size !== "auto" && !inputs.length) chooseSize(found.size);
+    say(found.warning ? "Your own words stay." : "Look at the rewritten prompt, change it, draw it.");
+    at("rewrite").focus();
+  } catch (error) {
+    say(error.message, true);
+  } finally {
+    at("enhance").disabled = false;
+  }
+}
+
+function ownWords() {
+  at("rewrite-box").hidden = true;
+  at("prompt").focus();
+}
+
+function lacking() {
+  say("Say what to draw first.", true);
+  at("prompt").focus();
 }
 
 /** The fields of a request as they stand on the page. */
 function fields() {
   const found = {
-    prompt: at("prompt").value, size: at("size").value, n: Number(at("count").value) || 1, stream: true,
+    prompt: words(), size: at("size").value, n: Number(at("count").value) || 1, stream: true,
     background: at("transparent").checked ? "transparent" : "opaque", guidance_scale: Number(at("guidance").value),
   };
   const steps = Number(at("steps").value);
@@ -93,47 +101,55 @@ function fields() {
   return found;
 }
 
-function request(wanted) {
-  if (!inputs.length) {
-    const headers = { "Content-Type": "application/json" };
-    return ask("/v1/images/generations", { method: "POST", headers, body: JSON.stringify(wanted), signal: drawing.signal });
-  }
+async function request(wanted, signal) {
+  if (!inputs.length) return post("/v1/images/generations", wanted, signal);
   const form = new FormData();
   for (const [name, value] of Object.entries(wanted)) form.append(name, value);
   for (const { file } of inputs) form.append("image[]", file, file.name || "picture.png");
-  return ask("/v1/images/edits", { method: "POST", body: form, signal: drawing.signal });
+  if (inputs[0].mask) {
+    form.set("size", "auto");
+    form.append("mask", await exportMask(inputs[0]), "mask.png");
+  }
+  return ask("/v1/images/edits", { method: "POST", body: form, signal });
 }
 
 async function draw(wanted = fields()) {
   if (drawing || !model) return;
   if (!wanted.prompt.trim()) {
-    say("Say what to draw first.", true);
-    at("prompt").focus();
+    lacking();
     return;
   }
   drawing = new AbortController();
   const began = performance.now();
+  const seconds = () => ((performance.now() - began) / 1000).toFixed(1);
   busy(true);
   say("Waiting for the first step …");
+  let done = 0;
   try {
-    let done = 0;
-    for await (const [name, event] of readEvents(await request(wanted))) {
+    let first = "";
+    for await (const [name, event] of readEvents(await request(wanted, drawing.signal))) {
+      if (!first) {
+        stage.expect(wanted.n);
+        first = seconds();
+        at("figure").dataset.first = first;
+      }
       if (name === "error") throw new Error(event.error.message);
       if (name.endsWith(".partial_image")) {
-        if (event.image_index === done) preview(event);
+        stage.preview(event);
+        say(`Step ${event.step} of ${event.steps}`);
+        at("progress").value = Math.max(at("progress").value, event.step / event.steps);
         continue;
       }
       done += 1;
-      keep(event);
-      const seconds = ((performance.now() - began) / 1000).toFixed(1);
-      say(`${done} of ${wanted.n} drawn in ${seconds} s, seed ${event.seed}`);
+      stage.keep(event);
       at("progress").value = done / wanted.n;
+      say(wanted.n > 1 ? `${done} of ${wanted.n} drawn in ${seconds()} s` : `Drawn in ${seconds()} s, first look after ${first} s, seed ${event.seed}`);
     }
     if (done < wanted.n) throw new Error("the connection ended before the picture was finished");
   } catch (error) {
     if (error.name === "AbortError") say("Cancelled.");
     else say(error.message, true);
-    if (shown) show(shown);
+    if (!done) stage.settle();
   } finally {
     drawing = null;
     busy(false);
@@ -148,86 +164,15 @@ function busy(on) {
   at("figure").setAttribute("aria-busy", String(on));
 }
 
-function preview(event) {
-  const image = at("picture");
-  image.src = `data:image/${event.output_format};base64,${event.b64_json}`;
-  image.alt = `Preview after step ${event.step} of ${event.steps}`;
-  image.hidden = false;
-  at("hint").hidden = true;
-  image.classList.add("draft");
-  dress(image, event.size, event.background);
-  at("progress").value = event.step / event.steps;
-  say(`Step ${event.step} of ${event.steps}`);
-}
-
-function dress(image, size, background) {
-  image.classList.toggle("small", Math.max(...size.split("x").map(Number)) <= 256);
-  image.classList.toggle("clear", background === "transparent");
-}
-
-/** Put a finished picture on the stage and into the history. */
-function keep(event) {
-  const bytes = decodeBase64(event.b64_json);
-  add(new Blob([bytes], { type: "image/png" }), readRecipe(bytes.buffer) ?? { prompt: event.revised_prompt, seed: event.seed });
-}
-
-function add(blob, recipe) {
-  const entry = { blob, recipe, url: URL.createObjectURL(blob) };
-  history.unshift(entry);
-  for (const old of history.splice(HISTORY)) URL.revokeObjectURL(old.url);
-  show(entry);
-}
-
-function show(entry) {
-  shown = entry;
-  const { recipe, url } = entry;
-  const image = at("picture");
-  image.src = url;
-  image.alt = recipe.prompt;
-  image.hidden = false;
-  image.classList.remove("draft");
-  at("hint").hidden = true;
-  dress(image, `${recipe.width}x${recipe.height}`, recipe.background);
-  at("download").href = url;
-  at("download").download = `${recipe.prompt.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40)}-${recipe.seed}.png`;
-  at("tools").hidden = at("recipe").hidden = false;
-  const rows = {
-    Prompt: recipe.prompt, Seed: recipe.seed, Size: `${recipe.width} × ${recipe.height}`, Steps: recipe.num_inference_steps,
-    Guidance: recipe.guidance_scale === 1 ? "off" : recipe.guidance_scale, "Leave out": recipe.negative_prompt,
-    Model: [recipe.model, recipe.version].filter(Boolean).join(" "), Edits: recipe.inputs?.length,
-  };
-  at("recipe").replaceChildren(...Object.entries(rows).filter(([, v]) => v !== undefined && v !== "").flatMap(([name, value]) => {
-    const [term, text] = [document.createElement("dt"), document.createElement("dd")];
-    [term.textContent, text.textContent] = [name, value];
-    return [term, text];
-  }));
-  at("history-title").hidden = !history.length;
-  at("history").replaceChildren(...history.map((item) => {
-    const [li, button, img] = ["li", "button", "img"].map((tag) => document.createElement(tag));
-    img.src = item.url;
-    img.alt = "";
-    button.type = "button";
-    button.setAttribute("aria-label", `Show: ${item.recipe.prompt}, seed ${item.recipe.seed}`);
-    button.setAttribute("aria-current", String(item === shown));
-    button.addEventListener("click", () => show(item));
-    button.append(img);
-    li.append(button);
-    return li;
-  }));
-}
-
 /** Set every control as the recipe says. */
 function restore(recipe) {
   at("prompt").value = recipe.prompt;
+  at("rewrite-box").hidden = true;
   at("seed").value = recipe.seed ?? "";
   at("transparent").checked = recipe.background === "transparent";
   at("negative").value = recipe.negative_prompt ?? "";
   at("count").value = 1;
-  const size = `${recipe.width}x${recipe.height}`;
-  if (recipe.width && ![...at("size").options].some((o) => o.value === size)) {
-    at("size").add(new Option(`${recipe.width} × ${recipe.height}`, size));
-  }
-  if (recipe.width) at("size").value = size;
+  if (recipe.width) chooseSize(`${recipe.width}x${recipe.height}`);
   at("steps").value = recipe.num_inference_steps ?? model.num_inference_steps;
   at("guidance").value = recipe.guidance_scale ?? model.guidance_scale;
   showNumbers();
@@ -236,56 +181,78 @@ function restore(recipe) {
 }
 
 function setInputs(found) {
+  const had = inputs.length;
   inputs = found.slice(0, model?.max_input_images ?? 10);
-  at("inputs").replaceChildren(...inputs.map((input) => {
-    const [li, img, button] = ["li", "img", "button"].map((tag) => document.createElement(tag));
-    img.src = input.url;
-    img.alt = input.file.name || "picture to edit";
-    button.type = "button";
-    button.textContent = "×";
-    button.setAttribute("aria-label", `Remove ${img.alt}`);
-    button.addEventListener("click", () => setInputs(inputs.filter((other) => other !== input)));
-    li.append(img, button);
-    return li;
-  }));
-  at("size").value = inputs.length ? "auto" : at("size").value === "auto" ? at("size").options[0].value : at("size").value;
+  at("inputs").replaceChildren(...inputs.map(thumbnail));
+  if (inputs.length) at("size").value = "auto";
+  else if (had && at("size").value === "auto") at("size").selectedIndex = 0;
   at("draw").textContent = inputs.length ? "Edit" : "Draw";
+}
+
+function thumbnail(input, index) {
+  const name = input.file.name || "picture to edit";
+  const remove = make("button", { type: "button", textContent: "×", className: "remove", "aria-label": `Remove ${name}` });
+  remove.addEventListener("click", () => setInputs(inputs.filter((other) => other !== input)));
+  const item = make("li", {}, make("img", { src: input.url, alt: name }), remove);
+  if (index > 0) return item; // a mask belongs to the first picture
+  if (input.mask) {
+    const shape = make("canvas", { width: input.mask.width, height: input.mask.height, className: "over" });
+    shape.getContext("2d").drawImage(input.mask, 0, 0);
+    item.append(shape);
+  }
+  const text = input.mask ? "Change mask" : "Mask";
+  const mask = make("button", { type: "button", id: "mask", className: "small", textContent: text, "aria-label": `${text}: choose the part of ${name} to draw anew` });
+  mask.addEventListener("click", () => paintMask(input, () => setInputs(inputs)));
+  item.append(mask);
+  return item;
 }
 
 function addInputs(files) {
   const pictures = [...files].filter((file) => file.type.startsWith("image/"));
-  setInputs([...inputs, ...pictures.map((file) => ({ file, url: URL.createObjectURL(file) }))]);
+  setInputs([...inputs, ...pictures.map((file) => ({ file, url: URL.createObjectURL(file), mask: null }))]);
 }
 
 /** A PNG of ours brings its recipe back; anything else becomes an image to edit. */
 async function dropped(files, onTray) {
   for (const file of files) {
     const recipe = onTray ? null : readRecipe(await file.arrayBuffer());
-    if (!recipe) {
-      addInputs([file]);
-      continue;
-    }
-    add(file, recipe);
-    restore(recipe);
+    if (recipe) {
+      stage.show(stage.add(file, recipe));
+      restore(recipe);
+    } else addInputs([file]);
   }
 }
 
 at("form").addEventListener("submit", (event) => { event.preventDefault(); draw(); });
 at("cancel").addEventListener("click", () => drawing?.abort());
+at("enhance").addEventListener("click", enhance);
+at("own").addEventListener("click", ownWords);
 at("dice").addEventListener("click", () => { at("seed").value = ""; });
 at("file").addEventListener("change", (event) => { addInputs(event.target.files); event.target.value = ""; });
 at("vary").addEventListener("click", () => {
-  restore(shown.recipe);
+  restore(stage.current().recipe);
   at("seed").value = "";
   draw({ ...fields(), n: Math.min(4, model.max_n) });
 });
-at("reuse").addEventListener("click", () => restore(shown.recipe));
-at("edit").addEventListener("click", () => { addInputs([new File([shown.blob], "picture.png", { type: "image/png" })]); at("prompt").focus(); });
-at("clear").addEventListener("click", () => { history.length = 0; at("history").replaceChildren(); at("history-title").hidden = true; });
+at("reuse").addEventListener("click", () => restore(stage.current().recipe));
+at("edit").addEventListener("click", () => {
+  addInputs([new File([stage.current().blob], "picture.png", { type: "image/png" })]);
+  at("prompt").focus();
+});
+at("clear").addEventListener("click", stage.clear);
+at("examples").append(...EXAMPLES.map((text) => {
+  const button = make("button", { type: "button", className: "small", textContent: text });
+  button.addEventListener("click", () => { at("prompt").value = text; draw(); });
+  return make("li", {}, button);
+}));
 for (const id of ["steps", "guidance"]) at(id).addEventListener("input", showNumbers);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); draw(); }
   if (event.key === "Escape" && drawing) drawing.abort();
+  if (event.altKey && ["ArrowLeft", "ArrowRight"].includes(event.key)) {
+    event.preventDefault();
+    stage.leaf(event.key === "ArrowRight" ? 1 : -1);
+  }
 });
 addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dragging"); });
 addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("dragging"); });

@@ -1,0 +1,242 @@
+"""From a request to its answer: takes orders in, follows their jobs, hands pictures out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, NamedTuple
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from PIL import Image
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.types import Receive, Scope, Send
+
+from fourstroke.enhance.enhancer import Enhanced
+from fourstroke.pipeline import MULTIPLE, fit, shaped
+from fourstroke.serve import errors, fields
+from fourstroke.serve.answers import Answer, encode, recipe, sse
+from fourstroke.serve.config import ServeConfig
+from fourstroke.serve.engine import Done, Draining, Event, Failed, Job, Preview, QueueFull, Studio
+from fourstroke.serve.errors import ApiError
+from fourstroke.serve.fields import Drawing, Rewrite
+from fourstroke.serve.uploads import fit_mask, read_upload
+
+Inbox = asyncio.Queue[tuple[int, Event]]
+
+
+class Sitting(NamedTuple):
+    """What an edit starts from."""
+
+    inputs: list[Image.Image]
+    mask: Image.Image | None
+
+
+class Desk:
+    """Serves requests with one engine."""
+
+    def __init__(self, engine: Studio, config: ServeConfig) -> None:
+        self.engine, self.config = engine, config
+        self._decoding = asyncio.Semaphore(2)  # uploads decoded at once: bounds their memory
+        self._enhancing, self._rewrites = asyncio.Semaphore(1), 0
+
+    def model(self) -> dict[str, Any]:
+        """The model object, with what a client must know beyond OpenAI's fields."""
+        facts, config = self.engine.model.facts, self.config
+        info = facts.info
+        own = {
+            "version": facts.version, "width": info.width, "height": info.height, "max_side": info.max_side,
+            "multiple": MULTIPLE, "guidance_scale": info.guidance_scale, "num_inference_steps": facts.own_steps,
+            "fixed_steps": bool(info.sample_sigmas), "max_steps": config.max_steps, "max_n": config.max_n,
+            "max_previews": config.max_previews, "max_prompt_tokens": facts.max_prompt_tokens,
+            "max_input_images": config.input_images, "enhances": facts.enhances,
+        }  # fmt: skip
+        return {"id": info.name, "object": "model", "created": 0, "owned_by": "fourstroke", "fourstroke": own}
+
+    async def rewrite(self, asked: fields.Request) -> Rewrite:
+        """What the enhancer makes of a prompt; nothing is drawn."""
+        facts = self.engine.model.facts
+        found = await self._enhance(asked.prompt, [], asked.seed or 0)
+        width, height = shaped(found.ratio, facts.info)
+        return Rewrite(
+            created=int(time.time()), request=asked.prompt, prompt=found.prompt or asked.prompt,
+            size=f"{width}x{height}" if width else "auto", reasoning=found.reasoning, warning=found.warning,
+        )  # fmt: skip
+
+    async def draw(self, drawing: Drawing, sitting: Sitting, request: Request, kind: str) -> Response:
+        """Queue the pictures of a request and answer with them, whole or as a stream."""
+        model = self.engine.model
+        facts, seed = model.facts, drawing.settle()
+        drawing.check(facts, self.config)
+        drawing.orders(facts, *sitting)  # refuses what is wrong before anything is computed
+        tokens = await self._count(drawing.prompt)
+        if drawing.negative_prompt:
+            await self._count(drawing.negative_prompt)
+        rewrite = None
+        if drawing.enhance:
+            rewrite = await self._enhance(drawing.prompt, sitting.inputs, seed)
+            try:
+                tokens = await self._count(rewrite.prompt)
+            except ApiError:
+                rewrite = None  # longer than the model reads: the user's own words
+        orders = drawing.orders(facts, *sitting, rewrite)
+        answer = Answer(drawing, orders, tokens, kind)
+        user = f"{request.state.caller}/{drawing.safety_identifier or drawing.user or ''}"
+        inbox: Inbox = asyncio.Queue()
+        hand = _hand_over(asyncio.get_running_loop(), inbox)
+        previews = drawing.partial_images or 0
+        jobs = [Job(order, hand(index), user=user, previews=previews) for index, order in enumerate(orders)]
+        try:
+            self.engine.submit(jobs)
+        except (QueueFull, Draining) as error:
+            raise errors.of_engine(error) from None
+        if drawing.stream:
+            return _Stream(self._events(answer, inbox), lambda: self.engine.cancel(jobs))
+        try:
+            return await self._whole(answer, inbox, request)
+        finally:
+            self.engine.cancel(jobs)
+
+    async def read_form(self, request: Request) -> tuple[Drawing, Sitting]:
+        """The fields, images and mask of an edit."""
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            raise ApiError(400, "send the images as multipart/form-data", code="content_type")
+        values: dict[str, str] = {}
+        uploads: list[tuple[str, UploadFile]] = []
+        masks: list[UploadFile] = []
+        async with request.form(max_files=self.config.input_images + 2, max_fields=64) as form:
+            for name, value in form.multi_items():
+                if not isinstance(value, UploadFile):
+                    values[name] = value
+                elif name in ("image", "image[]"):
+                    uploads.append((name, value))
+                elif name == "mask" and not masks:
+                    masks.append(value)
+                else:
+                    raise ApiError(400, f"{name}: only image, image[] and one mask may be files", param=name)
+            try:
+                drawing = Drawing.model_validate(values)
+            except ValidationError as error:
+                raise errors.of_validation(list(error.errors())) from None
+            facts = self.engine.model.facts
+            drawing.check(facts, self.config)
+            if not 0 < len(uploads) <= self.config.input_images:
+                message = f"{len(uploads)} images; send 1 to {self.config.input_images} as image or image[]"
+                raise ApiError(400, message, param="image")
+            images = [await self._decode(upload, name) for name, upload in uploads]
+            mask = fit_mask(await self._decode(masks[0], "mask"), images[0], facts.info) if masks else None
+            return drawing, Sitting([fit(image, facts.info) for image in images], mask)
+
+    async def _decode(self, upload: UploadFile, name: str) -> Image.Image:
+        data = await upload.read()
+        async with self._decoding:
+            return await asyncio.to_thread(read_upload, data, name, self.config.input_pixels)
+
+    async def _count(self, prompt: str) -> int:
+        try:
+            return await asyncio.to_thread(self.engine.model.count_tokens, prompt)
+        except ValueError as error:
+            raise ApiError(400, str(error), param="prompt", code="prompt") from None
+
+    async def _enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
+        """One rewrite after the other; as many may wait as pictures may."""
+        model = self.engine.model
+        if not model.facts.enhances:
+            raise fields.no_enhancer(model.facts)
+        if self.engine.draining:
+            raise errors.of_engine(Draining("the server is shutting down; try another"))
+        if self._rewrites > self.config.queue:
+            raise errors.of_engine(QueueFull(f"{self._rewrites} prompts are waiting already", 5))
+        self._rewrites += 1
+        try:
+            async with asyncio.timeout(self.config.request_seconds), self._enhancing:
+                return await asyncio.to_thread(model.enhance, prompt, images, seed)
+        except (TimeoutError, ValueError) as error:
+            raise errors.of_engine(error) from None
+        finally:
+            self._rewrites -= 1
+
+    async def _whole(self, answer: Answer, inbox: Inbox, request: Request) -> Response:
+        """Wait for all pictures, or for the client to go away."""
+        pictures = asyncio.ensure_future(self._collect(answer, inbox))
+        gone = asyncio.ensure_future(_gone(request))
+        try:
+            async with asyncio.timeout(self.config.request_seconds):
+                await asyncio.wait((pictures, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not pictures.done():
+                return Response(status_code=499)  # nobody is there to read it
+            return JSONResponse(answer.body(pictures.result()))
+        except TimeoutError as error:
+            raise errors.of_engine(error) from None
+        finally:
+            pictures.cancel()
+            gone.cancel()
+
+    async def _collect(self, answer: Answer, inbox: Inbox) -> list[bytes]:
+        done: dict[int, bytes] = {}
+        while len(done) < len(answer.orders):
+            index, event = await inbox.get()
+            if isinstance(event, Failed):
+                raise errors.of_engine(event.error)
+            if isinstance(event, Done):
+                done[index] = await self._encode(answer, index, event)
+        return [done[index] for index in range(len(done))]
+
+    async def _events(self, answer: Answer, inbox: Inbox) -> AsyncIterator[bytes]:
+        """Partial images and pictures as they come; comments while there is nothing to tell."""
+        yield b": accepted\n\n"
+        left, shown = len(answer.orders), [0] * len(answer.orders)
+        deadline = time.monotonic() + self.config.request_seconds
+        try:
+            while left:
+                if time.monotonic() > deadline:
+                    raise errors.of_engine(TimeoutError())
+                try:
+                    index, event = await asyncio.wait_for(inbox.get(), self.config.keep_alive_seconds)
+                except TimeoutError:
+                    yield b": keep-alive\n\n"
+                    continue
+                if isinstance(event, Failed):
+                    raise errors.of_engine(event.error)
+                data = await self._encode(answer, index, event)
+                if isinstance(event, Preview):
+                    yield sse(*answer.partial(index, shown[index], data, event.step, event.steps))
+                    shown[index] += 1
+                else:
+                    left -= 1
+                    yield sse(*answer.completed(index, data))
+        except ApiError as error:
+            body = errors.body_of(error.status_code, str(error.detail), error.param, error.code)
+            yield sse("error", {"type": "error", **body})
+
+    async def _encode(self, answer: Answer, index: int, event: Preview | Done) -> bytes:
+        note = recipe(answer.orders[index], self.engine.model.facts) if isinstance(event, Done) else None
+        return await asyncio.to_thread(encode, event.image, answer.drawing, note)
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events; `end` is called however the stream ends, even before its first event."""
+
+    def __init__(self, events: AsyncIterator[bytes], end: Callable[[], None]) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self.end = end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.end()
+
+
+def _hand_over(loop: asyncio.AbstractEventLoop, inbox: Inbox) -> Callable[[int], Callable[[Event], None]]:
+    """Listeners that carry events from the drawing thread to the loop."""
+    return lambda index: lambda event: (loop.call_soon_threadsafe(inbox.put_nowait, (index, event)), None)[1]
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has gone away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,46 @@
+"""What the API must know of a model, wherever that model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+from fourstroke.enhance.enhancer import Enhanced
+from fourstroke.pipeline import ModelInfo
+from fourstroke.serve.rows import Order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """A model in words and numbers; small enough to send."""
+
+    info: ModelInfo
+    version: str
+    max_prompt_tokens: int
+    enhances: bool
+
+    @property
+    def own_steps(self) -> int:
+        """Steps of a picture that asks for none."""
+        return len(self.info.sample_sigmas or ()) or self.info.num_inference_steps
+
+    def steps(self, order: Order) -> int:
+        """How many steps a picture takes."""
+        return order.num_inference_steps or self.own_steps
+
+
+class Model(Protocol):
+    """A loaded model, here or elsewhere. The methods may be called from any thread, and block."""
+
+    @property
+    def facts(self) -> Facts:
+        """What it is; changes with its weights."""
+
+    def count_tokens(self, prompt: str) -> int:
+        """Tokens of a prompt in its template; `ValueError` for an empty prompt, or one over the limit."""
+
+    def enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
+        """The rewrite of a prompt; `ValueError` where the model has no enhancer."""

@@ -1,0 +1,158 @@
+"""Pictures in the making: an order, its row, and the batch in which rows of one shape take their steps together.
+
+A row under a mask is held to its picture where nothing is to change: after every step those latents are put back on
+the straight path between the picture and the row's own noise, so that what is drawn anew grows into what stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fourstroke.dit import PrefixCache
+from fourstroke.flow.path import clean, interpolate
+from fourstroke.flow.sampler import Velocity
+from fourstroke.pipeline import PATCH, Pipeline
+
+Condition = PrefixCache | Velocity
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Order:
+    """One picture to draw; sizes are pixels, `inputs` are already fitted to the model (`pipeline.fit`).
+
+    `mask` (mode L, the picture's size) is 255 where the first input is drawn anew and 0 where it stays; `request` is
+    what the user wrote, where `prompt` is a rewrite of it.
+    """
+
+    prompt: str
+    width: int
+    height: int
+    seed: int
+    num_inference_steps: int | None = None
+    guidance_scale: float = 1.0
+    negative_prompt: str = ""
+    transparent: bool = False
+    inputs: tuple[Image.Image, ...] = ()
+    mask: Image.Image | None = None
+    request: str | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(height, width) in latents."""
+        return self.height // PATCH, self.width // PATCH
+
+    @property
+    def tokens(self) -> int:
+        """Latents of the picture."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def evaluations(self) -> int:
+        """Rows that a step of this picture takes: two under guidance."""
+        return 1 if self.guidance_scale == 1 else 2
+
+
+class Shape(NamedTuple):
+    """What pictures of one batch share: with much longer prefixes, the short ones would pay for the long ones."""
+
+    grid: tuple[int, int]
+    image_tokens: int
+
+
+class Hold(NamedTuple):
+    """What a mask keeps: the picture's own latents and the row's noise, (1, T, C), and where to draw, (1, T, 1)."""
+
+    known: Tensor
+    noise: Tensor
+    free: Tensor
+
+
+@dataclass(eq=False)
+class Row:
+    """A picture in the making."""
+
+    order: Order
+    latent: Tensor  # (1, T, C), float32
+    levels: list[float]
+    condition: Condition
+    negative: Condition | None
+    hold: Hold | None = None
+    step: int = 0
+
+    @property
+    def steps(self) -> int:
+        """How many there will be."""
+        return len(self.levels) - 1
+
+    @property
+    def shape(self) -> Shape:
+        """The batch it belongs to."""
+        return Shape(self.order.grid, sum(i.width * i.height for i in self.order.inputs) // PATCH**2)
+
+
+class Batch:
+    """Rows of one shape that take their steps together; each at its own noise level."""
+
+    def __init__(self, pipe: Pipeline) -> None:
+        self.pipe = pipe
+        self.rows: list[Row] = []
+        self._joined: PrefixCache | None = None
+
+    def add(self, row: Row) -> None:
+        """Let a row join; it starts at its own first level."""
+        self.rows.append(row)
+        self._joined = None
+
+    def discard(self, row: Row) -> None:
+        """Let a row go, finished or not."""
+        self.rows.remove(row)
+        self._joined = None
+
+    def step(self) -> list[Tensor]:
+        """Advance every row by one step; returns the clean latent that each predicts, (1, T, C).
+
+        On a row's last step that is its picture.
+        """
+        rows = self.rows
+        x = torch.cat([row.latent for row in rows])
+        now = torch.tensor([row.levels[row.step] for row in rows], device=x.device)
+        then = torch.tensor([row.levels[row.step + 1] for row in rows], device=x.device)
+        v = self._velocity(x, now)
+        predicted = clean(x, v, now)
+        x = x + (then - now)[:, None, None] * v
+        out = []
+        for row, latent, guess, t in zip(rows, x.split(1), predicted.split(1), then.split(1)):
+            if row.hold is not None:
+                known, noise, free = row.hold
+                latent = torch.where(free, latent, interpolate(known, noise, t))
+                guess = torch.where(free, guess, known)
+            row.latent, row.step = latent, row.step + 1
+            out.append(guess if row.step < row.steps else latent)
+        return out
+
+    def _velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        guided = [index for index, row in enumerate(self.rows) if row.negative is not None]
+        conditions = [row.condition for row in self.rows]
+        conditions += [row.negative for row in self.rows if row.negative is not None]
+        v = self._evaluate(torch.cat((x, x[guided])), torch.cat((t, t[guided])), conditions)
+        out, away = v[: len(self.rows)].clone(), v[len(self.rows) :]
+        if guided:
+            scales = torch.tensor([self.rows[index].order.guidance_scale for index in guided], device=x.device)
+            out[guided] = away + scales[:, None, None] * (out[guided] - away)
+        return out
+
+    def _evaluate(self, x: Tensor, t: Tensor, conditions: Sequence[Condition]) -> Tensor:
+        transformer = self.pipe.transformer
+        inputs = x.to(next(transformer.parameters()).dtype)
+        prefixes = [condition for condition in conditions if isinstance(condition, PrefixCache)]
+        if len(prefixes) == len(conditions):
+            self._joined = self._joined or PrefixCache.join(prefixes)
+            return transformer.denoise(inputs, t, self._joined).to(x.dtype)
+        singles = [c for c in conditions if not isinstance(c, PrefixCache)]
+        return torch.cat([c(inputs[i : i + 1], t[i : i + 1]) for i, c in enumerate(singles)]).to(x.dtype)
