@@ -27,7 +27,7 @@ from torch import Tensor
 
 from fourstroke.vae import Autoencoder
 
-BARS = {"decode": {"speed": 2.0, "memory": 0.5}, "encode": {"speed": 1.5}}
+BARS = {"decode": {"speed": 2.0, "memory": 0.5}, "encode": {"speed": 1.5, "memory": 0.5}}
 MOST_DIFFERENCE = 1e-4
 SIDES, TASKS = ("ours", "diffusers"), ("encode", "decode")
 Task = Callable[[Tensor], Tensor]
@@ -153,7 +153,7 @@ def met(task: str, found: dict[str, Any]) -> dict[str, bool]:
     """Which bars a task meets."""
     bars = BARS[task]
     verdict = {"difference": found["difference"] <= MOST_DIFFERENCE, "speed": found["speedup"] >= bars["speed"]}
-    return verdict | ({"memory": found["memory_ratio"] <= bars["memory"]} if "memory" in bars else {})
+    return verdict | {"memory": found["memory_ratio"] <= bars["memory"]}
 
 
 def row(task: str, found: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Strips give what the whole gives: both shortcuts, odd heights, tiny strips, and when memory runs out."""
 
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -73,6 +74,36 @@ def test_strips_are_as_low_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(height for width, height in heights if width == 64) <= 40
 
 
+def test_the_last_strip_leaves_no_kernel_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels of an uncut stage are made one after another: whoever waits for strips holds none that is done with."""
+    alive: list[weakref.ref[RowConvolution]] = []
+    plain_init = RowConvolution.__init__
+
+    def watched(self: RowConvolution, conv: nn.Conv2d) -> None:
+        plain_init(self, conv)
+        alive.append(weakref.ref(self))
+
+    monkeypatch.setattr(RowConvolution, "__init__", watched)
+    stage = build().decoder.stages()[0]
+    x = torch.randn(1, stage.resnets[0].conv1.in_channels, 4, 4)
+    for rows, last in stream.up(stage, iter([stream.Strip(x, True)])):
+        assert (rows.shape[2], last) == (8, True)
+        assert len(alive) == 4
+        assert not any(kernel() for kernel in alive)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_kernels_made_in_passing_are_those_that_are_kept(monkeypatch: pytest.MonkeyPatch, last: bool) -> None:
+    monkeypatch.setattr(winograd, "MIN_POSITIONS", 1)
+    conv = nn.Conv2d(64, 64, 3, padding=1)
+    x = torch.randn(1, 64, 10, 8).to(memory_format=torch.channels_last)
+    rows, doubled = RowConvolution(conv), winograd.DoublingConvolution(conv)
+    y, z = rows(x, last=last), doubled(x, last=last)
+    torch.testing.assert_close(y, F.conv2d(x, conv.weight, conv.bias, padding=(0, 1)), atol=2e-5, rtol=0)
+    torch.testing.assert_close(rows(x), y, atol=0, rtol=0)
+    torch.testing.assert_close(doubled(x), z, atol=0, rtol=0)
+
+
 def test_half_precision_is_normalised_as_forward_does() -> None:
     model, x = build().bfloat16(), (torch.rand(1, 4, 64, 32) * 2 - 1).bfloat16()
     z, y = whole(model, x)
@@ -104,7 +135,7 @@ def test_out_of_memory_means_smaller_strips(monkeypatch: pytest.MonkeyPatch, err
 
     monkeypatch.setattr(tiling, "decode_strips", narrow)
     torch.testing.assert_close(model.decode_raw(z), wanted, atol=1e-5, rtol=0)
-    assert sizes == [8 << 20, 2 << 20, 512 << 10]
+    assert sizes == [4 << 20, 1 << 20]
 
 
 def test_memory_that_never_suffices_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

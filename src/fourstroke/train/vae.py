@@ -3,12 +3,15 @@
 Qwen-Image-2.0 report, autoencoder, and VAE-2.0 report, Objective: L1 + perceptual + alignment. Where no network for
 the last two can be had, the multi-scale edge loss takes their place. `latent_noise` jitters the latents that the
 decoder sees (in units of their own deviation), so that it forgives the small errors of a sampler.
+
+VAE-2.0 report, Curriculum: resolution and aspect ratio, content, and alignment change together as training goes on.
+The first two are `phases` of the recipe, the third opens its own margins; all go by the share of the run that is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,43 +23,62 @@ from fourstroke.data.images import Images, image_batches
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.stream import as_pixels, batches, pixels
 from fourstroke.data.world import Sample, World, WorldConfig
-from fourstroke.data.world.graph import Split
 from fourstroke.data.world.page import render_page
 from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import resolved
 from fourstroke.vae import Autoencoder, AutoencoderConfig
-from fourstroke.vae.features import SemanticNetwork, linear_map
-from fourstroke.vae.losses import alignment, edge, gradient_ratio, l1, perceptual, psnr
+from fourstroke.vae.losses import edge, l1, psnr
+from fourstroke.vae.objective import Alignment, AlignmentConfig, Perceptual, PerceptualConfig
+
+__all__ = ["AlignmentConfig", "PerceptualConfig", "Phase", "VaeRecipe", "VaeStage", "train_vae"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignmentConfig:
-    """How latents follow frozen features: L_align = L_mcos + L_mdms, with margins that open as training goes on."""
+class Phase:
+    """A stretch of the curriculum; what it leaves out is as the recipe says."""
 
-    features: Path
-    """Folder of the network, as `train features` leaves it."""
-    weight: float = 0.5
-    adaptive: bool = False
-    """Multiply the weight by the ratio of the gradients of reconstruction and alignment (as VA-VAE)."""
-    cosine_margins: tuple[float, float] = (0.0, 0.5)
-    """Strict to loose."""
-    distance_margins: tuple[float, float] = (0.0, 0.25)
-    steps: int = 10_000
-    """Over which the margins open."""
-    perceptual: float = 0.0
-    """Weight of the distance of pictures in the same features."""
+    until: float
+    """Share of the run at which it ends; the last one ends at 1."""
+    sizes: tuple[tuple[int, int], ...] | None = None
+    """Widths and heights of pictures, taken in turns from step to step; None: the world's own."""
+    crop: int | None = None
+    batch_size: int | None = None
+    image_share: float | None = None
+    page_share: float | None = None
+    page_sizes: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """What the batches of a phase are made of, every number filled in."""
+
+    until: float
+    sizes: tuple[tuple[int, int], ...]
+    crop: int | None
+    batch_size: int
+    image_share: float
+    page_share: float
+    page_sizes: tuple[int, int]
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps}: the margins need at least one step to open")
+        if self.batch_size < 1 or not self.sizes:
+            raise ValueError("a batch needs a batch_size of 1 or more, and sizes at least one entry")
+        if not 0 < self.image_share < 1:
+            raise ValueError(f"image_share={self.image_share}: choose between 0 and 1; held-out scenes are the world's")
+        if not 0 <= self.page_share <= 1:
+            raise ValueError(f"page_share={self.page_share}: it is a share, choose between 0 and 1")
+        least = min(min(size) for size in self.sizes)
+        if self.crop is not None and not 1 <= self.crop <= least:
+            raise ValueError(f"crop={self.crop}: the smallest picture has a side of {least} pixels")
+        if self.page_share and not 4 <= self.page_sizes[0] <= self.page_sizes[1] <= min(h for _, h in self.sizes):
+            raise ValueError(f"page_sizes={self.page_sizes}: choose from 4 to the pictures' height, the smallest first")
 
-    def margins(self, step: int) -> tuple[float, float]:
-        """Cosine and distance margin of a step: linear from strict to loose, then constant."""
-        share = min(1.0, step / self.steps)
-        cosine, distance = ((1 - share) * a + share * b for a, b in (self.cosine_margins, self.distance_margins))
-        return cosine, distance
+    @property
+    def images(self) -> int:
+        """How many pictures of a batch are one's own, where there are such."""
+        return min(self.batch_size - 1, max(1, round(self.image_share * self.batch_size)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +102,10 @@ class VaeRecipe:
     """Share of the world's part of a batch that shows pages of small text instead of scenes."""
     page_sizes: tuple[int, int] = (8, 20)
     """Smallest and largest letters on them, in pixels."""
+    phases: tuple[Phase, ...] = ()
+    """The curriculum; none: the same from beginning to end."""
     alignment: AlignmentConfig | None = None
+    perceptual: PerceptualConfig | None = None
     init: Path | None = None
     """Folder of an autoencoder to start from; its sizes take the place of `model`."""
     workers: int = 0
@@ -88,11 +113,11 @@ class VaeRecipe:
     statistics: int = 1024
 
     def __post_init__(self) -> None:
-        if self.images is not None and not 0 < self.image_share < 1:
-            raise ValueError(f"image_share={self.image_share}: choose between 0 and 1; held-out scenes are the world's")
-        if not 0 <= self.page_share <= 1:
-            raise ValueError(f"page_share={self.page_share}: it is a share, choose between 0 and 1")
-        if self.images is not None and self.batch_size < 2:
+        ends = [phase.until for phase in self.phases]
+        if ends and (ends != sorted(set(ends)) or ends[0] <= 0 or ends[-1] != 1):
+            raise ValueError(f"phases end at {ends}: each later than the one before, the last at 1")
+        schedule = self.schedule  # whatever a phase says wrong is said now, not hours later
+        if self.images is not None and any(mixture.batch_size < 2 for mixture in schedule):
             raise ValueError("batch_size=1: images beside the world need 2 or more")
         if self.compile and self.alignment is not None and self.alignment.adaptive:
             raise ValueError(
@@ -100,11 +125,20 @@ class VaeRecipe:
             )
 
     @property
+    def schedule(self) -> tuple[Mixture, ...]:
+        """The phases with what they leave out filled in; a single one where the recipe names none."""
+        names = [field.name for field in fields(Mixture) if field.name not in ("until", "sizes")]
+        own = {name: getattr(self, name) for name in names} | {"sizes": ((self.world.width, self.world.height),)}
+        filled = []
+        for phase in self.phases or (Phase(until=1.0),):
+            said = {field.name: getattr(phase, field.name) for field in fields(Phase)}
+            filled.append(Mixture(**own | {name: value for name, value in said.items() if value is not None}))
+        return tuple(filled)
+
+    @property
     def images_in_batch(self) -> int:
-        """How many pictures of each batch are not the world's."""
-        if self.images is None:
-            return 0
-        return min(self.batch_size - 1, max(1, round(self.image_share * self.batch_size)))
+        """How many pictures of the last phase's batches are not the world's."""
+        return 0 if self.images is None else self.schedule[-1].images
 
 
 class VaeStage:
@@ -119,39 +153,47 @@ class VaeStage:
             self.model = Autoencoder.from_pretrained(recipe.init, device=str(self.device)).train()
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.models: dict[str, nn.Module] = {"vae": self.model}
+        config = self.model.config
+        self.schedule = recipe.schedule
+        for side in {
+            s for mixture in self.schedule for s in ((mixture.crop,) if mixture.crop else sum(mixture.sizes, ()))
+        }:
+            if side % config.factor:
+                raise ValueError(f"pictures of {side} pixels: sides must be divisible by {config.factor}")
         self.images = None if recipe.images is None else Images(recipe.images)
-        self.aligned = None if recipe.alignment is None else _Aligned(recipe.alignment, recipe.model, self.device)
+        self.aligned = None if recipe.alignment is None else Alignment(recipe.alignment, config, self.device)
         if self.aligned is not None:
             self.models["alignment"] = self.aligned.map
-        self.batch_size = recipe.batch_size
-        self._step = -1
-        self._stream: Iterator[list[Sample]] = iter(())
-        self._windows: Iterator[Tensor] = iter(())
+        self.perceptual = None if recipe.perceptual is None else Perceptual(recipe.perceptual, self.device)
+        self.batch_size = self.schedule[0].batch_size
+        self.progress: Callable[[int], float] = lambda step: step / recipe.run.steps
+        """The share of the run that is done before a step; minutes count too where a trainer says so."""
+        self._step, self._phase = -1, -1
+        self._streams: dict[int, tuple[Iterator[list[Sample]], Iterator[Tensor]]] = {}
         self._forward = torch.compile(self._autoencode) if recipe.compile else self._autoencode
         world = World(recipe.world)
         held_out = [world.sample(index, "heldout") for index in range(32)]
         self.held_out = pixels(held_out)
-        self.pages = as_pixels([self._page(index, "heldout") for index in range(16 if recipe.page_share else 0)])
+        sizes = [mixture.page_sizes for mixture in self.schedule if mixture.page_share]
+        size = recipe.world.width, recipe.world.height
+        self.pages = as_pixels([render_page(i, *size, sizes[-1], "heldout") for i in range(16 if sizes else 0)])
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """L1 + edges between pictures and reconstructions, and where asked alignment and perceptual distance."""
+        """L1 + edges between pictures and reconstructions, and where asked perceptual distance and alignment."""
         generator = torch.Generator().manual_seed(self.recipe.run.seed * 1_000_003 + step)
-        x = pixels(self._batch(step))
-        if (pages := round(self.recipe.page_share * len(x))) > 0:
-            first = step * len(x)
-            x[:pages] = as_pixels([self._page(first + index, "train") for index in range(pages)])
-        if self.recipe.crop is not None:
-            x = random_crops(x, self.recipe.crop, generator)
-        if self.images is not None:
-            x = torch.cat([x, next(self._windows)])
-        x = x.to(self.device, memory_format=torch.channels_last)
+        progress = self.progress(step)
+        x = self._pictures(step, progress, generator).to(self.device, memory_format=torch.channels_last)
         with autocast(self.device):
             y, z = self._forward(x, self._jitter(x, generator))
         y = y.float()
         parts = {"l1": l1(y, x), "edge": edge(y, x)}
         loss = parts["l1"] + self.recipe.edge * parts["edge"]
+        if self.perceptual is not None:
+            extra, more = self.perceptual.loss(x, y)
+            loss, parts = loss + extra, parts | more
         if self.aligned is not None:
-            extra, more = self.aligned.loss(x, y, z.float(), loss, self.model.quant_conv.weight, step)
+            margins = self.aligned.config.margins(step, progress)
+            extra, more = self.aligned.loss(x, y, z.float(), loss, self.model.quant_conv.weight, margins)
             loss, parts = loss + extra, parts | more
         return {"loss": loss, **parts}
 
@@ -176,7 +218,7 @@ class VaeStage:
         stream = batches(recipe.world, 32, seed=recipe.run.seed + 1, workers=recipe.workers)
         own: Iterator[Tensor] = iter(())
         if self.images is not None:
-            share = max(1, round(32 * recipe.images_in_batch / recipe.batch_size))
+            share = max(1, round(32 * recipe.images_in_batch / self.schedule[-1].batch_size))
             size = recipe.world.height, recipe.world.width
             own = image_batches(self.images, share, *size, seed=recipe.run.seed + 1, workers=recipe.workers)
         latents = []
@@ -201,13 +243,10 @@ class VaeStage:
 
     def _jitter(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Noise whose strength differs between pictures, from none to `latent_noise` deviations."""
-        shape = (len(x), self.recipe.model.z_dim, x.shape[2] // 16, x.shape[3] // 16)
+        config = self.model.config
+        shape = (len(x), config.z_dim, x.shape[2] // config.factor, x.shape[3] // config.factor)
         strength = self.recipe.latent_noise * torch.rand(len(x), 1, 1, 1, generator=generator)
         return (strength * torch.randn(shape, generator=generator)).to(x.device)
-
-    def _page(self, index: int, split: Split) -> np.ndarray:
-        world = self.recipe.world
-        return render_page(index, world.width, world.height, self.recipe.page_sizes, split)
 
     def _reconstruct(self, x: Tensor) -> Tensor:
         parts = x.to(self.device, memory_format=torch.channels_last).split(16)
@@ -215,48 +254,47 @@ class VaeStage:
             [self.model.decode_raw(self.model.encode_raw(part)).float().clamp(-1, 1).cpu() for part in parts]
         )
 
-    def _batch(self, step: int) -> list[Sample]:
-        if step != self._step + 1 or step == 0:
-            recipe, seed = self.recipe, self.recipe.run.seed
-            own = recipe.images_in_batch
-            self._stream = batches(recipe.world, recipe.batch_size - own, start=step, seed=seed, workers=recipe.workers)
-            if self.images is not None:
-                height, width = (recipe.crop or side for side in (recipe.world.height, recipe.world.width))
-                self._windows = image_batches(
-                    self.images, own, height, width, start=step, seed=seed, workers=recipe.workers
-                )
-        self._step = step
-        return next(self._stream)
+    def _pictures(self, step: int, progress: float, generator: torch.Generator) -> Tensor:
+        """The batch of a step, (b, 4, H, W): pages, scenes, then pictures of one's own."""
+        phase = next((i for i, mixture in enumerate(self.schedule) if progress < mixture.until), -1) % len(
+            self.schedule
+        )
+        mixture = self.schedule[phase]
+        turn, place = divmod(step, len(mixture.sizes))
+        if step == 0 or (step, phase) != (self._step + 1, self._phase):
+            self._streams = {}
+        self._step, self._phase = step, phase
+        if place not in self._streams:
+            self._streams[place] = self._open(phase, place, turn)
+        scenes, windows = self._streams[place]
+        x = pixels(next(scenes))
+        if (pages := round(mixture.page_share * len(x))) > 0:
+            first, (width, height) = (phase << 40) + step * len(x), mixture.sizes[place]
+            drawn = [render_page(first + i, width, height, mixture.page_sizes, "train") for i in range(pages)]
+            x[:pages] = as_pixels(drawn)
+        if mixture.crop is not None:
+            x = random_crops(x, mixture.crop, generator)
+        return x if self.images is None else torch.cat([x, next(windows)])
 
-
-class _Aligned:
-    """The frozen network, the learned map from latents to its features, and their losses."""
-
-    def __init__(self, config: AlignmentConfig, model: AutoencoderConfig, device: torch.device) -> None:
-        self.config = config
-        self.network = SemanticNetwork.from_pretrained(config.features, device)
-        if self.network.config.factor != model.factor:
-            raise ValueError(f"{config.features} has features at 1/{self.network.config.factor}, not 1/{model.factor}")
-        self.map = linear_map(model.z_dim, self.network.config.widths).to(device)
-
-    def loss(
-        self, x: Tensor, y: Tensor, z: Tensor, reconstruction: Tensor, weight: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What is added to the reconstruction loss of pictures x, their copies y and latents z; and its parts."""
-        with torch.no_grad():
-            wanted = self.network.features(x)
-        align = alignment(self.map(z), wanted[-1], *self.config.margins(step))
-        factor = gradient_ratio(reconstruction, align, weight) if self.config.adaptive else torch.ones(())
-        total, parts = self.config.weight * factor.to(align) * align, {"align": align}
-        if self.config.perceptual:
-            parts["perceptual"] = perceptual(self.network.features(y), wanted)
-            total = total + self.config.perceptual * parts["perceptual"]
-        return total, parts
+    def _open(self, phase: int, place: int, turn: int) -> tuple[Iterator[list[Sample]], Iterator[Tensor]]:
+        """The world's batches and one's own from the `turn`-th of a size of a phase on, each of a seed of its own."""
+        recipe, mixture = self.recipe, self.schedule[phase]
+        seed, (width, height) = recipe.run.seed + (phase << 20) + (place << 10), mixture.sizes[place]
+        world = replace(recipe.world, width=width, height=height)
+        own = 0 if self.images is None else mixture.images
+        scenes = batches(world, mixture.batch_size - own, start=turn, seed=seed, workers=recipe.workers)
+        if self.images is None:
+            return scenes, iter(())
+        size = (mixture.crop or height, mixture.crop or width)
+        return scenes, image_batches(self.images, own, *size, start=turn, seed=seed, workers=recipe.workers)
 
 
 def train_vae(recipe: VaeRecipe, resume: bool = False) -> Path:
     """Train by a recipe; returns the folder of the finished autoencoder."""
-    return Trainer(VaeStage(recipe), recipe.run, recipe.optimizer, resolved(recipe)).run(resume)
+    stage = VaeStage(recipe)
+    trainer = Trainer(stage, recipe.run, recipe.optimizer, resolved(recipe))
+    stage.progress = lambda step: trainer.progress
+    return trainer.run(resume)
 
 
 def random_crops(x: Tensor, side: int, generator: torch.Generator) -> Tensor:

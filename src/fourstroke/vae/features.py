@@ -1,17 +1,16 @@
 """A frozen network whose features latents are aligned with and pictures are compared in.
 
-VAE-2.0 report, section Objective, takes one middle layer of DINOv2-L. Offline there is none, so this small network,
-trained by `train features` to name what the scene graph says of each place, stands in (our choice). Its features are
-those of the middle: what follows them, the head, serves training alone but is kept with the weights.
+VAE-2.0 report, section Objective, takes one middle layer of DINOv2-L (`dino`). Offline there is none, so this small
+network, trained by `train features` to name what the scene graph says of each place, stands in (our choice). Its
+features are those of the middle: what follows them, the head, serves training alone but is kept with the weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +18,21 @@ from torch import Tensor, nn
 
 from fourstroke.checkpoint import CheckpointError, load_weights, read_json, save_weights
 from fourstroke.vae.blocks import ResidualBlock
+
+
+class FrozenFeatures(Protocol):
+    """What alignment asks of a network: maps of pictures, the last one as fine as the latents."""
+
+    @property
+    def factor(self) -> int:
+        """Pixels per position of the last map, along each side."""
+
+    @property
+    def width(self) -> int:
+        """Channels of the last map."""
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Pictures (b, 3 or 4, H, W) in [-1, 1] to maps, the last (b, width, H / factor, W / factor)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +65,23 @@ class SemanticNetwork(nn.Module):
         self.head = ResidualBlock(widths[-1], widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], max(1, len(config.things) + len(config.colours)), 1)
 
+    @property
+    def factor(self) -> int:
+        """Pixels per position of the deepest features."""
+        return self.config.factor
+
+    @property
+    def width(self) -> int:
+        """Channels of the deepest features."""
+        return self.config.widths[-1]
+
     def features(self, x: Tensor) -> list[Tensor]:
         """Maps (b, widths[i], H / 2^i, W / 2^i), the deepest last; raises ValueError for sides that do not halve."""
         if x.ndim != 4 or x.shape[1] not in (3, 4) or any(side % self.config.factor for side in x.shape[2:]):
             raise ValueError(
                 f"pictures must be (b, 3 or 4, H, W), sides in {self.config.factor}s, not {tuple(x.shape)}"
             )
-        if x.shape[1] == 4:
-            x = x[:, :3] * ((x[:, 3:] + 1) / 2)
-        h, maps = self.conv_in(x), []
+        h, maps = self.conv_in(over_grey(x)), []
         for block in self.blocks:
             h = block(F.avg_pool2d(h, 2))
             maps.append(h)
@@ -90,6 +112,11 @@ class SemanticNetwork(nn.Module):
         save_weights(self, Path(folder), {"_class_name": "SemanticNetwork", **asdict(self.config)})
 
 
-def linear_map(latent_channels: int, widths: Sequence[int]) -> nn.Conv2d:
-    """The learned W of z' = W z: from latent channels to the deepest features' width, at each position."""
-    return nn.Conv2d(latent_channels, widths[-1], 1, bias=False)
+def over_grey(x: Tensor) -> Tensor:
+    """RGBA in [-1, 1] laid over middle grey, (b, 4, H, W) -> (b, 3, H, W); RGB as it is."""
+    return x[:, :3] * ((x[:, 3:] + 1) / 2) if x.shape[1] == 4 else x
+
+
+def linear_map(latent_channels: int, width: int) -> nn.Conv2d:
+    """The learned W of z' = W z: from latent channels to the features' width, at each position."""
+    return nn.Conv2d(latent_channels, width, 1, bias=False)

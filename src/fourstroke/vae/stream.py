@@ -132,8 +132,10 @@ def convolve(conv: nn.Conv2d, strips: Strips, norm: ChannelRMSNorm | None = None
         ready -= 0 if last else ready % kernel.step
         held = x[:, :, ready:].clone(memory_format=torch.channels_last)
         if ready > 0:
-            y = kernel(x[:, :, : ready + 2])
+            y = kernel(x[:, :, : ready + 2], last)
             del x
+            if last:  # whoever pulls strips is not done with them
+                del kernel
             yield Strip(y, last)
             del y
 
@@ -149,8 +151,12 @@ def upsample(module: Upsample, strips: Strips) -> Strips:
         del rows
         held = x[:, :, -2:].clone(memory_format=torch.channels_last)
         if x.shape[2] > 2:
-            yield Strip(kernel(x), last)
-        del x
+            y = kernel(x, last)
+            del x
+            if last:
+                del kernel
+            yield Strip(y, last)
+            del y
 
 
 def downsample(module: Downsample, strips: Strips) -> Strips:
@@ -165,8 +171,12 @@ def downsample(module: Downsample, strips: Strips) -> Strips:
         ready = (x.shape[2] - 1) // 2
         held = x[:, :, 2 * ready :, :-1].clone(memory_format=torch.channels_last)
         if ready > 0:
-            yield Strip(F.conv2d(x[:, :, : 2 * ready + 1], weight, conv.bias, stride=2), last)
-        del x
+            y = F.conv2d(x[:, :, : 2 * ready + 1], weight, conv.bias, stride=2)
+            del x
+            if last:
+                del weight
+            yield Strip(y, last)
+            del y
 
 
 def whole(strips: Strips) -> Tensor:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from fourstroke.vae import stream
+from fourstroke.vae.blocks import DownStage, UpStage
 from fourstroke.vae.stream import Strip, Strips
 
 if TYPE_CHECKING:
     from fourstroke.vae.autoencoder import Decoder, Encoder
 
-CACHE_STRIP = 8 << 20
+CACHE_STRIP = 4 << 20
 """Bytes of a strip on a CPU: it stays in the processor's cache."""
 SMALLEST_STRIP = 64 << 10
 """Bytes of the strips after which we give up."""
@@ -48,11 +49,13 @@ def decode(decoder: Decoder, z: Tensor, strip_bytes: int | None = None) -> Tenso
 
 def encode_strips(encoder: Encoder, x: Tensor, strip_bytes: int) -> Tensor:
     """`encoder(x)` with strips of about `strip_bytes` bytes."""
-    width = encoder.conv_in.out_channels
+    width, positions = encoder.conv_in.out_channels, len(x) * x.shape[2] * x.shape[3]
     strips = stream.convolve(encoder.conv_in, stream.regroup(iter([Strip(x, True)]), strip_bytes, width))
     for stage in encoder.stages():
         width = max(width, stage.out_channels)
-        strips = stream.down(stage, stream.regroup(strips, strip_bytes, width))
+        size = _uncut_below_kernels(stage, positions * width * x.element_size(), strip_bytes)
+        strips = stream.down(stage, stream.regroup(strips, size, width))
+        positions //= 1 if stage.downsampler is None else 4
     h = stream.whole(strips)
     if encoder.shortcut is not None:
         h = h + encoder.shortcut(x)
@@ -64,7 +67,8 @@ def decode_strips(decoder: Decoder, z: Tensor, strip_bytes: int) -> Tensor:
     deep = stream.middle(decoder.mid_block, stream.whole(stream.convolve(decoder.conv_in, _one(z))))
     strips, width, factor = _one(deep), deep.shape[1], 1
     for stage in decoder.stages():
-        strips = stream.up(stage, stream.regroup(strips, strip_bytes, width))
+        whole = len(z) * z.shape[2] * z.shape[3] * factor**2 * width * z.element_size()
+        strips = stream.up(stage, stream.regroup(strips, _uncut_below_kernels(stage, whole, strip_bytes), width))
         width = stage.out_channels
         factor *= 1 if stage.upsampler is None else 2
     if decoder.shortcut is not None:
@@ -72,6 +76,16 @@ def decode_strips(decoder: Decoder, z: Tensor, strip_bytes: int) -> Tensor:
         kept.rows.append(deep)
         strips = kept.added(strips)
     return _assembled(stream.convolve(decoder.conv_out, strips, decoder.norm_out), deep.shape[2] * factor)
+
+
+def _uncut_below_kernels(stage: DownStage | UpStage, whole_bytes: int, strip_bytes: int) -> int:
+    """The size of a stage's strips: all of a map that is smaller than the largest kernel, else `strip_bytes`.
+
+    Where several strips pass, the rearranged kernels of all layers must be there at once; where one does, each is made,
+    used once and freed. Deep stages have the largest kernels and the smallest maps.
+    """
+    kernels = max(p.numel() * p.element_size() for p in stage.parameters() if p.ndim == 4)
+    return whole_bytes if whole_bytes <= kernels else strip_bytes
 
 
 def _assembled(strips: Strips, height: int) -> Tensor:

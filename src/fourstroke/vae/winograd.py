@@ -7,21 +7,13 @@ theirs. Applied along one axis only, so that the fast 1 x 3 kernels can be used 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-TAPS = (
-    (1 / 4, 0, 0),
-    (-1 / 6,) * 3,
-    (-1 / 6, 1 / 6, -1 / 6),
-    (1 / 24, 1 / 12, 1 / 6),
-    (1 / 24, -1 / 12, 1 / 6),
-    (0, 0, 1),
-)
-"""What each of the six convolutions takes of the three rows of the kernel."""
 MIN_CHANNELS = 64
 """With fewer channels the combinations cost more than the multiplications that they save."""
 MIN_POSITIONS = 1024
@@ -32,7 +24,7 @@ class RowConvolution:
     """A 3x3 convolution of windows (b, c, rows + 2, w) -> (b, out, rows, w), zeros beyond the left and right edge.
 
     Uses Winograd's form for float32 on a CPU where there are channels enough, else the plain one. Rows come cheapest
-    in multiples of `step`.
+    in multiples of `step`. Kernels are kept from window to window; for the last one they are made one after another.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -43,8 +35,8 @@ class RowConvolution:
         self.taps: list[Tensor] = []
         self.plain: Tensor | None = None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(b, c, rows + 2, w) -> (b, out, rows, w)."""
+    def __call__(self, x: Tensor, last: bool = False) -> Tensor:
+        """(b, c, rows + 2, w) -> (b, out, rows, w); `last` says that no other window follows."""
         rows = x.shape[2] - 2
         if self.step == 1 or len(x) * rows * x.shape[3] < MIN_POSITIONS:
             if self.plain is None:  # once here, lest each strip pays for it inside
@@ -52,12 +44,16 @@ class RowConvolution:
             return F.conv2d(x, self.plain, self.conv.bias, padding=(0, 1))
         if rest := rows % self.step:
             x = F.pad(x, (0, 0, 0, self.step - rest))
-        return self._rows(x)[:, :, :rows]
+        if not self.taps and not last:
+            self.taps = list(row_taps(self.conv.weight))
+        return self._rows(x, iter(self.taps) if self.taps else row_taps(self.conv.weight))[:, :, :rows]
 
-    def _rows(self, x: Tensor) -> Tensor:
+    def _rows(self, x: Tensor, taps: Iterator[Tensor]) -> Tensor:
         """Rows in multiples of four."""
-        if not self.taps:
-            self.taps = row_taps(self.conv.weight)
+
+        def convolve(x: Tensor, bias: Tensor | None = None) -> Tensor:
+            return F.conv2d(x, next(taps), bias, padding=(0, 1))
+
         batch, _, height, width = x.shape
         count = (height - 2) // 4
         d = [x[:, :, k : k + 4 * count - 3 : 4] for k in range(6)]
@@ -67,14 +63,14 @@ class RowConvolution:
 
         # v1, v2 = (d4 - 4 d2) ± (d3 - 4 d1);  v3, v4 = (d4 - d2) ± 2 (d3 - d1)
         even, odd = torch.sub(d[4], d[2], alpha=4), torch.sub(d[3], d[1], alpha=4)
-        m1 = self._convolve(even + odd, 1, self.conv.bias)  # counts once in every row of the result
-        m2 = self._convolve(even.sub_(odd), 2)
+        m1 = convolve(even + odd, self.conv.bias)  # counts once in every row of the result
+        m2 = convolve(even.sub_(odd))
         torch.add(m1, m2, out=y0)
         torch.sub(m1, m2, out=y1)
         del m1, m2
         even, odd = torch.sub(d[4], d[2]), torch.sub(d[3], d[1], out=odd)
-        m3 = self._convolve(torch.add(even, odd, alpha=2), 3)
-        m4 = self._convolve(torch.sub(even, odd, alpha=2), 4)
+        m3 = convolve(torch.add(even, odd, alpha=2))
+        m4 = convolve(torch.sub(even, odd, alpha=2))
         both, difference = m3 + m4, m3.sub_(m4)
         del m3, m4
         torch.add(y0, both, alpha=4, out=y2)
@@ -83,21 +79,26 @@ class RowConvolution:
         y1.add_(difference, alpha=2)
         del both, difference
         # v0 = 4 (d0 - d2) + (d4 - d2);  v5 = (d5 - d3) - 4 (d3 - d1)
-        y0.add_(self._convolve(even.add_(d[0] - d[2], alpha=4), 0))
-        y3.add_(self._convolve(torch.sub(d[5], d[3]).sub_(odd, alpha=4), 5))
+        y0.add_(convolve(even.add_(d[0] - d[2], alpha=4)))
+        y3.add_(convolve(torch.sub(d[5], d[3]).sub_(odd, alpha=4)))
         return y
 
-    def _convolve(self, x: Tensor, k: int, bias: Tensor | None = None) -> Tensor:
-        return F.conv2d(x, self.taps[k], bias, padding=(0, 1))
 
+def row_taps(weight: Tensor) -> Iterator[Tensor]:
+    """(out, in, 3, 3) -> kernels (out, in, 1, 3) in channels-last order, of v1, v2, v3, v4, v0 and v5 as they are used.
 
-def row_taps(weight: Tensor) -> list[Tensor]:
-    """(out, in, 3, 3) -> the six kernels (out, in, 1, 3), in channels-last order."""
+    v0 takes a / 4 of the rows (a, b, c); v1, v2: -(a + c) / 6 -+ b / 6; v3, v4: a / 24 + c / 6 +- b / 12; v5: c.
+    """
     a, b, c = weight.contiguous(memory_format=torch.channels_last).split(1, dim=2)
     outer, inner = (a + c).div_(-6), b / 6
-    fine = (a / 24).add_(c, alpha=1 / 6)
-    taps = [a / 4, outer - inner, outer + inner, torch.add(fine, b, alpha=1 / 12), fine.sub_(b, alpha=1 / 12), c]
-    return [tap.contiguous(memory_format=torch.channels_last) for tap in taps]
+    yield outer - inner
+    yield outer + inner
+    fine = torch.div(a, 24, out=outer).add_(c, alpha=1 / 6)
+    step = inner.div_(2)
+    yield fine + step
+    yield fine.sub_(step)
+    yield a / 4
+    yield c.contiguous(memory_format=torch.channels_last)
 
 
 class DoublingConvolution:
@@ -105,42 +106,47 @@ class DoublingConvolution:
 
     Of the rows 2i and 2i + 1 that row i becomes, the kernel's rows (a, b, c) see a x[i-1] + (b+c) x[i] and
     (a+b) x[i] + c x[i+1]. With s = (a+b+c) x[i] that is s - a (x[i] - x[i-1]) and s + c (x[i+1] - x[i]): three
-    convolutions in place of four, in float32 on a CPU.
+    convolutions in place of four, in float32 on a CPU. Kernels are kept as those of `RowConvolution`.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         self.conv = conv
         self.by_rows = conv.weight.dtype is torch.float32 and conv.weight.device.type == "cpu"
-        kernel = lean_doubling_kernel(conv.weight) if not self.by_rows else None
-        self.kernels = doubling_rows(conv.weight) if kernel is None else (kernel,)
+        self.kernels: list[Tensor] = []
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(b, c, n + 2, w) -> (b, out, 2 n, 2 w), zeros beyond the left and right edge."""
+    def __call__(self, x: Tensor, last: bool = False) -> Tensor:
+        """(b, c, n + 2, w) -> (b, out, 2 n, 2 w), zeros beyond the left and right edge; `last`: no window follows."""
+        if not self.kernels and not last:
+            self.kernels = list(self._made())
+        kernels = iter(self.kernels) if self.kernels else self._made()
         if not self.by_rows:  # what the outer rows give is dropped: their neighbours are in other strips
-            return F.conv_transpose2d(x, self.kernels[0], self.conv.bias, stride=2, padding=(3, 1))
+            return F.conv_transpose2d(x, next(kernels), self.conv.bias, stride=2, padding=(3, 1))
+
+        def widen(x: Tensor, bias: Tensor | None = None) -> Tensor:
+            return F.conv_transpose2d(x, next(kernels), bias, stride=(1, 2), padding=(0, 1))
+
         batch, _, height, width = x.shape
-        steps = x[:, :, 1:] - x[:, :, :-1]
         shape = (batch, self.conv.out_channels, 2 * (height - 2), 2 * width)
         y = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
-        shared = self._widen(x[:, :, 1:-1], 1, self.conv.bias)
-        torch.sub(shared, self._widen(steps[:, :, :-1], 0), out=y[:, :, 0::2])
-        torch.add(shared, self._widen(steps[:, :, 1:], 2), out=y[:, :, 1::2])
+        shared = widen(x[:, :, 1:-1], self.conv.bias)
+        torch.sub(shared, widen(x[:, :, 1:-1] - x[:, :, :-2]), out=y[:, :, 0::2])
+        torch.add(shared, widen(x[:, :, 2:] - x[:, :, 1:-1]), out=y[:, :, 1::2])
         return y
 
-    def _widen(self, x: Tensor, row: int, bias: Tensor | None = None) -> Tensor:
-        return F.conv_transpose2d(x, self.kernels[row], bias, stride=(1, 2), padding=(0, 1))
+    def _made(self) -> Iterator[Tensor]:
+        return doubling_rows(self.conv.weight) if self.by_rows else iter([lean_doubling_kernel(self.conv.weight)])
 
 
-def doubling_rows(weight: Tensor) -> tuple[Tensor, ...]:
-    """(out, in, 3, 3) -> kernels (in, out, 1, 4) of the first row, of all rows together, and of the last."""
+def doubling_rows(weight: Tensor) -> Iterator[Tensor]:
+    """(out, in, 3, 3) -> kernels (in, out, 1, 4) of all rows together, of the first row, and of the last."""
     taps = weight.permute(2, 3, 1, 0).contiguous()
-    kernels = []
-    for row in (taps[0], taps.sum(0), taps[2]):
+    for row in (None, 0, 2):
+        line = taps.sum(0) if row is None else taps[row]
         kernel = taps.new_zeros(taps.shape[2], 1, 4, taps.shape[3])
         for column in range(3):
-            kernel[:, 0, 2 - column : 4 - column] += row[column][:, None]
-        kernels.append(kernel.permute(0, 3, 1, 2))
-    return tuple(kernels)
+            kernel[:, 0, 2 - column : 4 - column] += line[column][:, None]
+        yield kernel.permute(0, 3, 1, 2)
+        del kernel, line
 
 
 def lean_doubling_kernel(weight: Tensor) -> Tensor:

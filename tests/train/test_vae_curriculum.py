@@ -1,0 +1,313 @@
+"""Phases of the autoencoder's curriculum: what each step sees, resumption inside and between them, and refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fourstroke.data.world import WorldConfig
+from fourstroke.data.world.fonts import find_font
+from fourstroke.train.loop import RunConfig, Trainer
+from fourstroke.train.optimizer import OptimizerConfig
+from fourstroke.train.recipe import RecipeError, build, load_recipe
+from fourstroke.train.vae import Phase, VaeRecipe, VaeStage, train_vae
+from fourstroke.vae import Autoencoder, AutoencoderConfig
+from fourstroke.vae.features import SemanticConfig, SemanticNetwork
+from fourstroke.vae.objective import AlignmentConfig
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+WORLD = WorldConfig(width=32, height=32, sprites=0)  # shapes alone need no fonts
+SMALL = AutoencoderConfig(
+    base_dim=4,
+    decoder_base_dim=4,
+    z_dim=8,
+    dim_mult=(1, 1, 2, 2, 2),
+    num_res_blocks=1,
+    temperal_downsample=(False,) * 4,
+)
+
+
+def have_fonts() -> bool:
+    try:
+        find_font("DejaVuSans.ttf")
+    except FileNotFoundError:
+        return False
+    return True
+
+
+needs_fonts = pytest.mark.skipif(not have_fonts(), reason="needs DejaVu: apt-get install fonts-dejavu-core")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> VaeRecipe:
+    return VaeRecipe(
+        world=WORLD,
+        model=SMALL,
+        run=RunConfig(out=tmp_path / "vae", steps=10, log_seconds=0),
+        optimizer=OptimizerConfig(lr=2e-3, warmup=2),
+        batch_size=4,
+        latent_noise=0.1,
+        statistics=32,
+        phases=(
+            Phase(until=0.4, batch_size=6, crop=16),
+            Phase(until=1.0, sizes=((48, 32), (32, 48), (64, 32)), batch_size=3),
+        ),
+    )
+
+
+def shapes(stage: VaeStage, steps: range) -> list[tuple[int, ...]]:
+    seen = []
+    for step in steps:
+        stage.loss(step)
+        seen.append(stage.last_shape)  # type: ignore[attr-defined]
+    return seen
+
+
+class Watched(VaeStage):
+    """Remembers what a step saw."""
+
+    def _pictures(self, step: int, progress: float, generator: torch.Generator) -> torch.Tensor:
+        x = super()._pictures(step, progress, generator)
+        self.last_shape, self.last = tuple(x.shape), x
+        return x
+
+
+def test_phases_change_sizes_and_batches(recipe: VaeRecipe) -> None:
+    seen = shapes(Watched(recipe), range(8))
+    assert seen[:4] == [(6, 4, 16, 16)] * 4
+    # steps 4 to 7 are 1, 2, 0, 1 of three sizes
+    assert seen[4:] == [(3, 4, 48, 32), (3, 4, 32, 64), (3, 4, 32, 48), (3, 4, 48, 32)]
+
+
+def test_without_phases_nothing_changes(recipe: VaeRecipe) -> None:
+    flat = dataclasses.replace(recipe, phases=())
+    one = dataclasses.replace(recipe, phases=(Phase(until=1.0),))
+    assert flat.schedule == one.schedule
+    assert flat.schedule[0].sizes == ((32, 32),)
+    assert VaeStage(flat).loss(3)["loss"].item() == VaeStage(one).loss(3)["loss"].item()
+
+
+def test_any_step_can_be_taken_up(recipe: VaeRecipe) -> None:
+    stage = Watched(recipe)
+    straight = []
+    for step in range(10):
+        stage.loss(step)
+        straight.append(stage.last)
+    for step in (2, 5, 9):
+        other = Watched(recipe)
+        other.loss(step)
+        assert torch.equal(other.last, straight[step])
+    assert not torch.equal(straight[4], straight[7])  # one size, another batch
+
+
+def weights(trainer: Trainer) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in trainer.stage.models["vae"].parameters()]
+
+
+@pytest.mark.parametrize("split", [3, 6])
+def test_a_resumed_run_equals_an_uninterrupted_one_by_the_clock_too(recipe: VaeRecipe, split: int) -> None:
+    """The phase goes by minutes, which the state keeps; a step of 6 seconds, then the limit is a minute."""
+    run = dataclasses.replace(recipe.run, steps=10**6, max_minutes=1.0)
+    recipe = dataclasses.replace(recipe, run=run)
+
+    def trained(steps: int, state: Path | None = None) -> tuple[Trainer, list[int]]:
+        stage = Watched(recipe)
+        trainer = Trainer(stage, recipe.run, recipe.optimizer, {})
+        stage.progress = lambda step: trainer.progress
+        if state is not None:
+            trainer.load(state)
+        batches = []
+        for _ in range(steps):
+            trainer.update()
+            trainer.seconds += 6.0
+            batches.append(stage.last_shape[0])
+        return trainer, batches
+
+    straight, seen = trained(8)
+    first, before = trained(split)
+    first.save(recipe.run.out / "state")
+    second, after = trained(8 - split, recipe.run.out / "state")
+    assert seen == before + after == [6] * 4 + [3] * 4
+    assert all(torch.equal(a, b) for a, b in zip(weights(straight), weights(second), strict=True))
+
+
+def test_a_whole_run_goes_by_the_trainers_progress(recipe: VaeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    loss = VaeStage.loss
+
+    def watched(self: VaeStage, step: int) -> dict[str, torch.Tensor]:
+        told.append(self.progress(step))
+        return loss(self, step)
+
+    monkeypatch.setattr(VaeStage, "loss", watched)
+    train_vae(dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, steps=4, max_minutes=0.001)))
+    assert told[0] == 0
+    assert all(share > step / 4 for step, share in enumerate(told) if step)  # ahead of the steps: the clock leads
+
+
+def test_margins_open_with_the_run(recipe: VaeRecipe, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    SemanticNetwork(SemanticConfig(widths=(4, 4, 4, 8, 8))).save_pretrained(tmp_path / "features")
+    config = AlignmentConfig(features=tmp_path / "features", until=0.5, cosine_margins=(0.0, 2.0))
+    assert config.margins(7, 0.0) == (0.0, 0.0)
+    assert config.margins(7, 0.25) == pytest.approx((1.0, 0.125))
+    assert config.margins(7, 0.9) == (2.0, 0.25)
+    stage = VaeStage(dataclasses.replace(recipe, alignment=config))
+    strict = stage.loss(0)["align"].item()
+    stage.progress = lambda step: 1.0
+    assert stage.loss(0)["align"].item() < strict
+    with pytest.raises(ValueError, match=r"until=1\.5"):
+        AlignmentConfig(features=tmp_path, until=1.5)
+
+
+def test_images_of_ones_own_follow_the_sizes(recipe: VaeRecipe, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        Image.fromarray(rng.integers(0, 256, (70, 50, 3), dtype=np.uint8)).save(tmp_path / "own" / f"{index}.png")
+    last = dataclasses.replace(recipe.phases[1], image_share=0.67)
+    recipe = dataclasses.replace(recipe, images=tmp_path / "own", phases=(recipe.phases[0], last))
+    assert [mixture.images for mixture in recipe.schedule] == [3, 2]
+    assert shapes(Watched(recipe), range(3, 6)) == [(6, 4, 16, 16), (3, 4, 48, 32), (3, 4, 32, 64)]
+
+
+@needs_fonts
+def test_pages_take_their_share_and_their_letters_shrink(recipe: VaeRecipe) -> None:
+    recipe = dataclasses.replace(
+        recipe,
+        phases=(Phase(until=0.5, page_share=0.5, page_sizes=(16, 16)), Phase(until=1.0, page_share=1.0)),
+        page_sizes=(6, 6),
+    )
+    stage, scenes = Watched(recipe), Watched(dataclasses.replace(recipe, phases=()))
+    stage.loss(1)
+    scenes.loss(1)
+    same = [torch.equal(a, b) for a, b in zip(stage.last, scenes.last, strict=True)]
+    assert same == [False, False, True, True]
+    assert len(stage.pages) == 16
+    assert len(scenes.pages) == 0
+    stage.loss(6)
+    early = stage.last
+    again = Watched(recipe)
+    again.loss(6)
+    assert torch.equal(again.last, early)
+
+
+@needs_fonts
+def test_training_and_held_out_pages_differ(recipe: VaeRecipe) -> None:
+    stage = Watched(dataclasses.replace(recipe, phases=(), page_share=1.0, page_sizes=(8, 8)))
+    stage.loss(0)
+    assert not any(torch.equal(a, b) for a in stage.last for b in stage.pages)
+
+
+def test_a_run_starts_from_another_ones_weights(recipe: VaeRecipe, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    other = Autoencoder(dataclasses.replace(SMALL, base_dim=8, z_dim=4))
+    other.save_pretrained(tmp_path / "other")
+    stage = VaeStage(dataclasses.replace(recipe, init=tmp_path / "other"))
+    assert stage.model.config.base_dim == 8
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in stage.model.state_dict().items())
+    assert stage.model.training
+    assert stage.loss(0)["loss"].isfinite()  # the noise has the other's four channels
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"phases": [{"until": 0.5}]}, "the last at 1"),
+        ({"phases": [{"until": 0.5}, {"until": 0.5}, {"until": 1.0}]}, "each later"),
+        ({"phases": [{"until": 1.0, "crop": 64}]}, "crop=64: the smallest picture"),
+        ({"phases": [{"until": 1.0, "batch_size": 0}]}, "batch_size of 1 or more"),
+        ({"phases": [{"until": 1.0, "page_share": 1.5}]}, "page_share=1.5"),
+        ({"phases": [{"until": 1.0, "page_share": 0.5, "page_sizes": [2, 9]}]}, r"page_sizes=\(2, 9\)"),
+        ({"phases": [{"until": 1.0, "page_share": 0.5, "page_sizes": [9, 99]}]}, r"page_sizes=\(9, 99\)"),
+        ({"phases": [{"until": 1.0, "sizes": []}]}, "at least one"),
+        ({"phases": [{"until": 1.0, "size": [32, 32]}]}, "did you mean 'sizes'"),
+        ({"page_share": -0.1}, "page_share=-0.1"),
+        ({"images": "x", "phases": [{"until": 1.0, "batch_size": 1}]}, "images beside the world need 2"),
+    ],
+)
+def test_impossible_curricula_are_refused_at_once(changes: dict[str, object], reason: str, tmp_path: Path) -> None:
+    tree = {
+        "world": {"width": 32, "height": 32},
+        "model": {},
+        "run": {"out": str(tmp_path), "steps": 2},
+        "optimizer": {},
+        "batch_size": 4,
+    }
+    build(VaeRecipe, tree)
+    with pytest.raises(RecipeError, match=reason):
+        build(VaeRecipe, tree | changes)
+
+
+def test_sizes_that_latents_cannot_tile_are_refused_before_the_first_step(recipe: VaeRecipe) -> None:
+    phases = (Phase(until=0.9), Phase(until=1.0, sizes=((32, 40),)))
+    with pytest.raises(ValueError, match="40 pixels: sides must be divisible by 16"):
+        VaeStage(dataclasses.replace(recipe, phases=phases))
+
+
+FULL = {"vae": (16, 64), "vae-f16c128": (16, 128), "vae-f32c192": (32, 192)}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_the_full_recipes_describe_their_models(name: str) -> None:
+    recipe = load_recipe(VaeRecipe, RECIPES / "7b" / f"{name}.yaml")
+    factor, channels = FULL[name]
+    with torch.device("meta"):
+        model = Autoencoder(recipe.model)
+        z = model.encode_raw(torch.empty(1, 4, 128, 64))
+        assert z.shape == (1, channels, 128 // factor, 64 // factor)
+        assert model.decode_raw(z).shape == (1, 4, 128, 64)
+    counts = [sum(p.numel() for p in part.parameters()) for part in (model.encoder, model.decoder)]
+    if name == "vae":
+        assert counts == [78_675_680, 259_044_052]  # 78.7 M and 259.0 M
+    sides = {side for mixture in recipe.schedule for size in mixture.sizes for side in size}
+    assert not any(side % factor for side in sides)
+    assert max(sides) == 2048
+    assert recipe.alignment is not None
+    assert recipe.perceptual is not None
+
+
+@needs_fonts
+@pytest.mark.parametrize("name", FULL)
+def test_the_full_recipes_run_when_made_small(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(VaeRecipe, RECIPES / "7b" / f"{name}.yaml")
+    wanted, factor = recipe.model, FULL[name][0]
+    model = dataclasses.replace(
+        wanted,
+        base_dim=4,
+        decoder_base_dim=4,
+        num_res_blocks=1,
+        temperal_downsample=(False,) * len(wanted.dim_mult[1:]),
+    )
+    SemanticNetwork(SemanticConfig(widths=(4,) * len(wanted.dim_mult))).save_pretrained(tmp_path / "features")
+    assert recipe.alignment is not None
+    phases = tuple(
+        dataclasses.replace(phase, sizes=((64, 2 * factor),), crop=None, batch_size=2) for phase in recipe.phases
+    )
+    small = dataclasses.replace(
+        recipe,
+        world=dataclasses.replace(WORLD, width=64, height=64),
+        model=model,
+        run=RunConfig(out=tmp_path / "run", steps=len(phases), log_seconds=0),
+        images=None,
+        perceptual=None,
+        alignment=dataclasses.replace(recipe.alignment, features=tmp_path / "features"),
+        phases=phases,
+        compile=False,
+        workers=0,
+        statistics=2,
+    )
+    assert Autoencoder.from_pretrained(train_vae(small)).config.latents_std is not None
+
+
+def test_the_variants_are_small_changes_of_the_published_model() -> None:
+    plain = load_recipe(VaeRecipe, RECIPES / "7b" / "vae.yaml")
+    for name in ("vae-f16c128", "vae-f32c192"):
+        variant = load_recipe(VaeRecipe, RECIPES / "7b" / f"{name}.yaml")
+        changed = {f.name for f in dataclasses.fields(VaeRecipe) if getattr(plain, f.name) != getattr(variant, f.name)}
+        assert changed <= {"model", "run"}
