@@ -91,12 +91,12 @@ def study_arguments(purpose: str, name: str) -> argparse.ArgumentParser:
 
 def conditions(steps: int, seeds: int) -> str:
     """What all arms of all studies share, for their pages."""
-    smallest, largest = PAGE_SIZES
+    side, (smallest, largest) = WORLD.width, PAGE_SIZES
     return (
-        f"Autoencoders on {WORLD.width} x {WORLD.height} pictures of the procedural world, {PAGES} of {BATCH} a page of "
-        f"small text ({smallest} to {largest} px): {steps} steps of {BATCH} pictures, {seeds} seeds; the arms of a seed "
-        f"see the same pictures in the same order. Measured on {HELD_OUT_SCENES} held-out scenes and {HELD_OUT_PAGES} "
-        "pages of held-out words; mean over seeds (lowest to highest), differences seed by seed."
+        f"Autoencoders on {side} x {side} pictures of the procedural world, {PAGES} of {BATCH} a page of small text "
+        f"({smallest} to {largest} px): {steps} steps of {BATCH} pictures, {seeds} seeds; the arms of a seed see the "
+        f"same pictures in the same order. Measured on {HELD_OUT_SCENES} held-out scenes and {HELD_OUT_PAGES} pages of "
+        "held-out words; mean over seeds (lowest to highest), differences seed by seed."
     )
 
 
