@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from arms import BASE, F16C64, Arm, conditions, folder_of, page, reconstruct, run_arms, study_arguments
-from pages import Results, axes_of, difference, draw_curves, paragraphs, save, spread, table, write
+from pages import Results, axes_of, difference, draw_curves, findings, paragraphs, save, spread, table, write
 from torch.utils.flop_counter import FlopCounterMode
 
 from fourstroke.data.stream import as_pixels
@@ -249,9 +249,7 @@ def page_text(results: Results, summary: tuple[str, str], steps: int, seeds: int
 {cost}
 
 {summary[1]}
-
-{paragraphs(*FINDINGS)}
-"""
+{findings(FINDINGS, steps, seeds)}"""
 
 
 def _fitted(config: TransformerConfig, grid: Grid) -> TransformerConfig:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from arms import SEEDS, STEPS
+
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """By arm, one result a seed."""
@@ -36,6 +38,11 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def paragraphs(*texts: str) -> str:
     """Each text as a paragraph of lines of at most 120 characters."""
     return "\n\n".join(textwrap.fill(" ".join(text.split()), 120, break_long_words=False) for text in texts)
+
+
+def findings(texts: Sequence[str], steps: int, seeds: int) -> str:
+    """What was read from a table, as long as it is the table that was read: of the default steps and seeds."""
+    return f"\n## What it says\n\n{paragraphs(*texts)}\n" if (steps, seeds) == (STEPS, SEEDS) and texts else ""
 
 
 def write(out: Path, results: Any, text: str) -> None:

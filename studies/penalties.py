@@ -13,7 +13,19 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from arms import BASE, OPTIMIZER, Arm, Objective, conditions, run_arms, study_arguments
-from pages import Results, axes_of, difference, draw_curves, draw_points, paragraphs, save, spread, table, write
+from pages import (
+    Results,
+    axes_of,
+    difference,
+    draw_curves,
+    draw_points,
+    findings,
+    paragraphs,
+    save,
+    spread,
+    table,
+    write,
+)
 from torch import Tensor, nn
 
 from fourstroke.vae import Autoencoder, AutoencoderConfig
@@ -197,9 +209,7 @@ def page(results: Results, summary: str, steps: int, seeds: int) -> str:
 {summary}
 
 ![PSNR](penalties.png)
-
-{paragraphs(*FINDINGS)}
-"""
+{findings(FINDINGS, steps, seeds)}"""
 
 
 def parameters() -> int:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from arms import BASE, F16C64, Arm, conditions, run_arms, study_arguments
-from pages import Results, axes_of, difference, draw_curves, paragraphs, save, spread, table, write
+from pages import Results, axes_of, difference, draw_curves, findings, paragraphs, save, spread, table, write
 
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 
@@ -34,7 +34,16 @@ ARMS = (
 )
 
 
-FINDINGS: tuple[str, ...] = ()
+FINDINGS = (
+    """Shortcuts are worth 3.5 to 5.1 dB (local) and 2.5 to 4.1 dB (global) at equal steps, in every seed, and an
+    autoencoder with them is after a quarter to a third of the run where one without ends. In so far the report is
+    reproduced.""",
+    """Not reproduced: the report finds the global shortcut the fastest. Here local is 1.0 to 1.2 dB ahead of it on
+    scenes at the end, in every seed, and ahead on average all along; on pages they are level. A likely reason is width,
+    which we have not varied: at the report's, the global shortcut carries 768 of the 768 numbers of a 16 x 16 square of
+    RGB into the deepest stage; at ours it averages the 1,024 of RGBA to 64, and the decoder repeats 64 channels into
+    2,048 places. Nothing is said about long runs either: at 400 steps all three still rise.""",
+)
 """What we read from the table at the sizes that are the defaults."""
 
 
@@ -112,9 +121,7 @@ def page(results: Results, summary: str, steps: int, seeds: int) -> str:
 {summary}
 
 ![PSNR against steps](shortcuts.png)
-
-{paragraphs(*FINDINGS)}
-"""
+{findings(FINDINGS, steps, seeds)}"""
 
 
 if __name__ == "__main__":
