@@ -1,0 +1,273 @@
+"""Sixteen-fold compression against eight-fold at an equal bottleneck: f16c64 beside its f8c16 twin.
+
+    python studies/compression.py
+
+Qwen-Image-2.0 report, VAE, table 1: f16c64 loses nothing against f8c16, at a quarter of the tokens. The twin has one
+stage less and widths that bring it to the same number of parameters. Writes docs/studies/compression.{json,md,png}.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from arms import BASE, F16C64, Arm, conditions, folder_of, page, reconstruct, run_arms, study_arguments
+from pages import Results, axes_of, difference, draw_curves, findings, paragraphs, save, spread, table, write
+from torch.utils.flop_counter import FlopCounterMode
+
+from fourstroke.data.stream import as_pixels
+from fourstroke.dit import Layout, Transformer, TransformerConfig
+from fourstroke.evaluate.reading import levenshtein
+from fourstroke.evaluate.reconstruction import read_all
+from fourstroke.vae import Autoencoder
+
+F8C16 = replace(
+    F16C64, base_dim=10, decoder_base_dim=10, z_dim=16, dim_mult=(1, 2, 4, 8), temperal_downsample=(False,) * 3
+)
+ARMS = (BASE, Arm(name="f8c16", label="f8c16", model=F8C16))
+READ_PAGES, READ_SIDE, LETTERS = 16, 128, (12, 16)
+"""Pages that are read, their side and the heights of their letters in pixels."""
+FINDINGS: tuple[str, ...] = ()
+"""What we read from the table at the sizes that are the defaults."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """How latents become tokens: pixels a latent position, channels, and positions a token along each side."""
+
+    name: str
+    factor: int
+    channels: int
+    patch: int = 1
+
+    def tokens(self, side: int) -> tuple[int, int]:
+        """Rows and columns of tokens of a square picture."""
+        return (side // self.factor // self.patch,) * 2
+
+
+GRIDS = (
+    Grid(name="f16c64", factor=16, channels=64),
+    Grid(name="f8c16", factor=8, channels=16),
+    Grid(name="f8c16, patches of 2 x 2", factor=8, channels=16, patch=2),
+)
+SMALL = TransformerConfig(
+    num_layers=6, num_attention_heads=4, attention_head_dim=64, axes_dims_rope=(8, 28, 28), context_in_dim=192
+)
+"""The transformer of the micro family, which is timed; the open weights' is only counted."""
+SMALL_SIDE, LARGE_SIDE, TEXT, ROUNDS = 256, 1024, 64, 5
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train what is missing, read pages, time and count transformers, and write."""
+    parser = study_arguments(__doc__.split("\n")[0], "compression")
+    parser.add_argument("--pages", type=int, default=READ_PAGES, help="pages that are read; 0 reads none")
+    arguments = parser.parse_args(argv)
+    results = run_arms(ARMS, arguments.steps, arguments.seeds, arguments.runs)
+    ned: dict[str, list[float]] = {}
+    if arguments.pages:
+        ned = {
+            arm.name: [
+                similarity(folder_of(arm, seed, arguments.steps, arguments.runs), arguments.pages)
+                for seed in range(arguments.seeds)
+            ]
+            for arm in ARMS
+        }
+    costs = transformer_costs(arguments.runs / "transformer-step.json")
+    summary = summarise(results, ned), cost_table(costs)
+    print("\n\n".join(summary))
+    everything = {"arms": results, "ned": ned, "transformer": costs}
+    write(arguments.out, everything, page_text(results, summary, arguments.steps, arguments.seeds))
+    figure, (scenes, pages, bars) = axes_of(3)
+    labels = {arm.name: arm.label for arm in ARMS}
+    draw_curves(scenes, results, labels, "psnr", "held-out scenes")
+    draw_curves(pages, results, labels, "page_psnr", "held-out pages of small text")
+    draw_costs(bars, costs)
+    save(figure, arguments.out)
+
+
+def similarity(folder: Path, count: int) -> float:
+    """NED of held-out pages by an autoencoder; what was read is kept beside it, for it takes long.
+
+    Mean over pages of 1 - levenshtein / longer length, both sides read by RapidOCR; pages in which neither side has a
+    word do not count.
+    """
+    file = folder / f"ned-{count}.json"
+    if file.exists():
+        return float(json.loads(file.read_text(encoding="utf-8"))["ned"])
+    model = Autoencoder.from_pretrained(folder / "model")
+    x = as_pixels([page(index, "heldout", READ_SIDE, LETTERS) for index in range(count)])
+    sides = [[read_all(picture) for picture in _bytes(part)] for part in (x[:, :3], reconstruct(model, x))]
+    pairs = [(a, b) for a, b in zip(*sides, strict=True) if a or b]
+    each = [1 - levenshtein(a, b) / max(len(a), len(b)) for a, b in pairs]
+    ned = sum(each) / max(1, len(each))
+    file.write_text(json.dumps({"ned": ned, "read": pairs}, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return ned
+
+
+def transformer_costs(file: Path) -> list[dict[str, Any]]:
+    """Of each grid: tokens, seconds and FLOPs of a training step of SMALL, FLOPs of a forward pass of the 7 B one."""
+    if file.exists():
+        return json.loads(file.read_text(encoding="utf-8"))
+    stages = [(grid, Transformer(_fitted(SMALL, grid))) for grid in GRIDS]
+    seconds: list[list[float]] = [[] for _ in GRIDS]
+    for _ in range(ROUNDS + 1):  # in turns, so that all see the same machine
+        for (grid, model), found in zip(stages, seconds, strict=True):
+            inputs = _inputs(model, grid, SMALL_SIDE, "cpu")
+            start = time.process_time()
+            model(*inputs).square().mean().backward()
+            found.append(time.process_time() - start)
+    rows = []
+    for (grid, model), found in zip(stages, seconds, strict=True):
+        with torch.device("meta"):
+            large = Transformer(_fitted(TransformerConfig(), grid))
+        rows.append(
+            {
+                "grid": grid.name,
+                "small_tokens": int(np.prod(grid.tokens(SMALL_SIDE))),
+                "small_seconds": statistics.median(found[1:]),
+                "small_flops": count(model, _inputs(model, grid, SMALL_SIDE, "cpu"), backward=True),
+                "large_tokens": int(np.prod(grid.tokens(LARGE_SIDE))),
+                "large_flops": count(large, _inputs(large, grid, LARGE_SIDE, "meta"), backward=False),
+            }
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    return rows
+
+
+def count(model: Transformer, inputs: Any, *, backward: bool) -> int:
+    """FLOPs of matrix products and attention, two for each multiply-add."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.set_grad_enabled(backward):
+        velocity = model(*inputs)
+        if backward:
+            velocity.square().mean().backward()
+    return counter.get_total_flops()
+
+
+def summarise(results: Results, ned: dict[str, list[float]]) -> str:
+    """The table of fidelity."""
+    rows = []
+    for arm in ARMS:
+        found = results[arm.name]
+        parts = found[0]["parameters"]
+        rows.append(
+            [
+                arm.label,
+                f"{parts['encoder'] / 1e6:.3f} + {parts['decoder'] / 1e6:.3f}",
+                spread([r["scenes"]["psnr"] for r in found]),
+                spread([r["scenes"]["ssim"] for r in found], 4),
+                spread([r["pages"]["psnr"] for r in found]),
+                spread(ned[arm.name], 3) if ned else "–",
+                spread([1000 * r["cpu_seconds"] / r["setting"]["steps"] for r in found], 0),
+            ]
+        )
+    twin = ARMS[1].name
+    gaps = [difference(results, BASE.name, twin, lambda r, key=key: r[key[0]][key[1]], key[2]) for key in GAPS]
+    rows.append(["f16c64 - f8c16", "", *gaps, "", ""])
+    heads = ["", "parameters, M", "scenes, PSNR in dB", "SSIM", "pages, PSNR in dB", "NED", "training step, CPU ms"]
+    return table(heads, rows)
+
+
+GAPS = (("scenes", "psnr", 2), ("scenes", "ssim", 4), ("pages", "psnr", 2))
+
+
+def cost_table(costs: Sequence[dict[str, Any]]) -> str:
+    """The table of transformer steps, as multiples of the first grid's too."""
+    first = costs[0]
+    rows = [
+        [
+            row["grid"],
+            f"{row['small_tokens']:,}",
+            f"{row['small_seconds']:.2f} ({row['small_seconds'] / first['small_seconds']:.2f}x)",
+            f"{row['small_flops'] / 1e9:.1f} ({row['small_flops'] / first['small_flops']:.2f}x)",
+            f"{row['large_tokens']:,}",
+            f"{row['large_flops'] / 1e12:.1f} ({row['large_flops'] / first['large_flops']:.2f}x)",
+        ]
+        for row in costs
+    ]
+    heads = [
+        "latent grid",
+        f"tokens at {SMALL_SIDE} px",
+        "5 M transformer, CPU s a training step",
+        "GFLOP",
+        f"tokens at {LARGE_SIDE} px",
+        "7 B transformer, TFLOP an evaluation",
+    ]
+    return table(heads, rows)
+
+
+def draw_costs(axes: Any, costs: Sequence[dict[str, Any]]) -> None:
+    """Seconds and FLOPs of a step on each grid, as multiples of the first."""
+    keys = {
+        "small_seconds": f"5 M, {SMALL_SIDE} px: measured seconds",
+        "small_flops": f"5 M, {SMALL_SIDE} px: FLOPs",
+        "large_flops": f"7 B, {LARGE_SIDE} px: FLOPs",
+    }
+    for place, (key, label) in enumerate(keys.items()):
+        positions = [index + 0.27 * (place - 1) for index in range(len(costs))]
+        bars = axes.bar(positions, [row[key] / costs[0][key] for row in costs], 0.25, label=label)
+        axes.bar_label(bars, fmt="%.1f", fontsize=7)
+    axes.set_xticks(range(len(costs)), [row["grid"].replace(", ", "\n") for row in costs], fontsize=8)
+    axes.set(ylabel="times f16c64", title="a step of the transformer")
+    axes.margins(y=0.15)
+    axes.legend(fontsize=7)
+
+
+def page_text(results: Results, summary: tuple[str, str], steps: int, seeds: int) -> str:
+    """The page of docs."""
+    text = paragraphs(
+        f"""Printed by `python studies/compression.py`; the numbers are in [compression.json](compression.json).
+        {conditions(steps, seeds)}""",
+        f"""Both have a bottleneck of one number for 12 of RGB. f16c64 has five stages of base width {F16C64.base_dim},
+        f8c16 four of {F8C16.base_dim}, which brings both to about the same number of parameters. NED: {READ_PAGES}
+        pages of {READ_SIDE} px with letters of {LETTERS[0]} to {LETTERS[1]} px, originals and copies read by
+        RapidOCR.""",
+    )
+    cost = paragraphs(
+        f"""A step of the transformer on each grid: the micro family's on one thread, one picture of {SMALL_SIDE} px and
+        {TEXT} words, forward and backward, median of {ROUNDS} rounds in CPU seconds; FLOPs by torch's counter, two for
+        each multiply-add; and the open weights' 7.1 B transformer at {LARGE_SIDE} px, counted only. The last row packs
+        2 x 2 positions of f8c16 into a token, as generators of that class do: then tokens and cost are the same, and
+        what f16c64 spares is the packing, whose channels no autoencoder has shaped."""
+    )
+    return f"""# f16c64 against f8c16
+
+{text}
+
+{summary[0]}
+
+![PSNR against steps, and cost](compression.png)
+
+{cost}
+
+{summary[1]}
+{findings(FINDINGS, steps, seeds)}"""
+
+
+def _fitted(config: TransformerConfig, grid: Grid) -> TransformerConfig:
+    return replace(config, patch_size=grid.patch, in_channels=grid.channels, out_channels=grid.channels)
+
+
+def _inputs(model: Transformer, grid: Grid, side: int, device: str) -> tuple[Any, ...]:
+    """One noised picture of a side, its time, the words' features and their layout."""
+    layout = Layout.build([TEXT], grid.tokens(side), device=device)
+    x_t = torch.randn(1, int(np.prod(grid.tokens(side))), grid.channels * grid.patch**2, device=device)
+    text = torch.randn(1, TEXT, model.config.context_in_dim, device=device)
+    return x_t, torch.full((1,), 0.5, device=device), text, layout
+
+
+def _bytes(x: torch.Tensor) -> np.ndarray:
+    """(b, 3, H, W) in [-1, 1] -> (b, H, W, 3) uint8."""
+    return ((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+if __name__ == "__main__":
+    main()
