@@ -106,10 +106,10 @@ def test_the_fake_score_overfits_a_frozen_student(recipe):
         for p in stage.fake.proj_out.parameters():
             p.mul_(-1)
     noise = torch.Generator().manual_seed(0)
-    batch = stage.batch(0, noise)
+    batch = stage.batches.make(0, noise)
     optimizer = torch.optim.Adam(stage.fake.parameters(), lr=3e-3)
     with torch.no_grad():
-        student = bind(stage.student, batch.text, stage.prompts.grid, 4)
+        student = bind(stage.student, batch.text, stage.batches.prompts.grid, 4)
     losses = []
     for _ in range(60):
         loss = stage.fake_loss(batch, student, torch.Generator().manual_seed(7))
@@ -127,8 +127,8 @@ def test_flow_matching_counts_at_the_first_step_alone(recipe, monkeypatch):
         for step in (0, 1):
             monkeypatch.setattr(stage, "_random_step", lambda generator, step=step: step)
             generator = torch.Generator().manual_seed(0)
-            batch = stage.batch(0, generator)
-            student = bind(stage.student, batch.text, stage.prompts.grid, recipe.draws)
+            batch = stage.batches.make(0, generator)
+            student = bind(stage.student, batch.text, stage.batches.prompts.grid, recipe.draws)
             losses[weight, step] = stage.student_loss(batch, student, generator)["loss"].item()
     assert losses[1.0, 0] > losses[0.0, 0]
     assert losses[1.0, 1] == losses[0.0, 1]
@@ -137,7 +137,7 @@ def test_flow_matching_counts_at_the_first_step_alone(recipe, monkeypatch):
 def test_a_specialist_with_the_whole_share_replaces_the_base_teacher(recipe, teacher_folder):
     specialist = SpecialistConfig(model=teacher_folder, shares=(0.0, 0.0, 1.0, 0.5), guidance=1.0)
     stage = DistillStage(dataclasses.replace(recipe, specialists=(specialist,)))
-    batch = stage.batch(0, torch.Generator().manual_seed(0))
+    batch = stage.batches.make(0, torch.Generator().manual_seed(0))
     x, t = torch.randn(6, 4, 64, generator=torch.Generator().manual_seed(1)), torch.full((6,), 0.5)
     with torch.no_grad():
         own = bind(stage.base.pipe.transformer, batch.text, (2, 2), 2)(x, t)
@@ -254,7 +254,7 @@ def test_an_adapter_is_distilled_from_a_file_of_prompts_and_merged_when_loaded(r
     assert pipe.info.sample_sigmas == recipe.sigmas
     plain = Pipeline.from_pretrained(recipe.teacher)
     x, t = torch.randn(2, 4, 64, generator=torch.Generator().manual_seed(1)), torch.full((2,), 0.5)
-    batch = stage.batch(0, torch.Generator().manual_seed(0))
+    batch = stage.batches.make(0, torch.Generator().manual_seed(0))
     text = stage.base.pipe.text_encoder.encode(batch.prompts[:2])
     with torch.no_grad():
         merged, before = (bind(p.transformer, text, (2, 2), 1)(x, t) for p in (pipe, plain))

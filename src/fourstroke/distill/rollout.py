@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,14 @@ from fourstroke.flow.path import clean
 from fourstroke.flow.sampler import Velocity, euler
 from fourstroke.pipeline import repeat
 from fourstroke.text import TextFeatures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Input images of P prompts as clean latent tokens (P, tokens of all images, C), and the grid of each image."""
+
+    tokens: Tensor
+    grids: tuple[Grid, ...]
 
 
 @torch.no_grad()
@@ -70,15 +79,18 @@ def clean_prediction(velocity: Velocity, x_t: Tensor, t: Tensor) -> Tensor:
     return clean(x_t, velocity(x_t, t).float(), t)
 
 
-def bind(model: Transformer, text: TextFeatures, grid: Grid, repeats: int) -> Velocity:
-    """The velocity of a model under prompts of its own, each serving `repeats` rows side by side.
+def bind(model: Transformer, text: TextFeatures, grid: Grid, repeats: int, inputs: Inputs | None = None) -> Velocity:
+    """The velocity of a model under prompts of its own (and input images), each serving `repeats` rows side by side.
 
     Where the prefix does not depend on t it is computed here, once, with a gradient if the model is being trained.
     """
     dtype = model.proj_out.weight.dtype
+    tokens, grids = (None, ()) if inputs is None else (inputs.tokens.to(dtype), inputs.grids)
     if model.config.causal_condition:
-        cache = model.prefill(text.features.to(dtype), Layout.build(text.lengths, grid)).repeat(repeats)
+        layout = Layout.build(text.lengths, grid, text.slots, grids)
+        cache = model.prefill(text.features.to(dtype), layout, tokens).repeat(repeats)
         return lambda x, t: model.denoise(x.to(dtype), t, cache)
     rows = repeat(text, repeats)
-    layout = Layout.build(rows.lengths, grid)
-    return lambda x, t: model(x.to(dtype), t, rows.features.to(dtype), layout)
+    layout = Layout.build(rows.lengths, grid, rows.slots, grids)
+    tokens = None if tokens is None else tokens.repeat_interleave(repeats, dim=0)
+    return lambda x, t: model(x.to(dtype), t, rows.features.to(dtype), layout, tokens)

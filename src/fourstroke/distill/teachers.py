@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from fourstroke.distill.rollout import bind
+from fourstroke.distill.rollout import Inputs, bind
 from fourstroke.dit.layout import Grid
 from fourstroke.flow.sampler import Velocity, guided
 from fourstroke.nn.lora import active
@@ -25,6 +26,8 @@ from fourstroke.text import TextFeatures
 from fourstroke.vae import Autoencoder
 
 QUOTED = re.compile(r'"[^"]+"|“[^”]+”')
+EDIT = "Edit"
+"""The category of prompts with input images; those without are told apart by `prompt_category`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +79,29 @@ class Teacher:
         self._nothing = pipe.text_encoder.encode([""])
 
     @torch.no_grad()
-    def velocity(self, prompts: list[str], grid: Grid, repeats: int, text: TextFeatures | None = None) -> Velocity:
-        """The guided velocity under `prompts`, each serving `repeats` rows; `text` spares encoding them again."""
-        model = self.pipe.transformer
-        text = self.pipe.text_encoder.encode(prompts) if text is None else text
+    def velocity(
+        self,
+        prompts: list[str],
+        grid: Grid,
+        repeats: int,
+        text: TextFeatures | None = None,
+        pictures: Sequence[Sequence[Image.Image]] | None = None,
+        inputs: Inputs | None = None,
+    ) -> Velocity:
+        """The guided velocity under `prompts`, each serving `repeats` rows; `text` spares encoding them again.
+
+        `pictures` are the input images of each prompt, and `inputs` the same as latents: the branch without words sees
+        them too, as it does in the pipeline.
+        """
+        model, encoder = self.pipe.transformer, self.pipe.text_encoder
+        text = encoder.encode(prompts, pictures) if text is None else text
         with active(model, None):  # a student may live in it as an adapter
-            velocity = bind(model, text, grid, repeats)
+            velocity = bind(model, text, grid, repeats, inputs)
             if self.guidance != 1.0:
-                nothing = bind(model, self._nothing, grid, repeats * len(prompts))
+                if pictures is None:
+                    nothing = bind(model, self._nothing, grid, repeats * len(prompts))
+                else:
+                    nothing = bind(model, encoder.encode([""] * len(prompts), pictures), grid, repeats, inputs)
                 velocity = guided(velocity, nothing, self.guidance)
 
         def plain(x: Tensor, t: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ simulation of DMD2 (arXiv 2405.14867). A step of the run draws prompts, trains t
 samples of the student, and then the student once, at one random step of its own trajectory. Both start as copies of
 the teacher, or, with `lora_rank`, are adapters of the one frozen transformer that is in memory. The text encoder is
 frozen: its features are computed once a step and shared by all; each model makes its own prefix of them. Prompts come
-from the latent cache of a world, whose latents serve the optional flow-matching loss alone, or from a file.
+from the latent cache of a world, whose latents serve the optional flow-matching loss alone, or from a file; a set share
+of the steps may draw edits of input images instead.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from fourstroke.checkpoint import atomic_folder, read_json, write_json
 from fourstroke.data.cache import build_cache
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import WorldConfig
+from fourstroke.distill.batch import Batch, Batches
 from fourstroke.distill.dmd import RenoiseConfig, dmd_gradient, dmd_loss, flow_matching_loss
 from fourstroke.distill.monitors import Readings, checkpoint_score, collapse, ratio
 from fourstroke.distill.prompts import PromptSet, read_prompts
 from fourstroke.distill.rollout import bind, clean_prediction, rollout, trajectory, trajectory_loss
-from fourstroke.distill.teachers import SpecialistConfig, Teacher, load_specialists, prompt_category, teacher_mix
+from fourstroke.distill.teachers import SpecialistConfig, Teacher, load_specialists, teacher_mix
 from fourstroke.distill.watch import Watch, WatchConfig, WordsWatch
 from fourstroke.dit import Transformer
 from fourstroke.flow import path
@@ -39,7 +41,6 @@ from fourstroke.flow.sampler import NonFiniteError, Velocity
 from fourstroke.flow.schedule import fixed_sigmas
 from fourstroke.nn.lora import active, adapter_tensors, add_adapters, factors
 from fourstroke.pipeline import PATCH, ModelInfo, Pipeline, save_adapter
-from fourstroke.text import TextFeatures
 from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.loop import DivergedError, RunConfig, Scalars, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
@@ -74,7 +75,8 @@ class DistillRecipe:
     `flow_weight` is that of the flow-matching loss on real latents at the first step (Qwen-Image-Flash: keeps
     structure, costs quality). Prompts are those of `samples` scenes of `world`, encoded in `cache`, or the lines of
     the file `prompts`, drawn at `width` x `height` (None: the teacher's own size); there the monitors cannot judge
-    composition. `dtype` is that of what stays frozen.
+    composition. `edits` is a file of edits (see `distill.edits`), which are drawn in `edit_share` of the steps, at the
+    same area; the monitors look at prompts alone. `dtype` is that of what stays frozen.
     """
 
     teacher: str
@@ -86,6 +88,8 @@ class DistillRecipe:
     prompts: Path | None = None
     width: int | None = None
     height: int | None = None
+    edits: Path | None = None
+    edit_share: float = 0.5
     sigmas: tuple[float, ...]
     run: RunConfig
     student: OptimizerConfig
@@ -110,6 +114,8 @@ class DistillRecipe:
             raise ValueError(f"fake_updates is {self.fake_updates}; it must be at least 1")
         if (self.world is None) == (self.prompts is None) or (self.world is None) != (self.cache is None):
             raise ValueError("name either a world with its cache, or a file of prompts")
+        if not 0 < self.edit_share <= 1:
+            raise ValueError(f"edit_share is {self.edit_share}; choose above 0 and up to 1, or leave edits out")
         if self.flow_weight and self.world is None:
             raise ValueError("flow_weight needs the latents of a world's cache")
         if self.dtype != "float32" and not self.lora_rank:
@@ -126,16 +132,6 @@ class CollapsedError(RuntimeError):
     """The monitors say that the student is lost; the best checkpoint of the run is kept."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """The prompts of one step, encoded once: P prompts, `draws` rows of noise for each."""
-
-    prompts: list[str]
-    text: TextFeatures
-    latents: Tensor | None
-    """The cached pictures of the prompts, (P, N, C), where there are any."""
-
-
 class DistillStage:
     """The turns of fake score and student, the monitors, and the best checkpoint so far."""
 
@@ -144,7 +140,8 @@ class DistillStage:
         base = Pipeline.from_pretrained(recipe.teacher, dtype=getattr(torch, recipe.dtype), device=str(self.device))
         self.base = Teacher(base, recipe.guidance)
         self.specialists = load_specialists(recipe.specialists, base, len(recipe.sigmas))
-        self.prompts, self.watch = self._prompts()
+        prompts, self.watch = self._prompts()
+        self.batches = Batches(base, prompts, recipe.batch_size, recipe.edits, recipe.edit_share)
         self.student, self.fake, self.models = self._pupils()
         if recipe.warm is not None:
             self.models["warm"] = self.models["student"]  # the same weights, under an optimiser of their own
@@ -158,7 +155,7 @@ class DistillStage:
     def turns(self, step: int) -> Iterator[tuple[str, Scalars]]:
         """The fake score's losses on fresh samples of the student, then the student's; before that the warm-up's."""
         generator = torch.Generator().manual_seed(self.recipe.run.seed * 1_000_003 + step)
-        batch = self.batch(step, generator)
+        batch = self.batches.make(step, generator)
         try:
             if self.recipe.warm is not None and step < self.recipe.warm.steps:
                 with self._active("student"):
@@ -177,25 +174,13 @@ class DistillStage:
                 f"state in {self.recipe.run.out}"
             ) from None
 
-    def batch(self, step: int, generator: torch.Generator) -> Batch:
-        """The prompts of a step; short and rich captions take turns."""
-        indices = torch.randint(len(self.prompts), (self.recipe.batch_size,), generator=generator)
-        captions = self.prompts.short if step % 2 else self.prompts.rich
-        prompts = [captions[i] for i in indices.tolist()]
-        with autocast(self.device):
-            text = self.base.pipe.text_encoder.encode(prompts)
-        latents = self.prompts.latents
-        return Batch(
-            prompts=prompts, text=text, latents=None if latents is None else latents[indices].float().to(self.device)
-        )
-
     def warm_loss(self, batch: Batch, substeps: int, generator: torch.Generator) -> Tensor:
         """Each step of the student against the path that the guided teachers take from the same noise."""
         count = len(self.recipe.sigmas)
         with torch.no_grad(), autocast(self.device):
             shared = None if self.specialists else self.teachers(batch, 0)
             velocities = [shared or self.teachers(batch, step) for step in range(count)]
-            states = trajectory(velocities, self._noise(generator), self.sigmas, substeps)
+            states = trajectory(velocities, self._noise(batch, generator), self.sigmas, substeps)
         with autocast(self.device):
             return trajectory_loss(self._bind("student", batch, self.recipe.draws * count), states, self.sigmas)
 
@@ -203,11 +188,11 @@ class DistillStage:
         """Flow matching on what the student draws at a random step of its trajectory."""
         step = self._random_step(generator)
         with torch.no_grad(), autocast(self.device):
-            x_k = rollout(student, self._noise(generator), self.sigmas, step)
+            x_k = rollout(student, self._noise(batch, generator), self.sigmas, step)
             x = clean_prediction(student, x_k, self.sigmas[step])
         t = self.recipe.renoise.sample(len(x), generator).to(self.device)
         with autocast(self.device):
-            return flow_matching_loss(self._bind("fake", batch), x, self._noise(generator), t)
+            return flow_matching_loss(self._bind("fake", batch), x, self._noise(batch, generator), t)
 
     def student_loss(self, batch: Batch, frozen: Velocity, generator: torch.Generator) -> Scalars:
         """Distribution matching at a random step of the student's trajectory; at the first, flow matching too.
@@ -216,7 +201,7 @@ class DistillStage:
         of its own: autocast keeps the weights that it converted, and those converted without gradient carry none.
         """
         step = self._random_step(generator)
-        noise, again = self._noise(generator), self._noise(generator)
+        noise, again = self._noise(batch, generator), self._noise(batch, generator)
         t = self.recipe.renoise.sample(len(noise), generator).to(self.device)
         with torch.no_grad(), autocast(self.device):
             x_k = rollout(frozen, noise, self.sigmas, step)
@@ -237,12 +222,15 @@ class DistillStage:
 
     def teachers(self, batch: Batch, step: int) -> Velocity:
         """The teachers' mixture at a step of the student; those without a share are not asked."""
-        shares = teacher_mix(self.recipe.specialists, step, [prompt_category(p) for p in batch.prompts])
+        shares = teacher_mix(self.recipe.specialists, step, batch.categories)
         shares = shares.to(self.device).repeat_interleave(self.recipe.draws, dim=0)
-        draws, grid = self.recipe.draws, self.prompts.grid
+        seen = batch.prompts, batch.grid, self.recipe.draws
         asked = [
-            (share.view(-1, 1, 1), t.velocity(batch.prompts, grid, draws, batch.text if t is self.base else None))
-            for share, t in zip(shares.T, [self.base, *self.specialists], strict=True)
+            (
+                share.view(-1, 1, 1),
+                teacher.velocity(*seen, batch.text if teacher is self.base else None, batch.pictures, batch.inputs),
+            )
+            for share, teacher in zip(shares.T, [self.base, *self.specialists], strict=True)
             if share.any()
         ]
 
@@ -368,7 +356,7 @@ class DistillStage:
         """The velocity of the student or the fake score; `repeats` rows for each prompt, by default its draws."""
         model = self.student if name == "student" else self.fake
         with self._active(name):
-            velocity = bind(model, batch.text, self.prompts.grid, repeats or self.recipe.draws)
+            velocity = bind(model, batch.text, batch.grid, repeats or self.recipe.draws, batch.inputs)
 
         def adapted(x: Tensor, t: Tensor) -> Tensor:
             with self._active(name):
@@ -385,8 +373,8 @@ class DistillStage:
     def _random_step(self, generator: torch.Generator) -> int:
         return int(torch.randint(len(self.recipe.sigmas), (1,), generator=generator))
 
-    def _noise(self, generator: torch.Generator) -> Tensor:
-        shape = (self.batch_size, math.prod(self.prompts.grid), self.student.config.in_channels)
+    def _noise(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        shape = (self.batch_size, math.prod(batch.grid), self.student.config.in_channels)
         return torch.randn(shape, generator=generator).to(self.device)
 
 

@@ -1,0 +1,209 @@
+"""Edits in the batch: what the pipeline would compute, in the share that was asked for, and refused when broken."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from fourstroke import Pipeline
+from fourstroke.distill.batch import Batches, is_edit
+from fourstroke.distill.prompts import PromptSet
+from fourstroke.distill.rollout import bind
+from fourstroke.distill.teachers import SpecialistConfig, Teacher
+from fourstroke.flow.sampler import guided, seeded_noise
+from fourstroke.train.distill import DistillStage
+from fourstroke.train.loop import Trainer
+
+from .conftest import small_pipeline
+
+WORDS = PromptSet(short=["a cat", "a dog"], rich=["a cat to the left", "a green dog"], grid=(4, 4))
+
+
+def _picture(colour: tuple[int, ...], size: tuple[int, int]) -> Image.Image:
+    """A picture with some structure, so that its latents differ from place to place."""
+    image = Image.new("RGBA" if len(colour) == 4 else "RGB", size, colour)
+    image.paste((250, 240, 10), (0, 0, size[0] // 2, size[1] // 3))
+    return image
+
+
+@pytest.fixture
+def edits(tmp_path):
+    """Four edits of two shapes: one input image each of 64 x 64 pixels' area, square or wide, and one with two."""
+    (tmp_path / "in").mkdir()
+    _picture((200, 30, 40), (80, 80)).save(tmp_path / "in" / "a.png")
+    _picture((20, 30, 140), (64, 64)).save(tmp_path / "in" / "b.jpg")
+    _picture((20, 230, 140, 90), (200, 90)).save(tmp_path / "wide.png")
+    rows = [
+        {"prompt": "make it blue", "images": ["in/a.png"]},
+        {"prompt": "make the square green, please", "images": ["in/b.jpg"]},
+        {"prompt": "add a cat", "images": ["wide.png"]},
+        {"prompt": "put the first into the second", "images": ["in/a.png", "wide.png"]},
+    ]
+    file = tmp_path / "edits.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    return file
+
+
+@pytest.fixture
+def edit_recipe(recipe, edits):
+    return dataclasses.replace(recipe, edits=edits, edit_share=0.5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_an_edit_is_what_the_pipeline_makes_of_it(edits, causal):
+    pipe = small_pipeline(causal)
+    pipe.info = dataclasses.replace(pipe.info, width=64, height=64)
+    batches, shapes, found = Batches(pipe, WORDS, 3, edits, 1.0), set(), []
+    opened = {row["prompt"]: row["images"] for row in map(json.loads, edits.read_text().split("\n")[:4])}
+    for step in range(12):
+        batch = batches.make(step, torch.Generator().manual_seed(step))
+        shapes.add((batch.grid, batch.inputs.grids))
+        tokens = batch.grid[0] * batch.grid[1]
+        noise = seeded_noise(range(6), tokens, 64)
+        with torch.no_grad():
+            v = bind(pipe.transformer, batch.text, batch.grid, 2, batch.inputs)(noise, torch.ones(6))
+        for row, prompt in enumerate(batch.prompts):
+            images = [Image.open(edits.parent / name) for name in opened[prompt]]
+            found.clear()  # the first step of the pipeline: the clean latent that it sees in the noise
+            start = noise[2 * row : 2 * row + 2]
+            pipe(
+                prompt,
+                images=images,
+                num_images=2,
+                latents=start,
+                guidance_scale=1.0,
+                on_step=lambda step, steps, x: found.append(x),
+            )
+            torch.testing.assert_close(start - v[2 * row : 2 * row + 2], found[0], atol=1e-5, rtol=1e-4)
+    assert len(shapes) == 3
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_teacher_of_an_edit_is_guided_as_the_pipeline_is(edits, causal):
+    pipe = small_pipeline(causal)
+    pipe.info = dataclasses.replace(pipe.info, width=64, height=64)
+    batch = Batches(pipe, WORDS, 1, edits, 1.0).make(0, torch.Generator().manual_seed(3))
+    noise, found = seeded_noise([1], batch.grid[0] * batch.grid[1], 64), []
+    velocity = Teacher(pipe, 3.0).velocity(batch.prompts, batch.grid, 1, None, batch.pictures, batch.inputs)
+    pipe(
+        batch.prompts[0],
+        images=batch.pictures[0],
+        latents=noise,
+        guidance_scale=3.0,
+        on_step=lambda step, steps, x: found.append(x),
+    )
+    torch.testing.assert_close(noise - velocity(noise, torch.ones(1)), found[0], atol=1e-5, rtol=1e-4)
+    words = bind(pipe.transformer, batch.text, batch.grid, 1, batch.inputs)
+    blind = bind(pipe.transformer, pipe.text_encoder.encode([""]), batch.grid, 1)
+    assert not torch.allclose(
+        velocity(noise, torch.ones(1)), guided(words, blind, 3.0)(noise, torch.ones(1)), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.7, 1.0])
+def test_the_ratio_is_kept_in_every_stretch_of_steps(share):
+    turns = [is_edit(step, share) for step in range(1000)]
+    for start, length in ((0, 1000), (17, 10), (500, 100), (333, 33)):
+        assert abs(sum(turns[start : start + length]) - share * length) <= 1
+
+
+def test_short_and_rich_captions_take_turns_between_edits(edits):
+    pipe = small_pipeline()
+    batches = Batches(pipe, WORDS, 1, edits, 0.5)
+    made = [batches.make(step, torch.Generator().manual_seed(step)) for step in range(8)]
+    assert [batch.inputs is not None for batch in made] == [False, True] * 4
+    plain = [batch.prompts[0] for batch in made if batch.inputs is None]
+    assert [prompt in WORDS.short for prompt in plain] == [False, True] * 2
+    assert {batch.categories[0] for batch in made} == {"General", "Edit"}
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_resume_is_exact_with_edits(edit_recipe, rank):
+    recipe = dataclasses.replace(edit_recipe, lora_rank=rank)
+
+    def trainer() -> Trainer:
+        torch.manual_seed(0)
+        return Trainer(DistillStage(recipe), recipe.run, recipe.optimizers, {})
+
+    straight, first, second = trainer(), trainer(), trainer()
+    for _ in range(4):
+        straight.update()
+    for _ in range(2):
+        first.update()
+    first.save(recipe.run.out / "state")
+    second.load(recipe.run.out / "state")
+    for _ in range(2):
+        second.update()
+    for key, model in straight.stage.models.items():
+        other = second.stage.models[key].state_dict()
+        assert all(torch.equal(value, other[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("causal", "rank"), [(True, 0), (False, 0), (True, 2), (False, 2)])
+def test_gradients_flow_through_edits(edit_recipe, causal, rank, tmp_path):
+    small_pipeline(causal).save_pretrained(tmp_path / "teacher")
+    changes = {"teacher": str(tmp_path / "teacher"), "edit_share": 1.0, "lora_rank": rank}
+    stage = DistillStage(dataclasses.replace(edit_recipe, **changes))
+    seen = []
+    for name, scalars in stage.turns(0):
+        scalars["loss"].backward()
+        seen.append(name)
+        gradients = {n: p.grad for n, p in stage.models[name].named_parameters()}
+        if not rank:
+            assert not [n for n, g in gradients.items() if g is None]
+        assert any(g is not None and g.abs().sum() > 0 for g in gradients.values())
+    assert seen == ["fake", "fake", "student"]
+    frozen = stage.base.pipe
+    parts = [frozen.text_encoder, frozen.autoencoder] + ([] if rank else [frozen.transformer])
+    assert all(p.grad is None for part in parts for p in part.parameters())
+
+
+def test_a_specialist_may_teach_edits_alone(edit_recipe, teacher_folder):
+    specialist = SpecialistConfig(model=teacher_folder, shares=(1.0,) * 4, categories=("Edit",), guidance=1.0)
+    stage = DistillStage(dataclasses.replace(edit_recipe, specialists=(specialist,)))
+    plain = Pipeline.from_pretrained(teacher_folder)
+    for step, guidance in ((0, 2.0), (1, 1.0)):
+        batch = stage.batches.make(step, torch.Generator().manual_seed(step))
+        x = seeded_noise(range(6), batch.grid[0] * batch.grid[1], 64)
+        seen = batch.prompts, batch.grid, 2, None, batch.pictures, batch.inputs
+        expected = Teacher(plain, guidance).velocity(*seen)(x, torch.full((6,), 0.5))
+        torch.testing.assert_close(stage.teachers(batch, 0)(x, torch.full((6,), 0.5)), expected)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"prompt": "make it blue", "images": ["gone.png"]}', "line 2: .*gone.png: cannot be read"),
+        ('{"prompt": "make it blue", "images": ["torn.png"]}', "line 2: .*torn.png: "),
+        ('{"prompt": "make it blue", "images": []}', "line 2: .*names its input images"),
+        ('{"prompt": "make it blue", "images": "in/a.png"}', "line 2: .*names its input images"),
+        ('{"prompt": " ", "images": ["in/a.png"]}', "line 2: .*no prompt"),
+        ('["make it blue"]', "line 2: .*no prompt"),
+        ('{"prompt": "make it', "line 2 is not JSON"),
+        (json.dumps({"prompt": "blue " * 2000, "images": ["in/a.png"]}), "line 2: .*tokens and the limit"),
+        ('{"prompt": "<|image_pad|>", "images": ["in/a.png"]}', "line 2: .*stands for input images"),
+    ],
+)
+def test_a_broken_row_is_named_before_the_run_starts(edit_recipe, row, message):
+    file = edit_recipe.edits
+    (file.parent / "torn.png").write_bytes((file.parent / "in" / "a.png").read_bytes()[:60])
+    file.write_text('{"prompt": "fine", "images": ["in/a.png"]}\n' + row)
+    with pytest.raises(ValueError, match=message) as error:
+        DistillStage(edit_recipe)
+    assert "\n" not in str(error.value)
+    assert "edits.jsonl" in str(error.value)
+
+
+def test_edits_that_are_not_there_or_never_asked_for_are_refused(edit_recipe, tmp_path):
+    with pytest.raises(ValueError, match="cannot read the edits"):
+        DistillStage(dataclasses.replace(edit_recipe, edits=tmp_path / "none.jsonl"))
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match="holds no edit"):
+        DistillStage(dataclasses.replace(edit_recipe, edits=tmp_path / "empty.jsonl"))
+    for share in (0.0, 1.5):
+        with pytest.raises(ValueError, match="edit_share"):
+            dataclasses.replace(edit_recipe, edit_share=share)
