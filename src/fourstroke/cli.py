@@ -221,7 +221,7 @@ def _eval(arguments: argparse.Namespace) -> dict[str, Any]:
     else:
         from fourstroke.evaluate.reconstruction import evaluate_reconstruction, table
 
-        own = {key: getattr(arguments, key) for key in ("images", "peers", "read")}
+        own = {key: getattr(arguments, key) for key in ("images", "peers", "read", "lpips")}
         result = evaluate_reconstruction(arguments.model, **common, **own)
     if not arguments.json:
         print(table(result))
@@ -408,11 +408,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     composition.add_argument("--batch", type=int, default=8, help="pictures drawn together; does not change them")
     composition.add_argument("--sheet", type=Path, help="write a sheet of the first 32 pictures with the verdicts")
-    reconstruction = subjects.add_parser("reconstruction", help="PSNR, SSIM and NED of autoencoders")
-    reconstruction.add_argument("--n", type=int, default=200, help="held-out scenes, or pictures at most")
+    reconstruction = subjects.add_parser("reconstruction", help="PSNR, SSIM, LPIPS and NED of autoencoders")
+    reconstruction.add_argument("--n", type=int, default=200, help="held-out scenes and pages, or pictures at most")
     reconstruction.add_argument("--images", type=Path, help="a folder, a picture or .tar shards in place of the world")
     reconstruction.add_argument("--peer", dest="peers", action="append", default=[], help="autoencoder beside it")
     reconstruction.add_argument("--read", action="store_true", help="read the words of both sides (needs RapidOCR)")
+    reconstruction.add_argument("--lpips", type=Path, help="folder or file of published LPIPS weights: measure it too")
     reconstruction.add_argument("--sheet", type=Path, help="write originals, reconstructions and differences")
     for subject in (composition, reconstruction):
         subject.add_argument("--model", help="folder or hub id (default: the best bundled model)")

@@ -68,6 +68,42 @@ def test_sixteen_bits_become_eight() -> None:
     assert read_image(encoded(Image.fromarray(levels)))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+def sixteen(colour_type: int, values: list[int]) -> bytes:
+    """A PNG of one pixel with 16 bits a channel, which Pillow reads and cannot write."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    row = b"\0" + struct.pack(f">{len(values)}H", *values)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, colour_type, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("colour_type", "values", "pixel"),
+    [
+        (0, [0x8080], (128, 128, 128, 255)),
+        (2, [0xC8C8, 0x1E1E, 0x2828], (*RED, 255)),
+        (4, [0x8080, 0x4040], (128, 128, 128, 64)),
+        (6, [0xC8C8, 0x1E1E, 0x2828, 0x4040], (*RED, 64)),
+    ],
+)
+def test_sixteen_bits_a_channel(colour_type: int, values: list[int], pixel: tuple[int, ...]) -> None:
+    assert tuple(read_image(sixteen(colour_type, values))[0, 0].tolist()) == pixel
+
+
+def test_a_big_endian_tiff_of_sixteen_bits() -> None:
+    levels = Image.frombytes("I;16B", (3, 1), struct.pack(">3H", 0, 32_896, 65_535))
+    assert read_image(encoded(levels, "TIFF"))[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_of_animations_the_first_frame_counts(kind: str) -> None:
+    frames = [Image.new("RGB", (20, 12), (0, 0, 255)), Image.new("RGB", (20, 12), (0, 255, 0))]
+    picture = read_image(encoded(plain(), kind, save_all=True, append_images=frames))
+    assert np.abs(picture[6, 10, :3].astype(int) - RED).max() <= 26
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA"])
 def test_grey_is_grey(mode: str) -> None:
     picture = read_image(encoded(Image.new("L", (3, 2), 255).convert(mode)))

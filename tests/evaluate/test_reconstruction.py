@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from fourstroke.data.world import WorldConfig
+from fourstroke.data.world.page import render_page
 from fourstroke.evaluate import reconstruction
 from fourstroke.evaluate.reconstruction import (
     PHOTOGRAPHS,
@@ -22,6 +23,7 @@ from fourstroke.evaluate.reconstruction import (
 )
 from fourstroke.vae import Autoencoder
 from fourstroke.vae.autoencoder import AutoencoderConfig
+from tests.vae.test_objective import write as write_lpips
 
 SMALL = AutoencoderConfig(
     base_dim=8,
@@ -85,8 +87,46 @@ def test_an_autoencoder_makes_a_table_and_a_sheet(tmp_path: Path) -> None:
     result = evaluate_reconstruction(tmp_path / "vae", world=world, n=2, device="cpu", sheet=tmp_path / "sheet.png")
     assert set(result["photographs"]) == {*PHOTOGRAPHS, "mean"}
     assert 0 < result["scenes"]["psnr"] < 60
-    assert "2 held-out scenes" in table(result)
-    assert (tmp_path / "sheet.png").stat().st_size > 0
+    assert 0 < result["pages"]["psnr"] < 60
+    text = table(result)
+    assert "2 held-out scenes" in text
+    assert "2 pages, 12 px text" in text
+    assert "NED" not in text
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height > 9 * 256  # originals, copies and differences of scenes, pages and photographs
+    json.dumps(result)
+
+
+def test_pages_are_read_and_weights_of_lpips_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("skimage", reason="scikit-image is not installed: pip install fourstroke[eval]")
+    Autoencoder(SMALL).save_pretrained(tmp_path / "vae")
+    seen: list[np.ndarray] = []
+    words = iter(["ab", "ab", "ab", "ac"] + [""] * 100)
+
+    def read(picture: np.ndarray) -> str:
+        seen.append(picture)
+        return next(words)
+
+    monkeypatch.setattr(reconstruction, "read_all", read)
+    write_lpips(tmp_path / "lpips", "vgg16-397923af.pth")
+    world = WorldConfig(width=32, height=48, sprites=0)
+    result = evaluate_reconstruction(
+        tmp_path / "vae", world=world, n=1, device="cpu", read=True, lpips=tmp_path / "lpips"
+    )
+    assert (seen[2][..., :3] == render_page(0, 32, 48, 12, "heldout")[..., :3]).all()
+    assert result["scenes"]["ned"] == 1
+    assert result["pages"]["ned"] == 0.5
+    assert result["photographs"]["mean"]["ned"] is None
+    assert all(result[group]["lpips"] > 0 for group in ("scenes", "pages"))
+    assert result["photographs"]["mean"]["lpips"] > 0
+    heads, scenes = table(result).splitlines()[1:3]
+    assert heads.split() == ["PSNR", "SSIM", "LPIPS", "NED"]
+    assert scenes.split()[-2:] == [f"{result['scenes']['lpips']:.4f}", "1.0000"]
+
+
+def test_lpips_without_weights_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no LPIPS weights at"):
+        evaluate_reconstruction(tmp_path / "no model either", lpips=tmp_path / "none")
 
 
 def folder_of_pictures(folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """Strips give what the whole gives: both shortcuts, odd heights, tiny strips, and when memory runs out."""
 
+import sys
 import weakref
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourstroke.vae import Autoencoder, AutoencoderConfig, stream, tiling, winograd
+from fourstroke.vae.autoencoder import Decoder
 from fourstroke.vae.blocks import doubling_kernel
 from fourstroke.vae.winograd import RowConvolution
 
@@ -189,16 +191,90 @@ def test_winograd_is_a_convolution(monkeypatch: pytest.MonkeyPatch, rows: int) -
     torch.testing.assert_close(kernel(x).double(), wanted, atol=2e-5, rtol=0)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("side", [1024, 2048])
-def test_big_pictures_have_no_seam(side: int) -> None:
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[str | int]:
+    """What was computed, in order: "whole", or the size of strips in bytes."""
+    ways: list[str | int] = []
+    strips, forward = tiling.decode_strips, Decoder.forward
+
+    def in_strips(decoder: Decoder, z: Tensor, size: int) -> Tensor:
+        ways.append(size)
+        return strips(decoder, z, size)
+
+    def at_once(decoder: Decoder, z: Tensor) -> Tensor:
+        ways.append("whole")
+        return forward(decoder, z)
+
+    monkeypatch.setattr(tiling, "decode_strips", in_strips)
+    monkeypatch.setattr(Decoder, "forward", at_once)
+    return ways
+
+
+def test_the_whole_is_computed_where_there_is_room(monkeypatch: pytest.MonkeyPatch, taken: list[str | int]) -> None:
+    model, z = build(), torch.randn(1, 16, 4, 4)
+    wanted = tiling.WHOLE * 2 * 12 * 64 * 64 * 4
+    pictures = []
+    for memory in (wanted, wanted - 1, 1):
+        monkeypatch.setattr(tiling, "room", lambda device, memory=memory: memory)
+        pictures.append(model.decode_raw(z))
+    assert taken == ["whole", max(tiling.SMALLEST_STRIP, (wanted - 1) // tiling.IN_STRIPS), tiling.SMALLEST_STRIP]
+    torch.testing.assert_close(pictures[1], pictures[0], atol=2e-5, rtol=0)
+    torch.testing.assert_close(pictures[2], pictures[0], atol=2e-5, rtol=0)
+
+
+def test_a_whole_that_fails_for_memory_becomes_strips(monkeypatch: pytest.MonkeyPatch, taken: list[str | int]) -> None:
+    model, z = build(), torch.randn(1, 16, 4, 4)
+    expected = model.decode_raw(z)
+
+    def full(decoder: Decoder, z: Tensor) -> Tensor:
+        taken.append("whole")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    taken.clear()
+    monkeypatch.setattr(Decoder, "forward", full)
+    monkeypatch.setattr(tiling, "room", lambda device: sys.maxsize)
+    torch.testing.assert_close(model.decode_raw(z), expected, atol=2e-5, rtol=0)
+    assert taken[0] == "whole"
+    assert len(taken) == 2
+
+
+def test_a_size_by_hand_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch, taken: list[str | int]) -> None:
     model = build()
+    model.strip_bytes = 123_456
+    monkeypatch.setattr(tiling, "room", lambda device: sys.maxsize)
+    model.decode_raw(torch.randn(1, 16, 2, 2))
+    assert taken == [123_456]
+
+
+@pytest.mark.parametrize("side", [1024, pytest.param(2048, marks=pytest.mark.slow)])
+def test_big_pictures_have_no_seam(monkeypatch: pytest.MonkeyPatch, side: int) -> None:
+    ends: list[int] = []
+    assembled = tiling._assembled
+
+    def watched(strips: stream.Strips, height: int) -> Tensor:
+        def pass_on() -> stream.Strips:
+            for strip in strips:
+                ends.append(strip.rows.shape[2] + (ends[-1] if ends else 0))
+                yield strip
+
+        return assembled(pass_on(), height)
+
+    monkeypatch.setattr(tiling, "_assembled", watched)
+    model = build(base_dim=4, decoder_base_dim=4, dim_mult=(1, 2, 2, 4, 4)).requires_grad_(False)
+    model.strip_bytes = 1 << 20
     generator = torch.Generator().manual_seed(0)
     x = F.interpolate(torch.rand(1, 4, 64, 64, generator=generator) * 2 - 1, size=side, mode="bicubic").clamp(-1, 1)
     z, y = whole(model, x)
-    error = (model.decode_raw(z) - y).abs().clamp(max=2)
+    copy = model.decode_raw(z)
+    error = (copy - y).abs().clamp(max=2)
     assert (model.encode_raw(x) - z).abs().max() < 1e-4
     assert error.mean() < 1 / 255 / 100
-    lines = error[:, :3].mean((0, 1, 3))
-    assert lines.max() < 1e-4  # no line stands out, wherever strips meet
-    assert error[:, 3].max() < 1e-3  # alpha as the rest
+    assert copy[:, 3].std() > 0.01
+    assert error[:, 3].max() < 1e-4  # alpha as the rest
+    lines = error.mean((0, 1, 3))
+    seams = torch.tensor([row for end in ends[:-1] for row in (end - 1, end)])
+    assert len(seams) >= 2 * 7
+    assert ends[-1] == side
+    elsewhere = torch.ones(side, dtype=torch.bool).index_fill(0, seams, False)
+    assert lines[seams].mean() < 2 * lines[elsewhere].mean() + 1e-7  # no line stands out, wherever strips meet
+    assert lines.max() < 1e-5

@@ -1,8 +1,9 @@
 """Reconstruction: how much of a picture an autoencoder keeps, ours beside others, on the same pictures in one run.
 
-VAE-2.0 report, section Evaluation: PSNR and SSIM on RGB, and NED, the similarity of what is read in the original and in
-the reconstruction. Pictures are held-out scenes and five photographs inside scikit-image's package, centre-cropped to
-squares of 256 pixels; or a folder or webdataset shards of one's own, centre-cropped to what all models can take.
+VAE-2.0 report, section Evaluation: PSNR, SSIM and LPIPS on RGB, and NED, the similarity of what is read in the original
+and in the reconstruction. Pictures are held-out scenes, held-out pages of 12-pixel text (in place of the report's
+document crops), and five photographs inside scikit-image's package, centre-cropped to squares of 256 pixels; or a
+folder or webdataset shards of one's own, centre-cropped to what all models can take.
 """
 
 from __future__ import annotations
@@ -24,16 +25,22 @@ from torch import Tensor
 from fourstroke.data.images import ImageError, Images, crop_to_multiple
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import World, WorldConfig
+from fourstroke.data.world.page import render_page
 from fourstroke.evaluate.coders import forget_peak, load_autoencoder, load_coder, peak_memory
 from fourstroke.evaluate.composition import progress
 from fourstroke.evaluate.reading import READING_SIDE, _reader, levenshtein
 from fourstroke.evaluate.world import find_world
 from fourstroke.vae.losses import psnr
+from fourstroke.vae.lpips import SMALLEST, Lpips
 
 __all__ = ["as_tensor", "evaluate_reconstruction", "load_autoencoder", "measure", "photographs", "ssim", "table"]
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field")
 PHOTOGRAPH_SIDE = 256
+PAGE_LETTERS = 12
+"""Pixels of the letters on pages."""
+SSIM_WINDOW = 11
+"""Pixels a side of the window that SSIM looks through; pictures have at least that."""
 SHEET_COLUMNS = 8
 DIFFERENCE = 4
 """How many times a difference is enlarged to be seen."""
@@ -60,8 +67,9 @@ def measure(
     total: int | None = None,
     keep: int | None = None,
     read: bool = False,
+    lpips: Lpips | None = None,
 ) -> dict[str, Any]:
-    """Mean PSNR in dB, SSIM and, where asked to `read`, NED over pictures (H, W, 3 or 4) uint8 of sides >= 11.
+    """Mean PSNR in dB, SSIM and, where asked, LPIPS and NED over pictures (H, W, 3 or 4) uint8 of sides >= 11.
 
     `copies` holds the first `keep` reconstructions (None: all), (H, W, 3) uint8; `megapixels` a second are those of
     encoding and decoding alone. Pictures in a row that have the same size are coded together.
@@ -69,6 +77,7 @@ def measure(
     scores: list[tuple[float, float]] = []
     copies: list[np.ndarray] = []
     similar: list[float] = []
+    distances: list[float] = []
     seconds = pixels = 0.0
     tell = progress(label)
     total = total or (len(pictures) if isinstance(pictures, Sequence) else 0)
@@ -81,6 +90,8 @@ def measure(
         pixels += len(x) * x.shape[2] * x.shape[3]
         y = ((y + 1) * 127.5).round() / 127.5 - 1  # what a file would hold
         scores += zip(psnr(y, x[:, :3]).tolist(), ssim(y, x[:, :3]).tolist(), strict=True)
+        if lpips is not None:
+            distances += lpips(y, x[:, :3]).tolist()
         made = list(((y + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
         copies += made[: max(0, len(made) if keep is None else keep - len(copies))]
         if read:
@@ -90,6 +101,8 @@ def measure(
         raise ValueError("there is no picture to measure")
     mean = np.mean(scores, axis=0)
     result = {"psnr": float(mean[0]), "ssim": float(mean[1]), "each": scores, "copies": copies}
+    if lpips is not None:
+        result["lpips"] = float(np.mean(distances))
     if read:
         result |= {"ned": float(np.mean(similar)) if similar else None, "with_words": len(similar)}
     return result | {"megapixels": pixels / 1e6 / max(seconds, 1e-9)}
@@ -117,13 +130,13 @@ def ssim(prediction: Tensor, target: Tensor) -> Tensor:
     Wang et al. 2004: a Gaussian window of 11 pixels, standard deviation 1.5, K = (0.01, 0.03), channels averaged.
     Sides must be 11 or more.
     """
-    if prediction.shape != target.shape or min(target.shape[2:]) < 11:
+    if prediction.shape != target.shape or min(target.shape[2:]) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs equal shapes of 11 pixels and more: {prediction.shape}, {target.shape}")
-    axis = torch.arange(11, dtype=torch.float64) - 5
+    axis = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2
     line = torch.exp(-(axis**2) / (2 * 1.5**2))
     line = line / line.sum()
     channels = target.shape[1]
-    window = (line[:, None] * line).expand(channels, 1, 11, 11)
+    window = (line[:, None] * line).expand(channels, 1, SSIM_WINDOW, SSIM_WINDOW)
     x, y = ((t.double() + 1) / 2 for t in (prediction, target))
     mean_x, mean_y, xx, yy, xy = (F.conv2d(t, window, groups=channels) for t in (x, y, x * x, y * y, x * y))
     c1, c2 = 0.01**2, 0.03**2
@@ -160,6 +173,7 @@ def evaluate_reconstruction(
     peers: Sequence[str | Path] = (),
     n: int = 200,
     read: bool = False,
+    lpips: Path | None = None,
     device: str | None = None,
     sheet: Path | None = None,
 ) -> dict[str, Any]:
@@ -167,28 +181,32 @@ def evaluate_reconstruction(
 
     Args:
         model: a checkpoint (folder, hub id, or None for the best bundled one), or the folder of an autoencoder alone.
-        world: a configuration, a recipe, or None for the checkpoint's own: n held-out scenes and five photographs.
+        world: a configuration, a recipe, or None for the checkpoint's own: n held-out scenes, as many pages of small
+            text of their size, and five photographs.
         images: instead, the first n pictures that can be read of a folder, a picture, or webdataset shards.
         peers: autoencoders beside it, of the same kinds, or in diffusers' layout.
         read: also read what is written, with RapidOCR.
+        lpips: also compare features, with the published weights that lie in this folder or file (`vae.lpips`).
         sheet: where to write the picture, for `model`.
 
     PSNR in dB, SSIM and NED at most 1; `megapixels` a second; `peak_mb` is the GPU's, or all of the process on a CPU.
-    Raises ValueError if there is nothing to measure.
+    Raises ValueError if there is nothing to measure or to measure with.
     """
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1")
+    distance = None if lpips is None else Lpips.from_pretrained(lpips)
     coders = [load_coder(name, device) for name in (model, *peers)]
     source = None if images is None else Images(images)
     if source is not None:
-        groups = [_own(source, n, math.lcm(*(coder.multiple for coder in coders)))]
+        groups = [_own(source, n, math.lcm(*(c.multiple for c in coders)), SSIM_WINDOW if lpips is None else SMALLEST)]
     else:
         config = world if isinstance(world, WorldConfig) else find_world(world, coders[0].folder, coders[0].name)
         groups = _drawn(config, n)
     results: list[dict[str, Any]] = []
     for coder in coders:
         forget_peak(coder.device)
-        found = {g.name: measure(coder.code, g.pictures(), g.batch, g.name, total=g.count, read=read) for g in groups}
+        extra: dict[str, Any] = {"read": read, "lpips": distance}
+        found = {g.name: measure(coder.code, g.pictures(), g.batch, g.name, total=g.count, **extra) for g in groups}
         results.append(found | {"peak_mb": round(peak_memory(coder.device), 1)})
     if sheet is not None:
         _sheet(
@@ -208,12 +226,15 @@ def table(result: dict[str, Any]) -> str:
         if "images" in answer:
             rows = {"images": answer["images"]}
         else:
-            rows = {f"{answer['n']} held-out scenes": answer["scenes"]} | answer["photographs"]
+            rows = {f"{answer['n']} held-out scenes": answer["scenes"]}
+            rows |= {f"{answer['n']} pages, {PAGE_LETTERS} px text": answer["pages"]} | answer["photographs"]
         speed = f"{next(iter(rows.values()))['megapixels']:.2f} megapixels a second, at most {answer['peak_mb']:.0f} MB"
-        lines += [f"{answer['model']}: reconstruction; {speed}", f"{'':<24} {'PSNR':>8} {'SSIM':>7} {'NED':>7}"]
+        columns = {key.upper(): key for key in ("lpips", "ned") if any(key in row for row in rows.values())}
+        heads = "".join(f" {head:>7}" for head in columns)
+        lines += [f"{answer['model']}: reconstruction; {speed}", f"{'':<24} {'PSNR':>8} {'SSIM':>7}{heads}"]
         for name, row in rows.items():
-            ned = f"{row['ned']:>7.4f}" if row.get("ned") is not None else ""
-            lines.append(f"{name:<24} {row['psnr']:>5.2f} dB {row['ssim']:>7.4f} {ned}".rstrip())
+            more = "".join(f" {'' if row.get(k) is None else format(row[k], '.4f'):>7}" for k in columns.values())
+            lines.append(f"{name:<24} {row['psnr']:>5.2f} dB {row['ssim']:>7.4f}{more}".rstrip())
     if skipped := result.get("skipped"):
         lines += [f"skipped {len(skipped)}:", *(f"  {name}: {reason}" for name, reason in skipped.items())]
     return "\n".join(lines)
@@ -228,18 +249,29 @@ def as_tensor(picture: np.ndarray) -> Tensor:
 def _drawn(config: WorldConfig, n: int) -> list[Group]:
     drawn, photos = World(config), photographs()
     scenes = [drawn.render(drawn.scene(seed, "heldout")) for seed in range(n)]
-    return [Group("scenes", lambda: scenes, n), Group("photographs", lambda: list(photos.values()), len(photos), 1)]
+    size = config.width, config.height
+    pages = [render_page(seed, *size, PAGE_LETTERS, "heldout") for seed in range(n)]
+    return [
+        Group("scenes", lambda: scenes, n),
+        Group("pages", lambda: pages, n),
+        Group("photographs", lambda: list(photos.values()), len(photos), 1),
+    ]
 
 
-def _own(source: Images, n: int, multiple: int) -> Group:
-    """The first n pictures of one's own that can be used."""
+def _own(source: Images, n: int, multiple: int, least: int) -> Group:
+    """The first n pictures of one's own that can be used: those of `least` pixels a side, cut to the multiple."""
 
     def pictures() -> Iterator[np.ndarray]:
         for name, picture in source:
             try:
-                yield crop_to_multiple(picture, multiple)
+                whole = crop_to_multiple(picture, multiple)
             except ImageError as error:
                 source.skip(name, str(error))
+                continue
+            if min(whole.shape[:2]) < least:
+                source.skip(name, f"{whole.shape[1]} x {whole.shape[0]} pixels, less than {least} a side")
+                continue
+            yield whole
 
     return Group("images", lambda: itertools.islice(pictures(), n), min(n, len(source)))
 
@@ -254,7 +286,7 @@ def _batches(pictures: Iterable[np.ndarray], batch: int) -> Iterator[list[np.nda
 
 def _plain(found: dict[str, Any]) -> dict[str, Any]:
     """Results without pictures; photographs one by one."""
-    keys = ("psnr", "ssim", "ned", "with_words", "megapixels")
+    keys = ("psnr", "ssim", "lpips", "ned", "with_words", "megapixels")
     plain: dict[str, Any] = {"peak_mb": found["peak_mb"]}
     for name, group in found.items():
         if name == "peak_mb":
@@ -269,7 +301,7 @@ def _plain(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sheet(groups: list[tuple[list[np.ndarray], list[np.ndarray]]]) -> Image.Image:
-    """For each group a row of originals, one of reconstructions and one of differences, all centre-cropped."""
+    """For each group a row of originals, one of reconstructions and one of differences, all at most 256 pixels."""
     shown: list[np.ndarray] = []
     labels: list[str] = []
     for originals, copies in groups:
@@ -286,5 +318,8 @@ def _sheet(groups: list[tuple[list[np.ndarray], list[np.ndarray]]]) -> Image.Ima
 
 
 def _centre(picture: np.ndarray, side: int = 256) -> np.ndarray:
+    """The middle of a big picture; a small one enlarged by whole pixels, so that its letters can be seen."""
     top, left = (max(0, (length - side) // 2) for length in picture.shape[:2])
-    return picture[top : top + side, left : left + side]
+    part = picture[top : top + side, left : left + side]
+    times = max(1, side // max(part.shape[:2]))
+    return part.repeat(times, axis=0).repeat(times, axis=1)

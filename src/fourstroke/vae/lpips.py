@@ -111,7 +111,8 @@ class Lpips(nn.Module):
             raise CheckpointError(f"no LPIPS weights at {source}: {NEEDED}")
         files = [p for p in sorted(source.iterdir()) if p.suffix in SUFFIXES] if source.is_dir() else [source]
         states = [_read(path) for path in files]
-        networks, scales = ([part for state in states if (part := pick(state))] for pick in (_network, _channels))
+        networks = [part for state in states if (part := _network(state))]
+        scales = [weights for state in states if (weights := _channels(state))]
         for network in networks:
             plan = PLANS[network["0.weight"].shape[2]]
             widths = [network[f"{tap}.weight"].shape[0] for tap in plan.taps]

@@ -7,6 +7,7 @@ are used always, for they are faster; on a GPU, where the whole does not fit. Wh
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -114,18 +115,16 @@ def _fitting(
     """The whole if it fits, else strips of the size that should fit, then of a quarter of it, and so on."""
     height, width = shape
     size = strip_bytes or CACHE_STRIP
-    if strip_bytes is None and x.device.type not in ("cpu", "cuda"):
-        return part(x)  # how much memory is free cannot be asked
-    if strip_bytes is None and x.device.type == "cuda":
+    if strip_bytes is None and (memory := room(x.device)):
         channels = 2 * min(part.conv_in.out_channels, part.conv_out.in_channels)
-        free = free_memory(x.device)
-        if WHOLE * len(x) * channels * height * width * x.element_size() <= free:
+        wanted = WHOLE * len(x) * channels * height * width * x.element_size()
+        if wanted <= memory:
             try:
                 return part(x)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
-        size = max(SMALLEST_STRIP, free // IN_STRIPS)
+        size = max(SMALLEST_STRIP, min(wanted, memory) // IN_STRIPS)
     while True:
         try:
             return strips(size)
@@ -140,8 +139,15 @@ def _fitting(
         size = max(SMALLEST_STRIP, size // 4)
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that tensors can still take on a GPU, those that torch holds in reserve among them."""
+def room(device: torch.device) -> int:
+    """Bytes that the whole may take: none on a CPU, where strips are faster; without limit where none can be asked.
+
+    On a GPU what tensors can still take, torch's reserve included.
+    """
+    if device.type == "cpu":
+        return 0
+    if device.type != "cuda":
+        return sys.maxsize
     free, _ = torch.cuda.mem_get_info(device)
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
