@@ -23,7 +23,9 @@ class WithoutShortcuts(Autoencoder):
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__(config)
-        for stage in (*self.encoder.stages(), *self.decoder.stages()):
+        for stage in self.encoder.stages():
+            stage.avg_shortcut = None
+        for stage in self.decoder.stages():
             stage.avg_shortcut = None
 
 

@@ -115,6 +115,7 @@ def drawn_with(folder: Path, kept: Path, seed: int, steps: int) -> dict[str, Any
     flow = Flow([sample.short for sample in samples], seed)
     flow.train(latents, seed, steps)
     result = {"setting": setting, **flow.scores(space, world), "seconds": time.perf_counter() - start}
+    kept.mkdir(parents=True, exist_ok=True)
     write_json(file, result)
     print(f"transformer on {folder}: {result['composition']:.3f}, {result['seconds']:.0f} s", flush=True)
     return read_json(file)

@@ -10,8 +10,6 @@ import pytest
 STUDIES = str(Path(__file__).resolve().parents[2] / "studies")
 sys.path.insert(0, STUDIES)
 
-from fourstroke.data.world.sprites import choose_sprites  # noqa: E402
-
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,4 +19,3 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name, value in {"HELD_OUT_SCENES": 2, "HELD_OUT_PAGES": 2, "WATCHED": 2, "BATCH": 2}.items():
         monkeypatch.setattr(arms, name, value)
-    assert choose_sprites(1)

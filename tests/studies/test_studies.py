@@ -21,6 +21,7 @@ def _run(study, tmp_path, *more: str) -> dict:
     return json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_shortcuts_differ_in_shortcuts_alone_and_finished_arms_are_kept(tmp_path, small, monkeypatch):
     import arms
     import shortcuts
@@ -68,6 +69,7 @@ def test_no_shortcuts_means_none(small):
     assert torch.allclose(model.encode_raw(x), strips, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compression_has_twins_and_costs(tmp_path, small, monkeypatch):
     import compression
 
@@ -123,6 +125,7 @@ def test_the_discriminator_learns_to_tell_and_leaves_the_autoencoder_alone(small
     assert y.grad is None
 
 
+@pytest.mark.slow
 def test_alignment_trains_features_autoencoders_and_transformers(tmp_path, small, monkeypatch):
     import alignment
     import small_flow
