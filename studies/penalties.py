@@ -45,7 +45,8 @@ FINDINGS = (
     """The discriminator costs 0.8 to 1.7 dB on scenes and SSIM falls by about .05, in every seed. That is the known
     trade: it is there for looks, which PSNR and SSIM do not reward, and nothing here measures looks. In 400 steps it
     finds, as far as we can tell, that copies are blurred, which the other losses say too. So the study
-    shows what it takes, not that nothing is lost without it; the report's claim that a discriminator is not needed stays untested.""",
+    shows what it takes, not that nothing is lost without it; the report's claim that a discriminator is not needed
+    stays untested.""",
 )
 """What we read from the table at the sizes that are the defaults."""
 
