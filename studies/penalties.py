@@ -42,10 +42,11 @@ FINDINGS = (
     """A KL term of this weight costs 0.0 to 0.4 dB on scenes, less than twice what seeds differ by; at latent
     diffusion's own weight, 1e-4 of ours, it would not be seen. That it competes with alignment, which is the report's
     reason to leave it out, is not measured here: no arm has both.""",
-    """The discriminator costs 0.7 to 1.7 dB on scenes and SSIM falls by about .05, in every seed. That is the known
+    """The discriminator costs 0.8 to 1.7 dB on scenes and SSIM falls by about .05, in every seed. That is the known
     trade: it is there for looks, which PSNR and SSIM do not reward, and nothing here measures looks. In 400 steps it
-    mostly finds that copies are blurred, which the other losses say too. So the study shows what it takes, not that
-    nothing is lost without it; the report's claim that a discriminator is not needed stays untested.""",
+    finds, as far as we can tell, that copies are blurred, which the other losses say too. So the study
+    shows what it takes, not that nothing is lost without it; the report's claim that a discriminator is not needed
+    stays untested.""",
 )
 """What we read from the table at the sizes that are the defaults."""
 

@@ -23,10 +23,10 @@ class WithoutShortcuts(Autoencoder):
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__(config)
-        for stage in self.encoder.stages():
-            stage.avg_shortcut = None
-        for stage in self.decoder.stages():
-            stage.avg_shortcut = None
+        for down in self.encoder.stages():
+            down.avg_shortcut = None
+        for up in self.decoder.stages():
+            up.avg_shortcut = None
 
 
 ARMS = (

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
-STUDIES = str(Path(__file__).resolve().parents[2] / "studies")
-sys.path.insert(0, STUDIES)
+from tests.data.test_world import missing_fonts
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "studies"))
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little to measure, so that a study ends in seconds."""
     pytest.importorskip("matplotlib")
+    if missing := missing_fonts():
+        pytest.skip(missing)
     import arms
 
     for name, value in {"HELD_OUT_SCENES": 2, "HELD_OUT_PAGES": 2, "WATCHED": 2, "BATCH": 2}.items():

@@ -75,9 +75,11 @@ def test_compression_has_twins_and_costs(tmp_path, small, monkeypatch):
 
     monkeypatch.setattr(compression, "SMALL_SIDE", 64)
     monkeypatch.setattr(compression, "ROUNDS", 1)
+    monkeypatch.setattr(compression.linear_fidelity, "__defaults__", (20,))
     found = _run(compression, tmp_path, "--pages", "0")
     ours, twin = (sum(found["arms"][name][0]["parameters"].values()) for name in ("f16c64", "f8c16"))
     assert abs(ours / twin - 1) < 0.03
+    assert 15 < found["linear"]["f8c16"]["scenes"] < 40
     f16, f8, packed = found["transformer"]
     assert (f16["small_tokens"], f8["small_tokens"], packed["small_tokens"]) == (16, 64, 16)
     assert f8["large_flops"] > 4 * f16["large_flops"] == 4 * packed["large_flops"]
