@@ -7,8 +7,8 @@ BIN := .venv/bin
 .PHONY: demo test test-all install lint speedrun clean
 
 ifeq ($(PROMPT),)
-PROMPTS := "a cat on a mint background" "a house on a sky blue background" \
-           "a green square above an apple" "a guitar on a lavender background"
+PROMPTS := "a cat on a mint background" "a rocket above a red circle" \
+           "a mushroom to the left of a fish" "draw me a penguin pls"
 else
 PROMPTS := "$(PROMPT)"
 endif
