@@ -223,8 +223,9 @@ class Cluster:
         shown = 0
         for attempt in range(ATTEMPTS):
             number = 0
+            response = handle.draw.remote(job.order, job.previews, job.user)
             try:
-                async for event in handle.draw.remote(job.order, job.previews, job.user):
+                async for event in response:
                     if isinstance(event, Preview):
                         number += 1
                         if number <= shown:  # the client has seen it from the replica that died
@@ -233,6 +234,9 @@ class Cluster:
                     self._tell(job, event)
                     if not isinstance(event, Preview):
                         return
+            except asyncio.CancelledError:
+                response.cancel()  # Ray lets the replica go on otherwise
+                raise
             except RayTaskError as error:  # of our own code in the replica: another would fail as well
                 self._tell(job, Failed(error))
                 return
@@ -260,4 +264,5 @@ class Cluster:
 def cluster(address: str, model: str | None, device: str | None, config: ServeConfig) -> Cluster:
     """A cluster's engine; replicas load the same bundled models as this process."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
+    os.environ.setdefault("RAY_worker_niceness", "0")  # where Ray is started here: replicas serve, they do not wait
     return Cluster(address, model, device, config)

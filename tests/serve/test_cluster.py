@@ -1,0 +1,99 @@
+"""Two replicas on one machine; one is killed under load and no picture is lost."""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import io
+import os
+import threading
+import time
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("ray")
+
+import ray
+
+from fourstroke.serve import ServeConfig
+from fourstroke.serve.cluster import Cluster, cluster
+from fourstroke.serve.server import build_server
+
+from .conftest import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own deprecations
+CLIENTS, STEPS = 16, 100
+
+
+def replicas() -> list[str]:
+    found = ray.util.list_named_actors(all_namespaces=True)
+    return [actor["name"] for actor in found if "Replica" in actor["name"] and actor["namespace"] == "serve"]
+
+
+def test_a_killed_replica_loses_no_picture(tiny, tiny_folder, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *_source()])))
+    for name in ("raylet_start_wait_time_s", "gcs_server_request_timeout_seconds", "gcs_rpc_server_connect_timeout_s"):
+        monkeypatch.setenv(f"RAY_{name}", "300")  # a busy machine starts slowly
+    config = ServeConfig(port=0, replicas=(2, 2), replica_cpus=0.5, request_seconds=200)
+    engine = cluster("local", str(tiny_folder), "cpu", config)
+    server = build_server(engine, config, log_level="error")
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        wait_until(lambda: server.started, 30)
+        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        assert httpx.get(f"{url}/health").status_code == 503
+        assert httpx.get(f"{url}/v1/models").status_code == 503
+        wait_until(lambda: engine.ready.is_set() or engine.error, 600)
+        assert engine.error is None
+        assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == "tiny"
+        assert httpx.post(f"{url}/v1/images/generations", json={"prompt": "cat " * 60}).status_code == 400
+        _kill_under_load(engine, url, tiny)
+        _disconnect(engine, url)
+    finally:
+        server.should_exit = True
+        thread.join(120)
+        ray.shutdown()
+    assert not thread.is_alive()
+
+
+def _kill_under_load(engine: Cluster, url: str, tiny) -> None:
+    def ask(seed: int) -> httpx.Response:
+        body = {"prompt": "a cat", "seed": seed, "num_inference_steps": STEPS}
+        return httpx.post(f"{url}/v1/images/generations", json=body, timeout=200)
+
+    wait_until(lambda: len(replicas()) == 2, 60)
+    with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
+        answers = [pool.submit(ask, seed) for seed in range(CLIENTS)]
+        wait_until(lambda: len(engine._tasks) > CLIENTS // 2, 60)
+        victim = replicas()[0]
+        ray.kill(ray.get_actor(victim, namespace="serve"))
+        done = [answer.result(200) for answer in answers]
+    assert [answer.status_code for answer in done] == [200] * CLIENTS
+    assert engine.retried > 0
+    for seed, answer in enumerate(done):
+        picture = Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
+        wanted = tiny("a cat", seed=seed, num_inference_steps=STEPS).images[0]
+        assert np.abs(np.asarray(picture).astype(int) - np.asarray(wanted)).max() <= 1
+    wait_until(lambda: len(replicas()) == 2 and victim not in replicas(), 120)
+
+
+def _disconnect(engine: Cluster, url: str) -> None:
+    body = {"prompt": "a cat", "stream": True, "num_inference_steps": 100, "n": 4}
+    with httpx.stream("POST", f"{url}/v1/images/generations", json=body, timeout=60) as answer:
+        assert next(answer.iter_lines()) == ": accepted"
+        wait_until(lambda: len(engine._tasks) == 4, 30)
+    wait_until(lambda: not engine._tasks, 30)
+    assert engine.metrics.pictures.value(outcome="cancelled") + engine.metrics.pictures.value(outcome="done") >= CLIENTS
+    begun = time.monotonic()
+    assert httpx.post(f"{url}/v1/images/generations", json={"prompt": "a cat"}, timeout=60).status_code == 200
+    assert time.monotonic() - begun < 60
+
+
+def _source() -> list[str]:
+    import fourstroke
+
+    return [os.path.dirname(os.path.dirname(fourstroke.__file__))]
