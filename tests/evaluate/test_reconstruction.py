@@ -124,6 +124,17 @@ def test_pages_are_read_and_weights_of_lpips_used(tmp_path: Path, monkeypatch: p
     assert scenes.split()[-2:] == [f"{result['scenes']['lpips']:.4f}", "1.0000"]
 
 
+def test_pictures_too_small_for_lpips_are_skipped_and_named(tmp_path: Path) -> None:
+    Autoencoder(SMALL).save_pretrained(tmp_path / "vae")
+    write_lpips(tmp_path / "lpips", "vgg16-397923af.pth")
+    own = folder_of_pictures(tmp_path / "own")
+    Image.new("RGB", (60, 20)).save(own / "flat.png")
+    result = evaluate_reconstruction(tmp_path / "vae", images=own, device="cpu", lpips=tmp_path / "lpips")
+    assert result["images"]["n"] == 3
+    assert result["images"]["lpips"] > 0
+    assert result["skipped"]["flat.png"] == "48 x 16 pixels, less than 32 a side"
+
+
 def test_lpips_without_weights_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no LPIPS weights at"):
         evaluate_reconstruction(tmp_path / "no model either", lpips=tmp_path / "none")

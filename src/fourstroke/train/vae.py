@@ -155,11 +155,10 @@ class VaeStage:
         self.models: dict[str, nn.Module] = {"vae": self.model}
         config = self.model.config
         self.schedule = recipe.schedule
-        for side in {
-            s for mixture in self.schedule for s in ((mixture.crop,) if mixture.crop else sum(mixture.sizes, ()))
-        }:
-            if side % config.factor:
-                raise ValueError(f"pictures of {side} pixels: sides must be divisible by {config.factor}")
+        trained = [(m.crop, m.crop) if m.crop else size for m in self.schedule for size in m.sizes]
+        for width, height in ((recipe.world.width, recipe.world.height), *trained):  # held-out scenes are the world's
+            if width % config.factor or height % config.factor:
+                raise ValueError(f"pictures of {width} x {height}: sides must be divisible by {config.factor}")
         self.images = None if recipe.images is None else Images(recipe.images)
         self.aligned = None if recipe.alignment is None else Alignment(recipe.alignment, config, self.device)
         if self.aligned is not None:
