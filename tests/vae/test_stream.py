@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fourstroke.vae import Autoencoder, AutoencoderConfig, stream, tiling, winograd
 from fourstroke.vae.autoencoder import Decoder
-from fourstroke.vae.blocks import doubling_kernel
+from fourstroke.vae.blocks import Downsample, ResidualBlock, Upsample, doubling_kernel
 from fourstroke.vae.winograd import RowConvolution
 
 
@@ -92,6 +92,34 @@ def test_the_last_strip_leaves_no_kernel_behind(monkeypatch: pytest.MonkeyPatch)
         assert (rows.shape[2], last) == (8, True)
         assert len(alive) == 4
         assert not any(kernel() for kernel in alive)
+
+
+def test_whoever_takes_a_strip_is_the_only_one_to_hold_it() -> None:
+    """Generators far up the chain wait at `yield` while their strips are worked on: they must not keep them alive."""
+    model, x = build(), torch.randn(1, 24, 12, 8).to(memory_format=torch.channels_last)
+    block = ResidualBlock(24, 12)
+    up, down = Upsample(24, temporal=False), Downsample(24, temporal=False)
+
+    def strips(count: int = 3) -> stream.Strips:
+        for index, rows in enumerate(x.chunk(count, dim=2)):
+            yield stream.Strip(rows.clone(memory_format=torch.channels_last), index == count - 1)
+
+    ways = {
+        "convolve": stream.convolve(block.conv1, strips(), block.norm1),
+        "upsample": stream.upsample(up, strips()),
+        "downsample": stream.downsample(down, strips()),
+        "regroup": stream.regroup(strips(1), 1, 24),
+        "residual": stream.residual(block, strips()),
+        "stage up": stream.up(model.decoder.stages()[-1], iter([stream.Strip(x, True)])),
+    }
+    for name, way in ways.items():
+        count = 0
+        for strip in way:
+            held = weakref.ref(strip.rows)
+            del strip
+            assert held() is None, name
+            count += 1
+        assert count >= 1
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -270,7 +298,7 @@ def test_big_pictures_have_no_seam(monkeypatch: pytest.MonkeyPatch, side: int) -
     assert (model.encode_raw(x) - z).abs().max() < 1e-4
     assert error.mean() < 1 / 255 / 100
     assert copy[:, 3].std() > 0.01
-    assert error[:, 3].max() < 1e-4  # alpha as the rest
+    assert error[:, 3].max() < 1e-3  # alpha as the rest; four channels near zero make a norm that magnifies
     lines = error.mean((0, 1, 3))
     seams = torch.tensor([row for end in ends[:-1] for row in (end - 1, end)])
     assert len(seams) >= 2 * 7

@@ -5,6 +5,9 @@ yields strips of its own. A convolution keeps the last rows that its next window
 nothing is blended and there is no seam: only the middle block, at a sixteenth of the size, sees the whole picture at
 once. A strip stays in the processor's cache from norm to convolution, and sums and activations happen in place.
 
+A generator that waits at `yield` keeps alive what its names hold. Strips are therefore handed over out of a list, and
+whoever takes one is the only one to hold it.
+
 Strips are (b, c, rows, w) in channels-last order. Results equal `forward`'s but for the order of float additions.
 """
 
@@ -58,15 +61,17 @@ def regroup(strips: Strips, strip_bytes: int, channels: int) -> Strips:
         if not last and height < wanted:
             continue
         joined = waiting[0] if len(waiting) == 1 else torch.cat(waiting, dim=2)
-        waiting = [] if last or height % 2 == 0 else [joined[:, :, -1:]]
+        waiting = [] if last or height % 2 == 0 else [joined[:, :, -1:].clone(memory_format=torch.channels_last)]
         height -= len(waiting)
         parts = max(1, round(height / max(2, wanted)))
         step = 2 * max(1, -(-height // (2 * parts)))
         for start in range(0, height, step):
             part = joined[:, :, start : min(start + step, height)].contiguous(memory_format=torch.channels_last)
-            yield Strip(part, last and start + step >= height)
+            out = [Strip(part, last and start + step >= height)]
             del part
-        del joined
+            if start + step >= height:
+                del joined
+            yield out.pop()
 
 
 def up(stage: UpStage, strips: Strips) -> Strips:
@@ -132,12 +137,11 @@ def convolve(conv: nn.Conv2d, strips: Strips, norm: ChannelRMSNorm | None = None
         ready -= 0 if last else ready % kernel.step
         held = x[:, :, ready:].clone(memory_format=torch.channels_last)
         if ready > 0:
-            y = kernel(x[:, :, : ready + 2], last)
+            out = [Strip(kernel(x[:, :, : ready + 2], last), last)]
             del x
-            if last:  # whoever pulls strips is not done with them
+            if last:
                 del kernel
-            yield Strip(y, last)
-            del y
+            yield out.pop()
 
 
 def upsample(module: Upsample, strips: Strips) -> Strips:
@@ -151,12 +155,11 @@ def upsample(module: Upsample, strips: Strips) -> Strips:
         del rows
         held = x[:, :, -2:].clone(memory_format=torch.channels_last)
         if x.shape[2] > 2:
-            y = kernel(x, last)
+            out = [Strip(kernel(x, last), last)]
             del x
             if last:
                 del kernel
-            yield Strip(y, last)
-            del y
+            yield out.pop()
 
 
 def downsample(module: Downsample, strips: Strips) -> Strips:
@@ -171,12 +174,11 @@ def downsample(module: Downsample, strips: Strips) -> Strips:
         ready = (x.shape[2] - 1) // 2
         held = x[:, :, 2 * ready :, :-1].clone(memory_format=torch.channels_last)
         if ready > 0:
-            y = F.conv2d(x[:, :, : 2 * ready + 1], weight, conv.bias, stride=2)
+            out = [Strip(F.conv2d(x[:, :, : 2 * ready + 1], weight, conv.bias, stride=2), last)]
             del x
             if last:
                 del weight
-            yield Strip(y, last)
-            del y
+            yield out.pop()
 
 
 def whole(strips: Strips) -> Tensor:
@@ -200,15 +202,17 @@ class Kept:
         """Pass strips on, keeping them."""
         for strip in strips:
             self.rows.append(strip.rows)
-            yield strip
+            out = [strip]
             del strip
+            yield out.pop()
 
     def added(self, strips: Strips) -> Strips:
         """Strips of the main path with the kept rows added."""
         for strip in strips:
             self.add_to(strip.rows)
-            yield strip
+            out = [strip]
             del strip
+            yield out.pop()
 
     def add_to(self, h: Tensor) -> None:
         """Add the next kept rows to `h`, and forget them."""
