@@ -11,11 +11,12 @@ import pytest
 pytest.importorskip("ray")
 
 from PIL import Image
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from fourstroke.serve import ServeConfig
-from fourstroke.serve.cluster import ATTEMPTS, Cluster
+from fourstroke.serve.cluster import ATTEMPTS, Cluster, Remote
 from fourstroke.serve.engine import Done, Draining, Failed, Job, Preview, QueueFull
+from fourstroke.serve.errors import ApiError
 
 from .conftest import wait_until
 from .test_engine import order
@@ -140,3 +141,32 @@ def test_what_is_under_way_is_bounded_and_draining_takes_no_more(front):
 def test_replicas_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="MIN:MAX"):
         ServeConfig(replicas=(3, 2))
+
+
+class Answers:
+    """A call whose replica dies as often as it is told to."""
+
+    def __init__(self, *outcomes) -> None:
+        self.outcomes, self.count_tokens = list(outcomes), self
+
+    def remote(self, prompt):
+        return self
+
+    def result(self, timeout_s):
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+def test_questions_are_asked_again_where_a_replica_dies_over_them(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert Remote(Answers(RayActorError(), RayActorError(), 7), None, 1).count_tokens("a cat") == 7
+    with pytest.raises(ValueError, match="empty"):
+        Remote(Answers(RayActorError(), "the prompt is empty"), None, 1).count_tokens("")
+    with pytest.raises(ApiError, match="lost"):
+        Remote(Answers(*[RayActorError()] * ATTEMPTS), None, 1).count_tokens("a cat")
+    slow = Answers(GetTimeoutError(), 7)
+    with pytest.raises(TimeoutError):
+        Remote(slow, None, 1).count_tokens("a cat")
+    assert slow.outcomes == [7]

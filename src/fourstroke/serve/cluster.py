@@ -13,15 +13,16 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from typing import Any
 
 import ray
 from PIL import Image
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from fourstroke.enhance.enhancer import Enhanced
 from fourstroke.pipeline import Pipeline
@@ -95,15 +96,27 @@ class Remote:
 
     def count_tokens(self, prompt: str) -> int:
         """As `Painter.count_tokens`."""
-        found = self.handle.count_tokens.remote(prompt).result(timeout_s=self.seconds)
+        found = self._ask(lambda: self.handle.count_tokens.remote(prompt))
         if isinstance(found, str):
             raise ValueError(found)
         return int(found)
 
     def enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
         """As `Painter.enhance`."""
-        found: Enhanced = self.handle.enhance.remote(prompt, list(images), seed).result(timeout_s=self.seconds)
+        found: Enhanced = self._ask(lambda: self.handle.enhance.remote(prompt, list(images), seed))
         return found
+
+    def _ask(self, call: Callable[[], DeploymentResponse]) -> Any:
+        """What a replica answers; where it dies over it, what another does."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return call().result(timeout_s=self.seconds)
+            except (RayTaskError, TimeoutError):  # of our own code in the replica, or too slow: no other does better
+                raise
+            except RayError as error:
+                log.warning("a replica was lost (%s); asking again", type(error).__name__)
+                time.sleep(0.2 * 2**attempt)
+        raise errors.ApiError(503, "the replicas were lost; try again soon", code="replicas")
 
 
 class Cluster:
@@ -124,6 +137,8 @@ class Cluster:
         self._tasks: dict[Job, Future[None]] = {}
         self._lock, self._loop = threading.Lock(), asyncio.new_event_loop()
         self._remote: Remote | None = None
+        self._over = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="replicas", daemon=True)
 
     @property
     def model(self) -> Remote:
@@ -135,7 +150,7 @@ class Cluster:
     def start(self) -> None:
         """Deploy the replicas and wait for the first, in a thread; `ready` or `error` says how it went."""
         threading.Thread(target=self._loop.run_forever, name="cluster", daemon=True).start()
-        threading.Thread(target=self._deploy, name="deploy", daemon=True).start()
+        self._keeper.start()
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Send out all of `jobs`, or none. Raises `QueueFull` or `Draining`."""
@@ -173,11 +188,9 @@ class Cluster:
         until = time.monotonic() + (self.config.request_seconds if timeout is None else timeout)
         while self._tasks and time.monotonic() < until:
             time.sleep(0.05)
-        if ray.is_initialized():
-            serve.delete(APP)
-            if self.address == "local":
-                serve.shutdown()
-            ray.shutdown()
+        self._over.set()
+        if self._keeper.is_alive():
+            self._keeper.join(60)
         self._loop.call_soon_threadsafe(self._loop.stop)
         return not self._tasks
 
@@ -186,7 +199,10 @@ class Cluster:
         self.metrics.running.set(len(self._tasks))
         self.metrics.ready.set(float(self.ready.is_set() and not self.draining))
 
-    def _deploy(self) -> None:
+    def _keep(self) -> None:
+        """Bring the replicas up, and down at the end. One thread for both: a Ray that was started here dies with the
+        thread that started it (Linux tells a child of the death of its parent's thread).
+        """
         try:
             self._remote = self._connected()
         except Exception as error:  # the thread's edge: /health tells what is wrong
@@ -194,9 +210,15 @@ class Cluster:
             self.error = error
         else:
             self.ready.set()
+        self._over.wait()
+        if ray.is_initialized():
+            serve.delete(APP)
+            if self.address == "local":
+                serve.shutdown()
+            ray.shutdown()
 
     def _connected(self) -> Remote:
-        alone = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "object_store_memory": 2**28}
+        alone = {"include_dashboard": False, "object_store_memory": 2**28}
         ray.init(
             self.address, ignore_reinit_error=True, log_to_driver=False, **(alone if self.address == "local" else {})
         )
