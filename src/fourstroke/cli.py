@@ -216,7 +216,7 @@ def _eval(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.what == "composition":
         from fourstroke.evaluate.composition import evaluate_composition, table
 
-        own = {key: getattr(arguments, key) for key in ("captions", "split", "steps", "guidance", "batch")}
+        own = {key: getattr(arguments, key) for key in ("captions", "split", "first", "steps", "guidance", "batch")}
         result = evaluate_composition(arguments.model, **common, **own)
     else:
         from fourstroke.evaluate.reconstruction import evaluate_reconstruction, table
@@ -406,6 +406,7 @@ def _parser() -> argparse.ArgumentParser:
         default="heldout",
         help="combinations that training never shows, or does",
     )
+    composition.add_argument("--first", type=int, default=0, help="seed of the first prompt")
     composition.add_argument("--batch", type=int, default=8, help="pictures drawn together; does not change them")
     composition.add_argument("--sheet", type=Path, help="write a sheet of the first 32 pictures with the verdicts")
     reconstruction = subjects.add_parser("reconstruction", help="PSNR, SSIM, LPIPS and NED of autoencoders")

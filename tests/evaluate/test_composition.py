@@ -41,6 +41,7 @@ def test_prompts_are_fixed_held_out_and_half_rich() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         held_out_prompts(WORLD, 0)
     assert {split_of(prompt.scene) for prompt in prompts} == {"heldout"}
+    assert held_out_prompts(WORLD, 2, first=4) == prompts[4:]
     known = held_out_prompts(WORLD, 4, split="train")
     assert {split_of(prompt.scene) for prompt in known} == {"train"}
     assert [prompt.rich for prompt in known] == [False, True] * 2

@@ -13,7 +13,7 @@ from torch import Tensor
 from fourstroke.data.world import World, WorldConfig
 from fourstroke.data.world.graph import Scene
 from fourstroke.distill.monitors import CollapseLimits, Readings, diversity, flat_noise, saturation
-from fourstroke.evaluate.composition import Prompt, draw, held_out_prompts, judge_pictures, summarise
+from fourstroke.evaluate.composition import CHOOSING, Prompt, draw, held_out_prompts, judge_pictures, summarise
 from fourstroke.evaluate.judge import Judge
 from fourstroke.pipeline import Pipeline
 
@@ -36,7 +36,7 @@ class Watch:
     def __init__(self, config: WatchConfig, world: WorldConfig) -> None:
         self.config = config
         self.judge = Judge(world)
-        self.prompts = held_out_prompts(World(world), config.prompts)
+        self.prompts = held_out_prompts(World(world), config.prompts, first=CHOOSING)
         self.captions = [prompt.caption for prompt in self.prompts]
         self._diverse = self.prompts[: config.diversity_prompts]
         self.flat = [is_flat(prompt.scene) for prompt in self.prompts]

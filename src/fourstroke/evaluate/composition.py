@@ -28,6 +28,8 @@ from fourstroke.pipeline import PATCH, Pipeline, find_model
 Captions = Literal["mixed", "short", "rich"]
 OnPicture = Callable[[int, int], None]
 SHEET_PICTURES = 32
+CHOOSING = 1 << 20
+"""Held-out seeds by which checkpoints are chosen start here, so that none is chosen by what it is tested on."""
 UNSEEN = 1 << 30
 """Seeds of the training split that no latent cache reaches."""
 ROWS = ("objects", "colours", "relations", "backgrounds", "words_exact", "words_ned")
@@ -43,15 +45,17 @@ class Prompt:
     rich: bool
 
 
-def held_out_prompts(world: World, n: int, captions: Captions = "mixed", split: Split = "heldout") -> list[Prompt]:
-    """The prompts of n held-out seeds; `mixed` words even seeds shortly and odd ones richly.
+def held_out_prompts(
+    world: World, n: int, captions: Captions = "mixed", split: Split = "heldout", first: int = 0
+) -> list[Prompt]:
+    """The prompts of n held-out seeds from `first` on; `mixed` words even seeds shortly and odd ones richly.
 
     `split="train"` gives combinations that training may show, in scenes that it has not: less there too is not
     forgetting, and more there than on held-out ones is learning by heart.
     """
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1")
-    first = 0 if split == "heldout" else UNSEEN
+    first += 0 if split == "heldout" else UNSEEN
     prompts = []
     for seed in range(first, first + n):
         scene = world.scene(seed, split)
@@ -137,6 +141,7 @@ def evaluate_composition(
     n: int = 200,
     captions: Captions = "mixed",
     split: Split = "heldout",
+    first: int = 0,
     steps: int | None = None,
     guidance: float | None = None,
     batch: int = 8,
@@ -147,15 +152,15 @@ def evaluate_composition(
 
     Each score is a dictionary of `value`, `low`, `high` (shares with their 95 % interval) and `count`, or None where
     nothing of the kind was asked. `model` is a pipeline, a folder, a hub id, or None for the best bundled one; `world`
-    a configuration, a recipe, or None for the checkpoint's own; `split` is that of `held_out_prompts`. `steps` and
-    `guidance` of None are the checkpoint's.
+    a configuration, a recipe, or None for the checkpoint's own; `split` and `first` are those of `held_out_prompts`.
+    `steps` and `guidance` of None are the checkpoint's.
     """
     if batch < 1:
         raise ValueError(f"batch is {batch}; it must be at least 1")
     folder = None if isinstance(model, Pipeline) else find_model(model)
     pipe = model if isinstance(model, Pipeline) else Pipeline.from_pretrained(folder, device=device)
     config = world if isinstance(world, WorldConfig) else find_world(world, folder, pipe.info.name)
-    judge, prompts = Judge(config), held_out_prompts(World(config), n, captions, split)
+    judge, prompts = Judge(config), held_out_prompts(World(config), n, captions, split, first)
     start = time.perf_counter()
     pictures = draw(pipe, prompts, steps=steps, guidance=guidance, batch=batch, on_picture=progress("drawing"))
     seconds = (time.perf_counter() - start) / n
@@ -169,6 +174,7 @@ def evaluate_composition(
         "n": n,
         "captions": captions,
         "split": split,
+        "first": first,
         "steps": len(levels) if levels else steps or pipe.info.num_inference_steps,
         "guidance": pipe.info.guidance_scale if guidance is None else guidance,
         "seconds_per_picture": seconds,

@@ -81,8 +81,7 @@ class DitRecipe:
     init: Path | None = None
     text_from: Path | None = None
     freeze_text: bool = False
-    """Leave the text encoder as it is, like the reports' Qwen3-VL: what it learnt by reading then holds for captions
-    that no picture came with. Trained along with the pictures it drifts to knowing them by heart."""
+    """Leave the text encoder as it is, like the reports' Qwen3-VL, and spare its backward pass."""
     semantics: SemanticsConfig | None = None
 
     def __post_init__(self) -> None:
