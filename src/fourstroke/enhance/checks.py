@@ -1,4 +1,4 @@
-"""Whether a rewrite keeps what its request says: quoted words, language, named things and colours.
+"""Whether a rewrite keeps what its request says: quoted words, language, named things, colours and places.
 
 Rules over text alone (Qwen-Image-2.0 report, prompt enhancer: "rule-based text constraints"); they serve as rewards in
 training and as the last gate at inference. Checks of things need a lexicon, so only the small families have them.
@@ -9,8 +9,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+from fourstroke.enhance.places import Place, places
 
 QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»|「([^」]+)」|『([^』]+)』')
 VAGUE = re.compile(r"\b(something|anything|other things?|another thing|more things|things|stuff|else)\b", re.IGNORECASE)
@@ -97,6 +100,35 @@ class Lexicon:
             return []
         return sorted(self._plain(rewrite) - self._plain(request))
 
+    def moved(self, request: str, rewrite: str) -> list[str]:
+        """Places of the request that the rewrite does not give, and places in which it contradicts itself, in words."""
+        names = self._names(request)
+        given = self.places(rewrite, names)
+        lost = self.places(request) - given
+        if len(names) == 1 and len(self._names(rewrite, names)) > 1:  # a lone thing got company
+            lost = set()
+        torn = {place for place in given if (place[2], place[1], place[0]) in given}
+        return sorted(" ".join(place) for place in lost | torn)
+
+    def places(self, text: str, names: Sequence[str] = ()) -> set[Place]:
+        """What a text says of where its things stand; things of `names` bear those names, with or without a colour."""
+        known = self._names(text, names)
+
+        def mark(match: re.Match[str]) -> str:
+            title = f"{match[1]} {match[2]}" if match[1] else match[2]
+            return f"<{known.index(title if title in known else match[2])}>"
+
+        return places(self._title.sub(mark, unquoted(text).lower()), known) if known else set()
+
+    def _names(self, text: str, names: Sequence[str] = ()) -> list[str]:
+        """`names`, then other things of the text, each once; a thing that one of `names` may mean is no other."""
+        found = list(names)
+        for match in self._title.finditer(unquoted(text).lower()) if self.things else ():
+            title = f"{match[1]} {match[2]}" if match[1] else match[2]
+            if title not in found and match[2] not in names:
+                found.append(title)
+        return found
+
     def _plain(self, text: str) -> set[str]:
         """Things without their colours."""
         return {match[2] for match in self._title.finditer(unquoted(text).lower())} if self.things else set()
@@ -123,4 +155,5 @@ def problems(request: str, rewrite: str, lexicon: Lexicon) -> list[str]:
     if lexicon:
         found += [f"it lost the {title}" for title in lexicon.lost(request, rewrite)]
         found += [f"it added a {title}" for title in lexicon.invented(request, rewrite)]
+        found += [f"it does not keep that {place}" for place in lexicon.moved(request, rewrite)]
     return found

@@ -1,15 +1,15 @@
 """Reverse engineering: a rich caption is taken apart, and every degradation, undone, is a step of reasoning.
 
 Qwen-Image-2.0 report, prompt enhancer: classify P_fine, sample degradation strategies for its class with set
-probabilities, apply them to get P_short; reversed, they are the chain of thought. The probabilities are ours. A
-secondary object is never dropped without a trace: the short prompt leaves it open ("and something else"), so that
-an enhancer does not learn to add things to a request that names all it wants.
+probabilities, apply them to get P_short; reversed, they are the chain of thought, which begins with what P_short says.
+The probabilities are ours. A secondary object is never dropped without a trace: the short prompt leaves it open ("and
+something else"), so that an enhancer does not learn to add things to a request that names all it wants.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from math import gcd
 
@@ -89,8 +89,7 @@ class WorldEngine:
                 steps.append(Step(strategy=strategy, probability=odds.blur if blur else odds.drop, thought=thought))
         short = draft.text(rng, split)
         assert not lost_words(caption.text, short)
-        things = [*wording.names(draft.facts), *(f'the word "{word}"' for word in words)]
-        first = f"{category}: {wording.listed(things)}."
+        first = f"{category}: {draft.asked([step.strategy for step in steps])}."
         return Triplet(
             short=short,
             reasoning=" ".join([first, *(step.thought for step in reversed(steps))]),
@@ -149,6 +148,20 @@ class Draft:
         joint = ", " if len(behind) > 1 or "," in clause or " and " in clause else " "
         text = joint.join([clause, ", ".join(behind)]) if behind else clause
         return wording.casual(text, rng, split) if self.casual else text
+
+    def asked(self, lost: Collection[str]) -> str:
+        """What the short prompt says, always in the same words and order, so that the rest builds on one reading."""
+        scene = self.scene
+        said = [f'the word "{scene.sign.word}"'] if scene.sign else []
+        if scene.sign and scene.objects:
+            said[0] += f" {'above' if scene.sign.place == 'top' else 'below'}"
+        if scene.objects:
+            known = self.laid_out and not self.left_open
+            said.append(wording.meaning(scene) if known else wording.listed(wording.names(self.facts)))
+        if self.size:
+            said.append(size_word(scene.objects[0].size))
+        said += [text for key, text in {**self.phrases, "style": self.style}.items() if text and key not in lost]
+        return "; ".join(said)
 
     def _lose_layout(self, blur: bool) -> str:
         if not self.scene.objects or (len(self.scene.objects) == 1 and self.scene.objects[0].place == "center"):

@@ -87,6 +87,11 @@ def things(request: str, rewrite: str, lexicon: Lexicon) -> float:
     return kept * (0.5 if lexicon.invented(request, rewrite) else 1.0)
 
 
+def places(request: str, rewrite: str, lexicon: Lexicon) -> float:
+    """Whether the rewrite says of every thing that it stands where the request wants it, and nothing against it."""
+    return float(not lexicon.moved(request, rewrite))
+
+
 def longer(rewrite: str, full: int = 200) -> float:
     """Words of a rewrite over `full`: a reward that is easy to hack, to show that the held-out judge catches it."""
     return min(1.0, len(rewrite.split()) / full)

@@ -48,6 +48,7 @@ class RewardWeights:
     words: float = 0.25
     language: float = 0.1
     things: float = 0.5
+    places: float = 0.5
     valid: float = 0.25
     length: float = 0.1
     longer: float = 0.0
@@ -132,6 +133,7 @@ class Scorer:
             columns["words"][index] = rewards.words(request, rewrite)
             columns["language"][index] = rewards.language(request, rewrite)
             columns["things"][index] = rewards.things(request, rewrite, self.lexicon)
+            columns["places"][index] = rewards.places(request, rewrite, self.lexicon)
             columns["length"][index] = rewards.length(rewrite, self.recipe.low, self.recipe.high)
             columns["longer"][index] = rewards.longer(rewrite)
         self._known = (key, columns)

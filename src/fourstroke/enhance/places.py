@@ -1,0 +1,125 @@
+"""Where a text says that things stand, read by rules over the ways in which people and captions say it.
+
+The rules know the world's phrases (`data.world.caption`) and looser ones. Things come as marks `<0>`, `<1>`, …, in the
+order in which a text first names them; a text that says nothing about places gives nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise, permutations
+
+Place = tuple[str, str, str]
+"""(a, "left of" or "above", b), or (a, "at", "left" | "right" | "top" | "bottom" | "center") for a lone thing."""
+
+_NOISE = re.compile(r"\b(an?|the|one|large|medium-sized|small|side|of picture|of the picture)\b|[^\w<>\s-]")
+_LEFT = r"(?:(?:to|on|at) )?left of"
+_RIGHT = r"(?:(?:to|on|at) )?right of"
+_RELATIONS = {
+    _LEFT: (0, "left of"),
+    _RIGHT: (1, "left of"),
+    r"above|over|on top of|atop": (0, "above"),
+    r"below|under|underneath|beneath": (1, "above"),
+}
+"""Ways to say a relation: which of its two things comes first in (a, relation, b), and the relation."""
+_BESIDE = {
+    r"(?:to|on) its left": (1, "left of"),
+    r"(?:to|on) its right": (0, "left of"),
+    r"above it|over it": (1, "above"),
+    r"below it|under it|beneath it": (0, "above"),
+}
+_AT = {
+    r"(?:on|to|at) left": ("left", 0, 0),
+    r"(?:on|to|at) right": ("right", 0, 2),
+    r"(?:at|on) top|in upper part": ("top", 1, 0),
+    r"(?:at|on) bottom|in lower part": ("bottom", 1, 2),
+}
+"""Ways to say a place: its name, its axis (0 across, 1 down) and how far along it lies."""
+_CORNER = re.compile(r"<(\d+)> (?:at|in) (top|bottom|upper|lower) (left|right)")
+_MIDDLE = re.compile(r"<(\d+)> (?:in|at) (?:middle|center|centre)")
+_ROW = re.compile(r"<(\d+)>(?: and)? <(\d+)> and <(\d+)> in (?:row|column) from (left|right|top|bottom)")
+_BETWEEN = re.compile(r"<(\d+)> between <(\d+)>[^<]*? and <(\d+)>")
+_THEM = re.compile(r"<(\d+)> (above|over|below|under|beneath) them")
+
+
+def places(text: str, names: list[str]) -> set[Place]:
+    """What `text` (lower case, its things as marks `<index into names>`) says of where they stand.
+
+    Relations are closed: of a row of three, all three pairs are given.
+    """
+    text = " ".join(_NOISE.sub(" ", text).split())
+    found = _stated(text)
+    axes = _along(text)
+    for axis, relation in enumerate(("left of", "above")):
+        at = axes[axis]
+        if len(at) == 1 and len(names) == 2:  # of two things, the other stands at the other end
+            (known, where), *_ = at.items()
+            at = at | {1 - known: 2 - where}
+        found |= {(a, relation, b) for a, b in permutations(at, 2) if at[a] < at[b]}
+    found |= {
+        (a, relation, c)
+        for a, relation, b in found
+        for b_, other, c in found
+        if b == b_ and relation == other and a != c
+    }
+    if len(names) == 1:
+        return {(names[0], "at", where) for where in _lone(text)}
+    return {(names[a], relation, names[b]) for a, relation, b in found if a != b}
+
+
+def _stated(text: str) -> set[tuple[int, str, int]]:
+    """Relations that are said as such."""
+    found: set[tuple[int, str, int]] = set()
+
+    def add(first: int, second: int, swap: int, relation: str) -> None:
+        found.add((second, relation, first) if swap else (first, relation, second))
+
+    for words, (swap, relation) in _RELATIONS.items():
+        for match in re.finditer(
+            rf"<(\d+)>(?: is| are| stands| sits)? (?:{words}) <(\d+)>(?= on left and <(\d+)>)?", text
+        ):
+            add(int(match[1]), int(match[2]), swap, relation)
+            if match[3]:
+                add(int(match[1]), int(match[3]), swap, relation)
+        them = re.finditer(rf"<(\d+)> (?:{_LEFT}|{_RIGHT}) <(\d+)>(?: and)? with <(\d+)> (?:{words}) them", text)
+        for match in them:
+            for under in (1, 2):
+                add(int(match[3]), int(match[under]), swap, relation)
+    for words, (swap, relation) in _BESIDE.items():
+        for match in re.finditer(rf"<(\d+)> with <(\d+)> (?:{words})\b", text):
+            add(int(match[1]), int(match[2]), swap, relation)
+    for match in _ROW.finditer(text):
+        line = [int(match[i]) for i in (1, 2, 3)]
+        relation = "left of" if match[4] in ("left", "right") else "above"
+        for a, b in pairwise(line if match[4] in ("left", "top") else line[::-1]):
+            found.add((a, relation, b))
+    return found
+
+
+def _along(text: str) -> tuple[dict[int, int], dict[int, int]]:
+    """How far along each axis things are said to stand: 0, 1 (the middle) or 2."""
+    axes: tuple[dict[int, int], dict[int, int]] = ({}, {})
+    for words, (_, axis, where) in _AT.items():
+        for match in re.finditer(rf"<(\d+)> (?:{words})\b(?! of)", text):
+            axes[axis].setdefault(int(match[1]), where)
+    for match in _CORNER.finditer(text):
+        axes[1][int(match[1])] = 0 if match[2] in ("top", "upper") else 2
+        axes[0][int(match[1])] = 0 if match[3] == "left" else 2
+    middle = [int(match[1]) for match in _MIDDLE.finditer(text)]
+    for match in _BETWEEN.finditer(text):
+        inner, *ends = (int(match[i]) for i in (1, 2, 3))
+        middle.append(inner)
+        for at in axes:
+            for end, other in (ends, ends[::-1]):
+                if end in at and at[end] != 1:
+                    at.setdefault(other, 2 - at[end])
+    for at in axes:
+        if at:
+            at |= dict.fromkeys(set(middle) - at.keys(), 1)
+    return axes
+
+
+def _lone(text: str) -> list[str]:
+    """Where a lone thing is said to stand."""
+    said = [name for words, (name, _, _) in _AT.items() if re.search(rf"<0> (?:{words})\b", text)]
+    return [*said, *(["center"] if _MIDDLE.search(text) else [])]
