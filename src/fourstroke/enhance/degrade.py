@@ -124,7 +124,7 @@ class Draft:
         self.sign = ""
         if sign is not None:
             self.sign = f'{with_article(f"{sign.board} sign")} with "{sign.word}" in {sign.ink} {sign.font} letters'
-        self.laid_out, self.left_open, self.casual = True, "", False
+        self.laid_out, self.left_open, self.casual, self._reading = True, "", False, ""
         self.background_stated = True
 
     def lose(self, strategy: str, blur: bool) -> str:
@@ -138,9 +138,9 @@ class Draft:
         elif self.left_open:
             clause = f"{wording.names(self.facts)[0]} and {self.left_open}"
         elif self.laid_out:
-            clause = wording.arranged(self.scene, rng, sized=self.size)
+            clause, self._reading = wording.arranged(self.scene, rng, sized=self.size)
         else:
-            clause = wording.pair_colloquial(wording.names(self.scene), rng)
+            clause, self._reading = wording.pair_colloquial(wording.names(self.scene), rng)
         if self.scene.sign is not None:
             clause = wording.with_sign(clause, self.scene.sign, self.sign)
         clause = f"{self.style} of {clause}" if self.style else clause
@@ -150,14 +150,13 @@ class Draft:
         return wording.casual(text, rng, split) if self.casual else text
 
     def asked(self, lost: Collection[str]) -> str:
-        """What the short prompt says, always in the same words and order, so that the rest builds on one reading."""
+        """What `text` has said, always in the same words and order, so that the rest builds on one reading."""
         scene = self.scene
         said = [f'the word "{scene.sign.word}"'] if scene.sign else []
         if scene.sign and scene.objects:
             said[0] += f" {'above' if scene.sign.place == 'top' else 'below'}"
         if scene.objects:
-            known = self.laid_out and not self.left_open
-            said.append(wording.meaning(scene) if known else wording.listed(wording.names(self.facts)))
+            said.append(self._reading or wording.listed(wording.names(self.facts)))
         if self.size:
             said.append(size_word(scene.objects[0].size))
         said += [text for key, text in {**self.phrases, "style": self.style}.items() if text and key not in lost]

@@ -135,36 +135,43 @@ def listed(items: list[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def arranged(scene: Scene, rng: np.random.Generator, *, sized: bool) -> str:
-    """The objects where they stand; `sized` says how large a lone one is."""
+def arranged(scene: Scene, rng: np.random.Generator, *, sized: bool) -> tuple[str, str]:
+    """The objects where they stand, and the same in the one wording of thoughts; `sized` says how large a lone one is.
+
+    The thought names things in the order in which the phrase does, so that reading it is no riddle.
+    """
     things, objects = names(scene), scene.objects
     if len(things) == 1:
         only = objects[0]
         name = with_article(f"{size_word(only.size)} {only.title}") if sized else things[0]
         if scene.sign is not None or (only.place == "center" and rng.random() < 0.5):
-            return name
-        return f"{name} {pick(rng, PLACE_PHRASES[only.place])}"
+            return name, meaning(scene)
+        return f"{name} {pick(rng, PLACE_PHRASES[only.place])}", meaning(scene)
     if len(things) == 2:
         return _pair(scene, rng)
     a, b, c = things
     if scene.layout in ("row", "column"):
         first, last = ("left", "right") if scene.layout == "row" else ("top", "bottom")
-        forms: tuple[str, ...] = (
-            f"{a}, {b} and {c} in a {scene.layout} from {first} to {last}",
-            f"{c}, {b} and {a} in a {scene.layout} from {last} to {first}",
-            f"{b} between {a} and {c}, the {objects[0].title} {SIDE_OF[str(scene.relations[0].predicate)]}",
+        turned = f"{c}, {b} and {a} in a {scene.layout} from {last} to {first}"
+        forms: tuple[tuple[str, str], ...] = (
+            (meaning(scene), meaning(scene)),
+            (turned, turned),
+            (
+                f"{b} between {a} and {c}, the {objects[0].title} {SIDE_OF[str(scene.relations[0].predicate)]}",
+                meaning(scene),
+            ),
         )
     else:
         predicate = str(scene.relations[0].predicate)
         forms = (
-            f"{a} {predicate} {b} on the left and {c} on the right",
-            f"{b} to the left of {c}, with {a} {predicate} them",
+            (meaning(scene), meaning(scene)),
+            (f"{b} to the left of {c}, with {a} {predicate} them", meaning(scene)),
         )
     return pick(rng, forms)
 
 
 def meaning(scene: Scene) -> str:
-    """The layout in one fixed wording, as a thought states it."""
+    """The layout in one fixed wording, as a thought states what was left open."""
     things = names(scene)
     if len(things) == 1:
         return f"{things[0]} {PLACE_PHRASES[scene.objects[0].place][0]}"
@@ -199,21 +206,21 @@ def background_phrase(background: Background, rng: np.random.Generator) -> tuple
     return stated, pick(rng, ("in a room", "in front of a wall")), f"{first} wall, {second} floor"
 
 
-def pair_colloquial(items: list[str], rng: np.random.Generator) -> str:
-    """Things without their places, in the order they come to mind."""
+def pair_colloquial(items: list[str], rng: np.random.Generator) -> tuple[str, str]:
+    """Things without their places, in the order they come to mind, and the same as a plain list."""
     order = [items[i] for i in rng.permutation(len(items))]
     if len(order) == 2 and rng.random() < 0.4:
-        return f"{order[0]} {pick(rng, ('with', 'next to', 'plus', 'and also'))} {order[1]}"
-    return listed(order)
+        return f"{order[0]} {pick(rng, ('with', 'next to', 'plus', 'and also'))} {order[1]}", listed(order)
+    return listed(order), listed(order)
 
 
-def _pair(scene: Scene, rng: np.random.Generator) -> str:
+def _pair(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     first, second = scene.objects
     predicate = str(scene.relations[0].predicate)
     if rng.random() < 0.5:
         first, predicate, second = second, INVERSE[predicate], first
     a, b = with_article(first.title), with_article(second.title)
-    return pick(
+    phrase = pick(
         rng,
         (
             f"{a} {pick(rng, RELATION_PHRASES[predicate])} {b}",
@@ -222,3 +229,4 @@ def _pair(scene: Scene, rng: np.random.Generator) -> str:
             f"{a} with {b} {BESIDE_IT[INVERSE[predicate]]}",
         ),
     )
+    return phrase, f"{a} {RELATION_PHRASES[predicate][0]} {b}"

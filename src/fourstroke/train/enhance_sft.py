@@ -25,7 +25,7 @@ from fourstroke.data.world import WorldConfig
 from fourstroke.enhance import protocol
 from fourstroke.enhance.bulk import read_triplets
 from fourstroke.enhance.checks import Lexicon
-from fourstroke.enhance.enhancer import SYSTEM_FILE, EnhancerConfig, LocalModel, PromptEnhancer, render
+from fourstroke.enhance.enhancer import SYSTEM_FILE, EnhancerConfig, LocalModel, PromptEnhancer, read_config, render
 from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, text_scores, world_triplets
 from fourstroke.enhance.small import SYSTEM_PROMPT, SmallEnhancerConfig, build_model, build_tokenizer
 from fourstroke.enhance.triplet import Triplet
@@ -103,7 +103,7 @@ def train_enhance_sft(recipe: EnhanceSftRecipe, resume: bool = False) -> Path:
     triplets, held_out, lexicon = _data(recipe)
     model, tokenizer, system = _model(recipe, triplets)
     settings = recipe.settings
-    if recipe.base is None:
+    if recipe.base is None or read_config(Path(recipe.base)).things:  # one of the small ones, for the first time or on
         settings = dataclasses.replace(settings, things=lexicon.things, colours=tuple(sorted(lexicon.colours)))
 
     def score() -> dict[str, float]:
