@@ -103,11 +103,11 @@ def test_warming_up_teaches_where_the_guided_teacher_goes(recipe):
 def test_the_fake_score_overfits_a_frozen_student(recipe):
     stage = DistillStage(dataclasses.replace(recipe, batch_size=2, draws=4))
     with torch.no_grad():
-        for p in stage.fake.proj_out.parameters():
+        for p in stage.pupils.fake.proj_out.parameters():
             p.mul_(-1)
     noise = torch.Generator().manual_seed(0)
     batch = stage.batches.make(0, noise)
-    optimizer = torch.optim.Adam(stage.fake.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(stage.pupils.fake.parameters(), lr=3e-3)
     with torch.no_grad():
         student = bind(stage.student, batch.text, stage.batches.prompts.grid, 4)
     losses = []

@@ -9,67 +9,11 @@ import pytest
 import torch
 
 from fourstroke import Pipeline
-from fourstroke.data.world import WorldConfig
-from fourstroke.dit import TransformerConfig
-from fourstroke.pipeline import ModelInfo
-from fourstroke.text import SmallTextConfig
-from fourstroke.train.dit import DitRecipe, DitStage, SemanticsConfig, train_dit
-from fourstroke.train.loop import DivergedError, RunConfig, Trainer
-from fourstroke.train.optimizer import OptimizerConfig
+from fourstroke.train.dit import DitStage, SemanticsConfig, train_dit
+from fourstroke.train.loop import DivergedError, Trainer
 from fourstroke.train.recipe import RecipeError
-from fourstroke.train.vae import VaeRecipe, VaeStage, train_vae
-from fourstroke.vae import Autoencoder, AutoencoderConfig
-
-WORLD = WorldConfig(width=32, height=32, sprites=0)  # shapes alone need no fonts
-
-
-@pytest.fixture
-def vae_recipe(tmp_path):
-    return VaeRecipe(
-        world=WORLD,
-        model=AutoencoderConfig(
-            base_dim=4,
-            decoder_base_dim=4,
-            dim_mult=(1, 2, 4, 8, 16),
-            num_res_blocks=1,
-            temperal_downsample=(False,) * 4,
-        ),
-        run=RunConfig(out=tmp_path / "vae", steps=6, log_seconds=0),
-        optimizer=OptimizerConfig(lr=2e-3, warmup=2),
-        batch_size=4,
-        latent_noise=0.2,
-        statistics=32,
-    )
-
-
-@pytest.fixture
-def dit_recipe(tmp_path, vae_recipe):
-    return DitRecipe(
-        world=WORLD,
-        vae=train_vae(vae_recipe),
-        cache=tmp_path / "latents",
-        samples=256,
-        held_out=32,
-        model=TransformerConfig(
-            num_layers=2, num_attention_heads=2, attention_head_dim=32, axes_dims_rope=(8, 12, 12), context_in_dim=64
-        ),
-        text=SmallTextConfig(
-            vocab_size=512,
-            hidden_size=64,
-            num_layers=1,
-            num_heads=2,
-            num_kv_heads=2,
-            head_dim=32,
-            intermediate_size=64,
-            vision_hidden_size=32,
-            vision_intermediate_size=32,
-        ),
-        info=ModelInfo(name="tiny", width=32, height=32, max_side=64, num_inference_steps=4),
-        run=RunConfig(out=tmp_path / "dit", steps=6, log_seconds=0),
-        optimizer=OptimizerConfig(lr=3e-3, warmup=2),
-        batch_size=4,
-        draws=2,
-    )
+from fourstroke.train.vae import VaeStage, train_vae
+from fourstroke.vae import Autoencoder
 
 
 def _weights(trainer: Trainer) -> dict[str, torch.Tensor]:

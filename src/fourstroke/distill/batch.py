@@ -1,7 +1,8 @@
 """What a step of the distillation draws: prompts alone, or edits with their input images, in a set ratio.
 
 Qwen-Image-Flash (arXiv 2606.03746): half the steps on edits make the best student, of words alone too. A batch is of
-one kind, since all its rows share one layout. Everything about it is a function of (seed, step).
+one kind, since all its rows share one layout. Everything about it is a function of (seed, step). Where several
+ranks train, each takes its rows of one that is drawn for all.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from fourstroke.dit.layout import Grid
 from fourstroke.flow.sampler import check_finite
 from fourstroke.pipeline import PATCH, Pipeline
 from fourstroke.text import TextFeatures
+from fourstroke.train import distributed
 from fourstroke.train.device import autocast
 from fourstroke.vae import Autoencoder
 
@@ -67,7 +69,7 @@ class Batches:
 
     def _words(self, turn: int, generator: torch.Generator) -> Batch:
         """Prompts alone; `turn` counts such batches, in which short and rich captions take turns."""
-        indices = torch.randint(len(self.prompts), (self.size,), generator=generator)
+        indices = self._choose(len(self.prompts), generator)
         captions = self.prompts.short if turn % 2 else self.prompts.rich
         prompts = [captions[i] for i in indices.tolist()]
         latents = self.prompts.latents
@@ -82,7 +84,7 @@ class Batches:
         """Edits of one shape, every edit of the file as likely as another; the target has their last image's size."""
         sizes = torch.tensor([len(group) for group in self.groups], dtype=torch.float64)
         group = self.groups[int(torch.multinomial(sizes, 1, generator=generator))]
-        chosen = [group[i] for i in torch.randint(len(group), (self.size,), generator=generator).tolist()]
+        chosen = [group[i] for i in self._choose(len(group), generator).tolist()]
         pictures = [[open_input(path, self.info) for path in edit.images] for edit in chosen]
         prompts = [edit.prompt for edit in chosen]
         grids = group[0].grids
@@ -94,6 +96,10 @@ class Batches:
             pictures=pictures,
             inputs=Inputs(tokens=tokens, grids=grids),
         )
+
+    def _choose(self, among: int, generator: torch.Generator) -> Tensor:
+        size = self.size * distributed.world()
+        return distributed.own(torch.randint(among, (size,), generator=generator))
 
     def _encode(self, prompts: list[str], pictures: list[list[Image.Image]] | None = None) -> TextFeatures:
         with autocast(self.pipe.device):

@@ -6,13 +6,13 @@ samples of the student, and then the student once, at one random step of its own
 the teacher, or, with `lora_rank`, are adapters of the one frozen transformer that is in memory. The text encoder is
 frozen: its features are computed once a step and shared by all; each model makes its own prefix of them. Prompts come
 from the latent cache of a world, whose latents serve the optional flow-matching loss alone, or from a file; a set share
-of the steps may draw edits of input images instead.
+of the steps may draw edits of input images instead. On several ranks (see `distributed`) the transformers are split,
+and each rank draws its rows of one batch; text encoder and autoencoder are whole on all of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import math
 import shutil
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fourstroke.checkpoint import atomic_folder, read_json, write_json
 from fourstroke.data.cache import build_cache
@@ -32,15 +32,17 @@ from fourstroke.distill.batch import Batch, Batches
 from fourstroke.distill.dmd import RenoiseConfig, dmd_gradient, dmd_loss, flow_matching_loss
 from fourstroke.distill.monitors import Readings, checkpoint_score, collapse, ratio
 from fourstroke.distill.prompts import PromptSet, read_prompts
-from fourstroke.distill.rollout import bind, clean_prediction, rollout, trajectory, trajectory_loss
+from fourstroke.distill.pupils import CALLED, Pupils
+from fourstroke.distill.rollout import clean_prediction, rollout, trajectory, trajectory_loss
 from fourstroke.distill.teachers import SpecialistConfig, Teacher, load_specialists, teacher_mix
 from fourstroke.distill.watch import Watch, WatchConfig, WordsWatch
 from fourstroke.dit import Transformer
 from fourstroke.flow import path
 from fourstroke.flow.sampler import NonFiniteError, Velocity
 from fourstroke.flow.schedule import fixed_sigmas
-from fourstroke.nn.lora import active, adapter_tensors, add_adapters, factors
+from fourstroke.nn.lora import adapter_tensors
 from fourstroke.pipeline import PATCH, ModelInfo, Pipeline, save_adapter
+from fourstroke.train import distributed
 from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.loop import DivergedError, RunConfig, Scalars, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
@@ -142,15 +144,25 @@ class DistillStage:
         self.specialists = load_specialists(recipe.specialists, base, len(recipe.sigmas))
         prompts, self.watch = self._prompts()
         self.batches = Batches(base, prompts, recipe.batch_size, recipe.edits, recipe.edit_share)
-        self.student, self.fake, self.models = self._pupils()
+        self.pupils = Pupils(base, recipe.lora_rank, recipe.run.seed, recipe.gradient_checkpointing)
+        self.models = dict(self.pupils.models)
         if recipe.warm is not None:
             self.models["warm"] = self.models["student"]  # the same weights, under an optimiser of their own
-        for model in (self.student, self.fake):
-            model.gradient_checkpointing = recipe.gradient_checkpointing
+        for teacher in self.specialists:
+            distributed.Split(teacher.pipe.transformer, CALLED)
         self.batch_size = recipe.batch_size * recipe.draws
         self.sigmas = fixed_sigmas(list(recipe.sigmas))
         self.best: tuple[float, float, int] | None = None  # score, highest composition, step
         self._reference: Readings | None = None
+
+    @property
+    def student(self) -> Transformer:
+        """The student's transformer, in which, with `lora_rank`, its adapter must be active."""
+        return self.pupils.student
+
+    def whole(self) -> contextlib.AbstractContextManager[None]:
+        """Within the block the first rank's student is plain and complete."""
+        return self.pupils.whole()
 
     def turns(self, step: int) -> Iterator[tuple[str, Scalars]]:
         """The fake score's losses on fresh samples of the student, then the student's; before that the warm-up's."""
@@ -158,15 +170,17 @@ class DistillStage:
         batch = self.batches.make(step, generator)
         try:
             if self.recipe.warm is not None and step < self.recipe.warm.steps:
-                with self._active("student"):
+                with self.pupils.active("student"):
                     yield "warm", {"loss": self.warm_loss(batch, self.recipe.warm.substeps, generator)}
                 return
             with torch.no_grad(), autocast(self.device):
-                student = self._bind("student", batch)  # stays as it is while the fake score learns
+                student = self.pupils.bind(
+                    "student", batch, self.recipe.draws
+                )  # stays as it is while the fake score learns
             for _ in range(self.recipe.fake_updates):
-                with self._active("fake"):  # still so in the backward pass, which may compute blocks again
+                with self.pupils.active("fake"):  # still so in the backward pass, which may compute blocks again
                     yield "fake", {"loss": self.fake_loss(batch, student, generator)}
-            with self._active("student"):
+            with self.pupils.active("student"):
                 yield "student", self.student_loss(batch, student, generator)
         except NonFiniteError:
             raise DivergedError(
@@ -182,7 +196,7 @@ class DistillStage:
             velocities = [shared or self.teachers(batch, step) for step in range(count)]
             states = trajectory(velocities, self._noise(batch, generator), self.sigmas, substeps)
         with autocast(self.device):
-            return trajectory_loss(self._bind("student", batch, self.recipe.draws * count), states, self.sigmas)
+            return trajectory_loss(self.pupils.bind("student", batch, self.recipe.draws * count), states, self.sigmas)
 
     def fake_loss(self, batch: Batch, student: Velocity, generator: torch.Generator) -> Tensor:
         """Flow matching on what the student draws at a random step of its trajectory."""
@@ -190,9 +204,11 @@ class DistillStage:
         with torch.no_grad(), autocast(self.device):
             x_k = rollout(student, self._noise(batch, generator), self.sigmas, step)
             x = clean_prediction(student, x_k, self.sigmas[step])
-        t = self.recipe.renoise.sample(len(x), generator).to(self.device)
+        t = self._times(generator)
         with autocast(self.device):
-            return flow_matching_loss(self._bind("fake", batch), x, self._noise(batch, generator), t)
+            return flow_matching_loss(
+                self.pupils.bind("fake", batch, self.recipe.draws), x, self._noise(batch, generator), t
+            )
 
     def student_loss(self, batch: Batch, frozen: Velocity, generator: torch.Generator) -> Scalars:
         """Distribution matching at a random step of the student's trajectory; at the first, flow matching too.
@@ -202,15 +218,15 @@ class DistillStage:
         """
         step = self._random_step(generator)
         noise, again = self._noise(batch, generator), self._noise(batch, generator)
-        t = self.recipe.renoise.sample(len(noise), generator).to(self.device)
+        t = self._times(generator)
         with torch.no_grad(), autocast(self.device):
             x_k = rollout(frozen, noise, self.sigmas, step)
         with autocast(self.device):
-            student = self._bind("student", batch)
+            student = self.pupils.bind("student", batch, self.recipe.draws)
             x = clean_prediction(student, x_k, self.sigmas[step])
         with torch.no_grad(), autocast(self.device):
             x_t = path.interpolate(x, again, t)
-            fake = clean_prediction(self._bind("fake", batch), x_t, t)
+            fake = clean_prediction(self.pupils.bind("fake", batch, self.recipe.draws), x_t, t)
             real = clean_prediction(self.teachers(batch, step), x_t, t)
         loss = dmd_loss(x, dmd_gradient(x.detach(), fake, real))
         if batch.latents is not None and self.recipe.flow_weight and step == 0:
@@ -248,7 +264,7 @@ class DistillStage:
         """
         teacher, pipe = self.reference(), self.pipeline()
         try:
-            with self._active("student"):
+            with self.pupils.active("student"):
                 student, pictures = self.watch.look(pipe)
         except NonFiniteError:
             raise self._collapsed(step, "its pictures are not finite") from None
@@ -326,9 +342,10 @@ class DistillStage:
         """What is drawn, and what the monitors look at: other prompts in either case."""
         recipe, pipe = self.recipe, self.base.pipe
         if recipe.world is not None and recipe.cache is not None:
-            cache = build_cache(
-                recipe.cache / "train", pipe.autoencoder, recipe.world, recipe.samples, workers=recipe.workers
-            )
+            with distributed.first_alone():
+                cache = build_cache(
+                    recipe.cache / "train", pipe.autoencoder, recipe.world, recipe.samples, workers=recipe.workers
+                )
             found = PromptSet(short=cache.short, rich=cache.rich, grid=cache.grid, latents=cache.latents)
             return found, Watch(recipe.watch, recipe.world)
         assert recipe.prompts is not None
@@ -340,30 +357,6 @@ class DistillStage:
         watch = WordsWatch(recipe.watch, found.rich[:held_out], width, height)
         return dataclasses.replace(found, short=found.short[held_out:], rich=found.rich[held_out:]), watch
 
-    def _pupils(self) -> tuple[Transformer, Transformer, dict[str, nn.Module]]:
-        """Student, fake score and what is trained of them: copies of the teacher, or adapters in it."""
-        base = self.base.pipe.transformer
-        if self.recipe.lora_rank:
-            add_adapters(base, self.recipe.lora_rank, ("student", "fake"))
-            return base, base, {name: factors(base, name) for name in ("student", "fake")}
-        student, fake = (copy.deepcopy(base).requires_grad_(True) for _ in range(2))
-        return student, fake, {"student": student, "fake": fake}
-
-    def _active(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return active(self.base.pipe.transformer, name) if self.recipe.lora_rank else contextlib.nullcontext()
-
-    def _bind(self, name: str, batch: Batch, repeats: int | None = None) -> Velocity:
-        """The velocity of the student or the fake score; `repeats` rows for each prompt, by default its draws."""
-        model = self.student if name == "student" else self.fake
-        with self._active(name):
-            velocity = bind(model, batch.text, batch.grid, repeats or self.recipe.draws, batch.inputs)
-
-        def adapted(x: Tensor, t: Tensor) -> Tensor:
-            with self._active(name):
-                return velocity(x, t)
-
-        return adapted if self.recipe.lora_rank else velocity
-
     def _info(self) -> ModelInfo:
         levels = self.recipe.sigmas
         return dataclasses.replace(
@@ -374,8 +367,13 @@ class DistillStage:
         return int(torch.randint(len(self.recipe.sigmas), (1,), generator=generator))
 
     def _noise(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        shape = (self.batch_size, math.prod(batch.grid), self.student.config.in_channels)
-        return torch.randn(shape, generator=generator).to(self.device)
+        rows, tokens = self.batch_size * distributed.world(), math.prod(batch.grid)
+        noise = torch.randn((rows, tokens, self.student.config.in_channels), generator=generator)
+        return distributed.own(noise, self.recipe.draws).to(self.device)
+
+    def _times(self, generator: torch.Generator) -> Tensor:
+        times = self.recipe.renoise.sample(self.batch_size * distributed.world(), generator)
+        return distributed.own(times, self.recipe.draws).to(self.device)
 
 
 def train_distill(recipe: DistillRecipe, resume: bool = False) -> Path:
@@ -384,7 +382,8 @@ def train_distill(recipe: DistillRecipe, resume: bool = False) -> Path:
     Raises:
         CollapsedError: if the monitors say that the student is lost; `best` in the run's folder stays.
     """
-    stage = DistillStage(recipe)
-    if resume:
-        stage.recall()
-    return Trainer(stage, recipe.run, recipe.optimizers, resolved(recipe)).run(resume)
+    with distributed.ranks():
+        stage = DistillStage(recipe)
+        if resume:
+            stage.recall()
+        return Trainer(stage, recipe.run, recipe.optimizers, resolved(recipe)).run(resume)

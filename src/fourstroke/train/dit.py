@@ -3,11 +3,15 @@
 Qwen-Image-2.0 report, training: linear path, target e - x_0, prompt dropped with probability .1. Text and input-image
 tokens are modulated from t = 0, so their keys and values do not depend on the noise level: one prefix serves `draws`
 noise draws of its picture, which costs far less than as many pictures and lowers the variance over t.
+
+Several ranks (see `distributed`) draw their rows of one batch. Only the mean over named cells is then each rank's own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ from fourstroke.flow.schedule import ScheduleConfig
 from fourstroke.pipeline import ModelInfo, Pipeline
 from fourstroke.text import TextEncoder
 from fourstroke.text.small import SmallTextConfig, build_text_encoder, train_tokenizer
+from fourstroke.train import distributed
 from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.features import UNKNOWN, cell_labels, cell_names
 from fourstroke.train.loop import RunConfig, Trainer
@@ -89,6 +94,8 @@ class DitRecipe:
             raise ValueError("freeze_text=true needs a trained text encoder: name text_from or init")
         if self.semantics is not None and self.compile:
             raise ValueError("semantics reads hidden states, which compile=true hides; leave one out")
+        if self.compile and distributed.world() > 1:
+            raise ValueError("compile=true is for one process; under torchrun set compile=false")
 
 
 class DitStage:
@@ -98,8 +105,11 @@ class DitStage:
         self.recipe, self.device = recipe, pick_device()
         self.autoencoder = Autoencoder.from_pretrained(recipe.vae, device=str(self.device)).eval()
         self.autoencoder.requires_grad_(False)
-        self.cache = self._encoded("train", recipe.samples)
-        self.held_out = self._encoded("heldout", recipe.held_out)
+        with distributed.first_alone():
+            self.cache = self._encoded("train", recipe.samples)
+            self.held_out = self._encoded("heldout", recipe.held_out)
+        if len(self.cache) < recipe.batch_size * distributed.world():
+            raise ValueError(f"samples={recipe.samples} are fewer than one batch on {distributed.world()} ranks")
         torch.manual_seed(recipe.run.seed)  # after the caches: building one draws from the global generator
         if recipe.init is not None:
             self.transformer = Transformer.from_pretrained(recipe.init / "transformer", device=str(self.device))
@@ -111,15 +121,18 @@ class DitStage:
             )
         else:
             captions = [c for kind in (self.cache.short, self.cache.rich) for c in kind[:20_000]]
-            tokenizer = train_tokenizer(captions, recipe.text.vocab_size)
+            tokenizer = distributed.first(lambda: train_tokenizer(captions, recipe.text.vocab_size))
             self.text_encoder = build_text_encoder(recipe.text, tokenizer).to(self.device)
         self.text_encoder.trainable(not recipe.freeze_text)
         self.models: dict[str, nn.Module] = {"transformer": self.transformer}
-        if not recipe.freeze_text:
+        self._transformer = distributed.Split(self.transformer, ("prefill", "denoise"))
+        self._text_encoder: distributed.Split[TextEncoder] | None = None
+        if not recipe.freeze_text:  # a frozen one is whole on every rank
+            self._text_encoder = distributed.Split(self.text_encoder)
             self.models["text_encoder"] = self.text_encoder
         self.semantics = None if recipe.semantics is None else _Semantics(recipe, self.transformer).to(self.device)
         if self.semantics is not None:
-            self.models["semantics"] = self.semantics.head
+            self.models["semantics"] = distributed.Split(self.semantics.head).model
         self.batch_size = recipe.batch_size * recipe.draws
         self._flow = torch.compile(self._velocity) if recipe.compile else self._velocity
 
@@ -127,15 +140,16 @@ class DitStage:
         """Mean squared error of the velocity over the batch of this step."""
         recipe = self.recipe
         generator = torch.Generator().manual_seed(recipe.run.seed * 1_000_003 + step)
-        indices = self._indices(step)
-        dropped = torch.rand(len(indices), generator=generator) < recipe.drop_prompt
+        ranks = distributed.world()
+        indices = distributed.own(torch.tensor(self._indices(step)))
+        dropped = distributed.own(torch.rand(len(indices) * ranks, generator=generator) < recipe.drop_prompt)
         captions = self.cache.short if step % 2 else self.cache.rich
-        prompts = ["" if drop else captions[i] for i, drop in zip(indices, dropped.tolist(), strict=True)]
-        x_0 = self.cache.latents[torch.tensor(indices)].float()
-        flow = self._error(prompts, x_0, recipe.draws, generator).mean()
+        prompts = ["" if drop else captions[i] for i, drop in zip(indices.tolist(), dropped.tolist(), strict=True)]
+        x_0 = self.cache.latents[indices].float()
+        flow = self._error(prompts, x_0, recipe.draws, generator, ranks).mean()
         if self.semantics is None or recipe.semantics is None:
             return {"loss": flow}
-        named = self.semantics.loss(indices, dropped, recipe.draws)
+        named = self.semantics.loss(indices.tolist(), dropped, recipe.draws)
         return {"loss": flow + recipe.semantics.weight * named, "flow": flow, "named": named}
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
@@ -157,6 +171,19 @@ class DitStage:
         """Write the whole checkpoint."""
         self.pipeline().save_pretrained(folder)
 
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Within the block the first rank's transformer and text encoder are plain and complete."""
+        parts = self.transformer, self.text_encoder
+        with contextlib.ExitStack() as stack:
+            self.transformer = stack.enter_context(self._transformer.whole())
+            if self._text_encoder is not None:
+                self.text_encoder = stack.enter_context(self._text_encoder.whole())
+            try:
+                yield
+            finally:
+                self.transformer, self.text_encoder = parts
+
     def pipeline(self) -> Pipeline:
         """The parts as they are now, as a pipeline."""
         return Pipeline(self.transformer, self.autoencoder, self.text_encoder, self.recipe.schedule, self.recipe.info)
@@ -167,11 +194,17 @@ class DitStage:
             recipe.cache / split, self.autoencoder, recipe.world, count, split=split, workers=recipe.workers
         )
 
-    def _error(self, prompts: list[str], x_0: Tensor, draws: int, generator: torch.Generator) -> Tensor:
-        """Squared error of the velocity, averaged over tokens and channels: (len(prompts) * draws,)."""
+    def _error(self, prompts: list[str], x_0: Tensor, draws: int, generator: torch.Generator, ranks: int = 1) -> Tensor:
+        """Squared error of the velocity, averaged over tokens and channels: (len(prompts) * draws,).
+
+        With `ranks` the generator draws for all of them, and the prompts are one rank's.
+        """
         x_0 = x_0.repeat_interleave(draws, dim=0)
-        noise = torch.randn(x_0.shape, generator=generator)
-        t = path.sample_times(len(x_0), mean=self.recipe.time_mean, std=self.recipe.time_std, generator=generator)
+        noise = torch.randn((len(x_0) * ranks, *x_0.shape[1:]), generator=generator)
+        mean, std = self.recipe.time_mean, self.recipe.time_std
+        t = path.sample_times(len(noise), mean=mean, std=std, generator=generator)
+        if ranks > 1:
+            noise, t = distributed.own(noise, draws), distributed.own(t, draws)
         x_0, noise, t = x_0.to(self.device), noise.to(self.device), t.to(self.device)
         with autocast(self.device):
             text = self.text_encoder(self.text_encoder.tokenize(prompts))
@@ -183,8 +216,8 @@ class DitStage:
         return self.transformer.denoise(x_t, t, self.transformer.prefill(features, layout).repeat(draws))
 
     def _indices(self, step: int) -> list[int]:
-        """The samples of this step: every epoch is a permutation of its own."""
-        size, count = self.recipe.batch_size, len(self.cache)
+        """The samples of this step, of all ranks: every epoch is a permutation of its own."""
+        size, count = self.recipe.batch_size * distributed.world(), len(self.cache)
         per_epoch = math.floor(count / size)
         epoch, place = divmod(step, per_epoch)
         if getattr(self, "_epoch", None) != epoch:
@@ -215,7 +248,7 @@ class _Semantics(nn.Module):
         assert self._hidden is not None
         asked = [index for index, drop in zip(indices, dropped.tolist(), strict=True) if not drop]
         if not asked:
-            return self._hidden.sum() * 0
+            return self.head(self._hidden.float()).sum() * 0  # gradients of zero: other ranks wait for them
         rows = (~dropped).repeat_interleave(draws).to(self._hidden.device)
         logits = self.head(self._hidden[rows].float()).mT
         stacked = [torch.stack(kind) for kind in zip(*map(self._labels, asked), strict=True)]
@@ -237,4 +270,5 @@ class _Semantics(nn.Module):
 
 def train_dit(recipe: DitRecipe, resume: bool = False) -> Path:
     """Train by a recipe; returns the folder of the finished checkpoint."""
-    return Trainer(DitStage(recipe), recipe.run, recipe.optimizer, resolved(recipe)).run(resume)
+    with distributed.ranks():
+        return Trainer(DitStage(recipe), recipe.run, recipe.optimizer, resolved(recipe)).run(resume)

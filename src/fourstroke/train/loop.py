@@ -5,10 +5,14 @@ the same states as one that was not. A state is written to a sibling folder, flu
 
 Most stages have one loss for all their models. A stage whose models have losses of their own (distillation: student
 and fake score) yields them in turns; each loss moves its own model, with its own optimiser and schedule.
+
+Under torchrun the same loop runs on every rank (see `distributed`): they agree on the time and on interrupts, and the
+first alone samples, exports and writes. A state is written whole, so that any number of ranks can take it up.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import signal
@@ -23,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from fourstroke.checkpoint import atomic_folder, write_json
+from fourstroke.train import distributed
 from fourstroke.train.optimizer import MovingAverage, OptimizerConfig, build_optimizers, learning_rate
 from fourstroke.train.recipe import RecipeError
 
@@ -97,10 +102,10 @@ class Learner:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
         scalars["loss"].backward()
-        scalars["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+        scalars["grad_norm"] = distributed.full(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
         for optimizer in self.optimizers.values():
             optimizer.step()
-        return {key: value.detach() for key, value in scalars.items()}
+        return distributed.mean({key: value.detach() for key, value in scalars.items()})
 
 
 class Trainer:
@@ -117,6 +122,7 @@ class Trainer:
         optimizer: OptimizerConfig | Mapping[str, OptimizerConfig],
         record: dict[str, Any],
     ) -> None:
+        distributed.require(stage)
         self.stage, self.run_config, self.record = stage, run, record
         if isinstance(optimizer, OptimizerConfig):
             self.learners = {"": Learner(stage.models, optimizer)}
@@ -140,18 +146,17 @@ class Trainer:
             print(f"resumed {out} at step {self.step}", flush=True)
         elif (out / "state").exists():
             raise RecipeError(f"{out} already holds a run; continue it with --resume, or choose another out=")
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "recipe.json", self.record)
+        distributed.first(self._open)
         previous = signal.signal(signal.SIGINT, self._interrupt)
         try:
             self._loop()
         finally:
             signal.signal(signal.SIGINT, previous)
-        if self._interrupted:
+        if self._stopped():
             print(f"interrupted at step {self.step}; continue with --resume", flush=True)
             raise KeyboardInterrupt
-        with self.average.applied():
-            self.stage.export(out / "model")
+        with self.average.applied(), self._whole():
+            distributed.first(lambda: self.stage.export(out / "model"))
         return out / "model"
 
     @property
@@ -162,27 +167,33 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """Write everything that a resume needs, atomically."""
-        with atomic_folder(folder) as partial:
-            torch.save(
-                {
-                    "step": self.step,
-                    "seconds": self.seconds,
-                    "models": {key: model.state_dict() for key, model in self.stage.models.items()},
-                    "average": self.average.weights,
-                    "optimizers": {key: optimizer.state_dict() for key, optimizer in self._optimizers()},
-                },
-                partial / "state.pt",
-            )
+        state = distributed.collected(
+            {
+                "step": self.step,
+                "seconds": self.seconds,
+                "models": {key: model.state_dict() for key, model in self.stage.models.items()},
+                "average": self.average.weights,
+                "optimizers": {key: optimizer.state_dict() for key, optimizer in self._optimizers()},
+            }
+        )
+
+        def write() -> None:
+            with atomic_folder(folder) as partial:
+                torch.save(state, partial / "state.pt")
+
+        distributed.first(write)
 
     def load(self, folder: Path) -> None:
-        """Take up a state written by `save`."""
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        """Take up a state written by `save`, on however many ranks."""
+        several = distributed.world() > 1  # then each reads from the file no more than its part
+        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=several)
         for key, model in self.stage.models.items():
-            model.load_state_dict(state["models"][key])
+            distributed.restore_model(model, state["models"][key])
         for key, optimizer in self._optimizers():
-            optimizer.load_state_dict(state["optimizers"][key])
+            distributed.restore_optimizer(optimizer, state["optimizers"][key])
         for name, weight in state["average"].items():
-            self.average.weights[name].copy_(weight)
+            own = self.average.weights[name]
+            own.copy_(distributed.placed(weight, own))
         self.step, self.seconds = state["step"], state["seconds"]
 
     def update(self) -> Scalars:
@@ -207,16 +218,16 @@ class Trainer:
 
     def _loop(self) -> None:
         run = self.run_config
-        log = Log(run.out / "log.jsonl", run, self.stage.batch_size)
+        log = Log(run.out / "log.jsonl", run, self.stage.batch_size * distributed.world())
         saved = sampled = self.seconds
         if run.sample_first and self.step == 0:
             self._sample(log)
-        while self.progress < 1 and not self._interrupted:
+        while self.progress < 1 and not self._stopped():
             start = time.perf_counter()
             scalars = self.update()
             if self.step % 20 == 0:
                 self._check_finite(scalars)
-            self.seconds += time.perf_counter() - start
+            self.seconds = distributed.latest(self.seconds + time.perf_counter() - start)
             log.add(self.step, self.seconds, scalars, self.progress)
             if self.seconds - saved > 60 * run.save_minutes:
                 self.save(run.out / "state")
@@ -225,8 +236,23 @@ class Trainer:
                 self._sample(log)
                 sampled = self.seconds
         self.save(run.out / "state")
-        if not self._interrupted:
+        if not self._stopped():
             self._sample(log)
+
+    def _open(self) -> None:
+        self.run_config.out.mkdir(parents=True, exist_ok=True)
+        write_json(self.run_config.out / "recipe.json", self.record)
+
+    def _stopped(self) -> bool:
+        """Whether any rank was interrupted; all ask at the same places."""
+        return distributed.latest(self._interrupted) > 0
+
+    def _whole(self) -> contextlib.AbstractContextManager[None]:
+        """The models in one piece on the first rank, where there are several."""
+        stage: object = self.stage
+        if distributed.world() > 1 and isinstance(stage, distributed.Splittable):
+            return stage.whole()
+        return contextlib.nullcontext()
 
     def _check_finite(self, scalars: Scalars) -> None:
         for key, value in scalars.items():
@@ -238,12 +264,17 @@ class Trainer:
 
     def _sample(self, log: Log) -> None:
         folder = self.run_config.out / "samples"
-        folder.mkdir(exist_ok=True)
-        with self.average.applied(), torch.no_grad():
-            scores = self.stage.sample(folder, self.step)
+        with self.average.applied(), torch.no_grad(), self._whole():
+            scores = distributed.first(lambda: self._draw(folder))
         log.scores(self.step, self.seconds, scores)
 
+    def _draw(self, folder: Path) -> dict[str, float]:
+        folder.mkdir(exist_ok=True)
+        return self.stage.sample(folder, self.step)
+
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        if self._interrupted and distributed.world() > 1:
+            return  # torchrun passes on an interrupt that the terminal has sent to everybody
         if self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
@@ -285,6 +316,8 @@ class Log:
         self.since = time.perf_counter() if not self.count else self.since
 
     def _write(self, row: dict[str, Any]) -> None:
+        if distributed.rank() > 0:
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 

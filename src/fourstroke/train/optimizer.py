@@ -15,6 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fourstroke.train.distributed import full, local, placed
+
+GATHERED = 8
+"""So many matrices that lie on several ranks are in one piece at a time."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -59,7 +64,8 @@ def build_optimizers(
 class Muon(torch.optim.Optimizer):
     """Momentum whose update, for each matrix, is replaced by the nearest (semi-)orthogonal one.
 
-    Parameters of one shape are updated in one batch of matrix products.
+    Parameters of one shape are updated in one batch of matrix products. Where a matrix lies on several ranks, each of
+    them gathers and orthogonalises all of it and keeps its own rows: the same work everywhere, but nothing to agree on.
     """
 
     def __init__(self, params: Iterable[Tensor], *, lr: float, momentum: float, weight_decay: float) -> None:
@@ -72,13 +78,18 @@ class Muon(torch.optim.Optimizer):
             shapes: dict[tuple[int, int], list[Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    shapes.setdefault((p.shape[0], p[0].numel()), []).append(p)
-            for (rows, columns), batch in shapes.items():
-                updates = [self._momentum(p, group["momentum"]).reshape(rows, columns) for p in batch]
-                scale = 0.2 * max(rows, columns) ** 0.5
-                for p, update in zip(batch, orthogonal(torch.stack(updates)), strict=True):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update.view_as(p), alpha=-group["lr"] * scale)
+                    shapes.setdefault((p.shape[0], p.numel() // p.shape[0]), []).append(p)
+            for shape, alike in shapes.items():
+                size = GATHERED if alike[0] is not local(alike[0]) else len(alike)
+                for start in range(0, len(alike), size):
+                    self._move(alike[start : start + size], shape, group)
+
+    def _move(self, batch: list[Tensor], shape: tuple[int, int], group: dict[str, Any]) -> None:
+        updates = [full(self._momentum(p, group["momentum"])).reshape(shape) for p in batch]
+        scale = 0.2 * max(shape) ** 0.5
+        for p, update in zip(batch, orthogonal(torch.stack(updates)), strict=True):
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.add_(placed(update.view(p.shape), p), alpha=-group["lr"] * scale)
 
     def _momentum(self, p: Tensor, momentum: float) -> Tensor:
         assert p.grad is not None
@@ -150,7 +161,8 @@ class MovingAverage:
     def update(self, step: int) -> None:
         """Move towards the live weights; `step` counts from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.weights.values()), [p.detach().float() for p in self.live.values()], 1 - decay)
+        weights = [local(weight) for weight in self.weights.values()]
+        torch._foreach_lerp_(weights, [local(p.detach()).float() for p in self.live.values()], 1 - decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -171,4 +183,4 @@ class MovingAverage:
 def _is_block_matrix(name: str, p: nn.Parameter) -> bool:
     """Hidden matrices and kernels; not embeddings, norms, or the first and last layers."""
     edges = ("embed", "conv_in", "conv_out", "img_in", "proj_out", "txt_in", "time_text", "modulation", "norm_out")
-    return p.ndim >= 2 and min(p.shape[0], p[0].numel()) > 1 and not any(edge in name for edge in edges)
+    return p.ndim >= 2 and min(p.shape[0], p.numel() // p.shape[0]) > 1 and not any(edge in name for edge in edges)

@@ -1,0 +1,87 @@
+"""What a distillation trains: the student and the fake score, copies of the teacher or adapters in it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from fourstroke.distill.batch import Batch
+from fourstroke.distill.rollout import bind
+from fourstroke.dit import Transformer
+from fourstroke.flow.sampler import Velocity
+from fourstroke.nn.lora import active, add_adapters, factors
+from fourstroke.pipeline import Pipeline
+from fourstroke.train import distributed
+
+CALLED = ("prefill", "denoise")
+"""What is called of a transformer beside `forward`."""
+
+
+class Pupils:
+    """Student and fake score of one teacher; `models` holds what is trained of them.
+
+    With a rank they are adapters of the teacher's frozen transformer, which is in memory once. On several ranks all of
+    them are split.
+    """
+
+    def __init__(self, teacher: Pipeline, lora_rank: int, seed: int, gradient_checkpointing: bool) -> None:
+        self.teacher, self.lora_rank = teacher, lora_rank
+        base = teacher.transformer
+        self.student: Transformer
+        self.fake: Transformer
+        self.models: dict[str, nn.Module]
+        self._student: distributed.Split[Transformer] | None = None
+        if lora_rank:
+            torch.manual_seed(seed)  # every rank starts from the same factors
+            add_adapters(base, lora_rank, ("student", "fake"))
+            self._base = distributed.Split(base, CALLED)
+            self.student = self.fake = base
+            self.models = {name: factors(base, name) for name in ("student", "fake")}
+        else:  # each is split before the next is made: a GPU need never hold three whole ones
+            self._student = distributed.Split(copy.deepcopy(base).requires_grad_(True), CALLED)
+            fake = distributed.Split(copy.deepcopy(base).requires_grad_(True), CALLED)
+            self._base = distributed.Split(base, CALLED)
+            self.student, self.fake = self._student.model, fake.model
+            self.models = {"student": self.student, "fake": self.fake}
+        for model in (self.student, self.fake):
+            model.gradient_checkpointing = gradient_checkpointing
+        self._drawn = False
+
+    def active(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Within the block the transformer with adapters is this pupil."""
+        return active(self.teacher.transformer, name) if self.lora_rank else contextlib.nullcontext()
+
+    def bind(self, name: str, batch: Batch, repeats: int) -> Velocity:
+        """The velocity of a pupil under a batch, `repeats` rows for each of its prompts."""
+        model = self.student if name == "student" else self.fake
+        with self.active(name):
+            velocity = bind(model, batch.text, batch.grid, repeats, batch.inputs)
+
+        def adapted(x: Tensor, t: Tensor) -> Tensor:
+            with self.active(name):
+                return velocity(x, t)
+
+        return adapted if self.lora_rank else velocity
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Within the block the first rank's student is plain and complete, and the teacher too the first time, when
+        its readings are taken.
+        """
+        pipe, parts = self.teacher, (self.teacher.transformer, self.student, self.fake)
+        with contextlib.ExitStack() as stack:
+            if self._student is None:
+                pipe.transformer = self.student = self.fake = stack.enter_context(self._base.whole())
+            else:
+                self.student = stack.enter_context(self._student.whole())
+                if not self._drawn:
+                    pipe.transformer = stack.enter_context(self._base.whole())
+            self._drawn = True
+            try:
+                yield
+            finally:
+                pipe.transformer, self.student, self.fake = parts

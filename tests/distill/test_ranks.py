@@ -1,0 +1,46 @@
+"""The distillation on two ranks: the weights of one process, a student that loads, and a collapse that ends both."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from fourstroke import Pipeline
+from fourstroke.distill.monitors import CollapseLimits
+from fourstroke.train.distill import train_distill
+
+from ..train.conftest import Launch, launch  # noqa: F401
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 2])
+def test_two_ranks_distil_what_one_process_does(recipe, launch: Launch, rank):  # noqa: F811
+    lenient = dataclasses.replace(recipe.watch, limits=CollapseLimits(diversity=0.0, saturation=1e6))
+    changes = {"lora_rank": rank, "watch": lenient, "gradient_checkpointing": bool(rank)}
+    runs = [
+        dataclasses.replace(recipe.run, out=recipe.run.out.with_name(name), steps=2, sample_first=True)
+        for name in ("one", "two")
+    ]
+    one = dataclasses.replace(recipe, run=runs[0], batch_size=4, **changes)
+    two = dataclasses.replace(recipe, run=runs[1], batch_size=2, **changes)
+    train_distill(one)
+    code, out, errors = launch("distill", two)
+    assert code == 0, errors
+    states = [torch.load(run.out / "state" / "state.pt", weights_only=True) for run in runs]
+    for key, weights in states[0]["models"].items():
+        for name, value in weights.items():
+            torch.testing.assert_close(states[1]["models"][key][name], value, rtol=1e-4, atol=1e-5, msg=name)
+    assert out.count("teacher, 4 steps") == 1
+    student = Pipeline.from_pretrained(two.run.out / "model")
+    assert student.info.sample_sigmas == recipe.sigmas
+    assert student("a red circle", seed=1).images[0].size == (32, 32)
+
+
+@pytest.mark.slow
+def test_a_collapse_ends_all_ranks(recipe, launch: Launch):  # noqa: F811
+    strict = dataclasses.replace(recipe.watch, limits=CollapseLimits(saturation=1.0))
+    code, _, errors = launch("distill", dataclasses.replace(recipe, watch=strict))
+    assert code != 0
+    assert errors.count("the student collapsed at step 6") == 2

@@ -1,0 +1,111 @@
+"""Recipes small enough to run in tests, and the launcher of several processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fourstroke.data.world import WorldConfig
+from fourstroke.dit import TransformerConfig
+from fourstroke.pipeline import ModelInfo
+from fourstroke.text import SmallTextConfig
+from fourstroke.train.dit import DitRecipe
+from fourstroke.train.loop import RunConfig
+from fourstroke.train.optimizer import OptimizerConfig
+from fourstroke.train.recipe import resolved
+from fourstroke.train.vae import VaeRecipe, train_vae
+from fourstroke.vae import AutoencoderConfig
+
+SECONDS = 300
+WORLD = WorldConfig(width=32, height=32, sprites=0)  # shapes alone need no fonts
+
+
+@pytest.fixture
+def vae_recipe(tmp_path):
+    return VaeRecipe(
+        world=WORLD,
+        model=AutoencoderConfig(
+            base_dim=4,
+            decoder_base_dim=4,
+            dim_mult=(1, 2, 4, 8, 16),
+            num_res_blocks=1,
+            temperal_downsample=(False,) * 4,
+        ),
+        run=RunConfig(out=tmp_path / "vae", steps=6, log_seconds=0),
+        optimizer=OptimizerConfig(lr=2e-3, warmup=2),
+        batch_size=4,
+        latent_noise=0.2,
+        statistics=32,
+    )
+
+
+@pytest.fixture
+def dit_recipe(tmp_path, vae_recipe):
+    return DitRecipe(
+        world=WORLD,
+        vae=train_vae(vae_recipe),
+        cache=tmp_path / "latents",
+        samples=256,
+        held_out=32,
+        model=TransformerConfig(
+            num_layers=2, num_attention_heads=2, attention_head_dim=32, axes_dims_rope=(8, 12, 12), context_in_dim=64
+        ),
+        text=SmallTextConfig(
+            vocab_size=512,
+            hidden_size=64,
+            num_layers=1,
+            num_heads=2,
+            num_kv_heads=2,
+            head_dim=32,
+            intermediate_size=64,
+            vision_hidden_size=32,
+            vision_intermediate_size=32,
+        ),
+        info=ModelInfo(name="tiny", width=32, height=32, max_side=64, num_inference_steps=4),
+        run=RunConfig(out=tmp_path / "dit", steps=6, log_seconds=0),
+        optimizer=OptimizerConfig(lr=3e-3, warmup=2),
+        batch_size=4,
+        draws=2,
+    )
+
+
+class Launch:
+    """`fourstroke train` of a recipe on two processes, as torchrun starts it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, stage: str, recipe: Any, *options: str, stop_when: Path | None = None) -> tuple[int, str, str]:
+        """Exit code, output and errors; with `stop_when` an interrupt is sent once that file is there."""
+        file = self.folder / f"{stage}.yaml"
+        file.write_text(yaml.safe_dump(resolved(recipe)["recipe"]))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command += ["-m", "fourstroke.cli", "train", stage, "--recipe", str(file), *options]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        with subprocess.Popen(
+            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            if stop_when is not None:
+                end = time.monotonic() + SECONDS
+                while not stop_when.exists() and process.poll() is None and time.monotonic() < end:
+                    time.sleep(0.2)
+                process.send_signal(signal.SIGINT)
+            try:
+                out, errors = process.communicate(timeout=SECONDS)
+            except subprocess.TimeoutExpired:
+                process.terminate()  # torchrun ends its processes too
+                raise
+        return process.returncode, out, errors
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Launch:
+    return Launch(tmp_path)

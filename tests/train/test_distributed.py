@@ -1,0 +1,122 @@
+"""Two ranks reach what one process reaches, resume on any number of ranks, and end together."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import pytest
+import torch
+
+from fourstroke import Pipeline
+from fourstroke.train import distributed
+from fourstroke.train.dit import DitRecipe, DitStage, train_dit
+from fourstroke.train.loop import Trainer
+from fourstroke.train.recipe import RecipeError
+from fourstroke.train.vae import VaeStage
+
+CLOSE = 5e-5
+"""Two hundredths of a step of AdamW at this rate: where gradients are tiny, it makes steps of rounding errors."""
+
+
+def _state(recipe):
+    return torch.load(recipe.run.out / "state" / "state.pt", weights_only=True)
+
+
+def _tensors(value, name=""):
+    """The tensors of a nested state by name."""
+    if isinstance(value, torch.Tensor):
+        return {name: value}
+    found = {}
+    for key, part in value.items() if isinstance(value, dict) else ():
+        found |= _tensors(part, f"{name}/{key}")
+    return found
+
+
+def _at(recipe: DitRecipe, name: str, steps: int, **changes) -> DitRecipe:
+    run = dataclasses.replace(recipe.run, out=recipe.run.out.with_name(name), steps=steps)
+    return dataclasses.replace(recipe, run=run, **changes)
+
+
+@pytest.fixture
+def steady(dit_recipe):
+    """A rate that does not depend on how long the run will be, so that runs of several lengths agree."""
+    return dataclasses.replace(dit_recipe, optimizer=dataclasses.replace(dit_recipe.optimizer, cooldown=0.0))
+
+
+def test_in_one_process_nothing_happens():
+    x = torch.arange(6)
+    assert distributed.own(x, 2) is x
+    assert distributed.first(lambda: 3) == 3
+    model = torch.nn.Linear(2, 2)
+    with distributed.ranks(), distributed.first_alone(), distributed.Split(model).whole() as whole:
+        assert whole is model
+    assert distributed.world() == 1
+
+
+def test_the_ranks_rows_are_those_of_one_batch(monkeypatch):
+    x = torch.arange(12)  # six samples of two rows
+    parts = []
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "world", lambda: 3)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        parts.append(distributed.own(x, 2).tolist())
+    assert parts == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
+
+
+def test_stages_of_one_process_refuse_several(vae_recipe, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="train vae runs in one process"):
+        Trainer(VaeStage(vae_recipe), vae_recipe.run, vae_recipe.optimizer, {})
+    assert not os.path.exists(vae_recipe.run.out)
+
+
+@pytest.mark.slow
+def test_two_ranks_reach_the_weights_of_one_process(steady, launch):
+    """And again after an interruption, on two ranks as well as in one process."""
+    one = _at(steady, "one", 4)
+    train_dit(one)
+    expected = _tensors(_state(one))
+    two = _at(steady, "two", 4, batch_size=2)
+    code, out, errors = launch("dit", two)
+    assert code == 0, errors
+    found = _tensors(_state(two))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=CLOSE, msg=name)
+    assert out.count("samples at step 4") == 1
+    losses = [
+        [
+            row["loss"]
+            for line in (recipe.run.out / "log.jsonl").read_text().splitlines()
+            if "loss" in (row := json.loads(line))
+        ]
+        for recipe in (one, two)
+    ]
+    assert len(losses[0]) == 4
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert Pipeline.from_pretrained(two.run.out / "model")("a red circle", seed=1).images[0].size == (32, 32)
+
+    parts = [_at(steady, "parts", steps, batch_size=2) for steps in (2, 4)]
+    assert launch("dit", parts[0])[0] == 0
+    alone = _at(steady, "parts", 2)
+    trainer = Trainer(DitStage(alone), alone.run, alone.optimizer, {})
+    trainer.load(alone.run.out / "state")
+    assert launch("dit", parts[1], "--resume")[0] == 0
+    resumed = _tensors(_state(parts[1]))
+    assert all(torch.equal(value, found[name]) for name, value in resumed.items())
+    for _ in range(2):
+        trainer.update()
+    trainer.save(alone.run.out / "state")
+    for name, value in _tensors(_state(alone)).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=CLOSE, msg=name)
+
+
+@pytest.mark.slow
+def test_an_interrupt_stops_all_ranks_with_a_state(steady, launch):
+    recipe = _at(steady, "stopped", 10**6, batch_size=2)
+    code, out, errors = launch("dit", recipe, stop_when=recipe.run.out / "log.jsonl")
+    assert code != 0
+    assert out.count("continue with --resume") == 1, errors
+    assert 0 < _state(recipe)["step"] < 10**6
