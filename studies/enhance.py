@@ -4,7 +4,8 @@
 
 Held-out prompts, each drawn from the same noise in every row. Consistency is the share of the *short* prompt's facts
 that the judge of pixels finds; `held out` is the judge that was no reward (the mean of presence and finish). Text
-scores count the model's own answers, before anything falls back to the user's words. Intervals are 95 % bootstraps
+scores count the first answers as they are, and what is handed on: a rewrite that passes the checks, or the user's own
+words. Intervals are 95 % bootstraps
 over prompts; differences are paired. `--log` adds the curves of a reinforcement run, `--hack` those of one whose
 only reward is length.
 """
@@ -26,9 +27,9 @@ import numpy as np
 
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.enhance.checks import lost_words
-from fourstroke.enhance.enhancer import LocalModel, PromptEnhancer
+from fourstroke.enhance.enhancer import PromptEnhancer
 from fourstroke.enhance.judge import HeldOutJudge, JudgeConfig, train_judge
-from fourstroke.enhance.measure import Shares, Studio, answers, rewrites, text_scores, world_triplets
+from fourstroke.enhance.measure import Shares, Studio, handed_on, text_scores, world_triplets
 from fourstroke.enhance.triplet import CATEGORIES, Triplet
 from fourstroke.evaluate.world import find_world
 from fourstroke.pipeline import Pipeline
@@ -71,7 +72,7 @@ def main() -> None:
     loaded = {name: PromptEnhancer.from_pretrained(folder) for name, folder in enhancers.items() if folder}
 
     readable = world_triplets(Shares(words=arguments.words).of(config), arguments.texts, "heldout")
-    texts = {name: read(enhancer, readable) for name, enhancer in loaded.items()}
+    texts = {key: value for name, enhancer in loaded.items() for key, value in read(name, enhancer, readable).items()}
     drawn = world_triplets(Shares(words=config.words).of(config), arguments.n, "heldout", first=10**6)
     wordings = {"short prompt": [t.short for t in drawn]}
     wordings |= {name: reworded(enhancer, drawn) for name, enhancer in loaded.items()}
@@ -101,24 +102,30 @@ def main() -> None:
     print(page)
 
 
-def read(enhancer: PromptEnhancer, triplets: Sequence[Triplet]) -> dict[str, Any]:
-    """Text scores of the first answers, as shares with intervals, and the median seconds of one rewrite."""
-    assert isinstance(enhancer.backend, LocalModel)
+def read(name: str, enhancer: PromptEnhancer, triplets: Sequence[Triplet]) -> dict[str, dict[str, Any]]:
+    """Text scores, as shares with intervals, of the first answers and of what is handed on; seconds of one rewrite."""
     requests = [t.short for t in triplets]
-    turns = answers(enhancer.backend, requests, enhancer.system_prompt, enhancer.config)
-    scores = text_scores(requests, rewrites(turns), enhancer.lexicon)
+    first, final = handed_on(enhancer, requests)
     spent = []
     for request in requests[:20]:
         start = time.perf_counter()
         enhancer(request)
         spent.append(time.perf_counter() - start)
-    shares = {name: dataclasses.asdict(share) for name, share in scores.items() if share is not None}
-    return shares | {"seconds": {"median": statistics.median(spent), "longest": max(spent)}}
+    found = {}
+    for kind, texts in (("first answers", first), ("handed on", final)):
+        scores = text_scores(requests, texts, enhancer.lexicon)
+        changed = [text is not None and text != request for text, request in zip(texts, requests, strict=True)]
+        found[f"{name}, {kind}"] = {
+            **{key: dataclasses.asdict(score) for key, score in scores.items() if score is not None},
+            "rewritten": interval(np.array(changed, float)),
+            "seconds": {"median": statistics.median(spent), "longest": max(spent)},
+        }
+    return found
 
 
 def reworded(enhancer: PromptEnhancer, triplets: Sequence[Triplet]) -> list[str]:
-    """What the enhancer hands on for each prompt, its checks and the user's own words included."""
-    return [enhancer(t.short, seed=index).prompt for index, t in enumerate(triplets)]
+    """What the enhancer hands on for each prompt: its checks and the user's own words included."""
+    return handed_on(enhancer, [t.short for t in triplets])[1]
 
 
 def measure(name: str, captions: list[str], triplets: list[Triplet], studio: Studio, judge: HeldOutJudge) -> Row:

@@ -20,7 +20,8 @@ from fourstroke.data.world.graph import INVERSE, Split
 from fourstroke.evaluate.composition import UNSEEN, Prompt, draw
 from fourstroke.evaluate.judge import Detection, Judge, match
 from fourstroke.evaluate.world import find_world
-from fourstroke.pipeline import Pipeline, find_model
+from fourstroke.folder import find_model
+from fourstroke.pipeline import Pipeline
 
 FIRST = 1 << 22
 KINDS = ("right", "swapped", "other axis", "missing")

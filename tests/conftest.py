@@ -11,7 +11,8 @@ import torch
 
 from fourstroke.dit import Transformer, TransformerConfig
 from fourstroke.flow.schedule import ScheduleConfig
-from fourstroke.pipeline import ModelInfo, Pipeline
+from fourstroke.folder import ModelInfo
+from fourstroke.pipeline import Pipeline
 from fourstroke.text import SmallTextConfig, build_text_encoder, train_tokenizer
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 

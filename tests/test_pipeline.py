@@ -13,7 +13,8 @@ from PIL import Image
 from fourstroke import Pipeline
 from fourstroke.checkpoint import CheckpointError
 from fourstroke.flow.sampler import NonFiniteError
-from fourstroke.pipeline import find_model, fit
+from fourstroke.folder import find_model
+from fourstroke.sizes import fit
 from fourstroke.text import PromptTooLong
 
 from .conftest import build_tiny_pipeline

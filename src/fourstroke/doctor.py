@@ -12,7 +12,7 @@ import torch
 
 from fourstroke.checkpoint import CheckpointError
 from fourstroke.data.world.fonts import EMOJI_FONT, find_font
-from fourstroke.pipeline import find_model
+from fourstroke.folder import find_model
 from fourstroke.version import __version__
 
 EXTRAS = {"eval": ("rapidocr", "onnxruntime", "skimage"), "train": ("tokenizers",)}

@@ -20,7 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from fourstroke.checkpoint import CheckpointError, read_json
 from fourstroke.dit import Layout, Transformer, TransformerConfig
 from fourstroke.dit.layout import Grid
-from fourstroke.pipeline import PATCH, find_model
+from fourstroke.folder import find_model
+from fourstroke.sizes import PATCH
 from fourstroke.train.distill import DistillRecipe
 from fourstroke.train.recipe import load_recipe
 from fourstroke.vae import Autoencoder, AutoencoderConfig

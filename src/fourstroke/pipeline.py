@@ -1,59 +1,33 @@
 """The whole system on one page: enhance the prompt, encode it, denoise the latent, decode the picture.
 
-A checkpoint is a folder laid out like Qwen-Image-2.1's; `model_index.json` may carry the group `fourstroke` with the
-model's own defaults (`ModelInfo`), and `sample_sigmas`, the fixed grid of a distilled student.
+The parts come from a folder (`folder`) and draw what the model's sizes allow (`sizes`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import os
 import secrets
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
-from fourstroke.checkpoint import CheckpointError, atomic_folder, read_json, read_tensors, write_json
+from fourstroke.checkpoint import CheckpointError, atomic_folder, read_json, read_tensors
 from fourstroke.dit import Layout, PrefixCache, Transformer
 from fourstroke.enhance.enhancer import Enhanced, PromptEnhancer
 from fourstroke.flow.sampler import OnStep, Velocity, check_finite, euler, guided, seeded_noise
 from fourstroke.flow.schedule import ScheduleConfig, fixed_sigmas, sigmas
+from fourstroke.folder import ADAPTER, ADAPTER_WEIGHTS, ENHANCER, ModelInfo, find_model, read_info, write_info
 from fourstroke.nn.lora import merge
+from fourstroke.sizes import PATCH, fit, shaped, sized
 from fourstroke.text import TextEncoder, TextFeatures
 from fourstroke.text.templates import transparent as transparent_prompt
 from fourstroke.vae import Autoencoder
-
-PATCH = 16
-MULTIPLE = 32
-"""Sides are multiples of 32: 16 pixels a token, 2x2 tokens a vision slot."""
-ENHANCER = "prompt_enhancer"
-SIZES = ((2048, 2048), (2400, 1792), (1792, 2400), (2528, 1696), (1696, 2528), (2752, 1536), (1536, 2752))
-"""What users of Qwen-Image-2.1 expect of 1:1, 4:3, 3:4, 3:2, 2:3, 16:9 and 9:16."""
-
-ADAPTER, ADAPTER_WEIGHTS = "lora", "pytorch_lora_weights.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelInfo:
-    """A checkpoint's own defaults; those here are Qwen-Image-2.1's."""
-
-    name: str = "qwen-image-2.1"
-    width: int = 2048
-    height: int = 2048
-    max_side: int = 2752
-    num_inference_steps: int = 40
-    guidance_scale: float = 1.0
-    sample_sigmas: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -297,121 +271,6 @@ class Clock:
         self.laps[name], self.start = now - self.start, now
 
 
-def find_model(model: str | Path | None) -> Path:
-    """The folder of a model: as given, from the hub, or the best bundled one."""
-    if model is None:
-        for name in ("mini", "micro"):
-            for root in _bundles():
-                if (root / name / "model_index.json").exists():
-                    return root / name
-        raise CheckpointError(
-            f"no bundled model in {', '.join(map(str, _bundles()))}; name a folder or hub id, or run `make speedrun`"
-        )
-    for folder in (Path(model), *(root / str(model) for root in _bundles())):
-        if (folder / "model_index.json").exists():
-            return folder
-    if Path(model).exists():
-        raise CheckpointError(f"{model} has no model_index.json: name the folder that holds transformer/ and vae/")
-    if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "~", "/")):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
-        try:
-            return Path(snapshot_download(model, allow_patterns=patterns))
-        except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CheckpointError(f"{model} is no folder here and cannot be had from the hub: {reason}") from None
-    raise CheckpointError(f"no model at {model}; name a folder with a model_index.json, or a hub id like owner/name")
-
-
-def read_info(folder: Path) -> ModelInfo:
-    """The defaults of a checkpoint, from its `model_index.json`."""
-    index = read_json(folder / "model_index.json")
-    own = dict(index.get("fourstroke", {}))
-    known = {f.name for f in dataclasses.fields(ModelInfo)}
-    if unknown := own.keys() - known:
-        raise CheckpointError(f"{folder}/model_index.json: unknown keys in 'fourstroke': {', '.join(sorted(unknown))}")
-    levels = index.get("sample_sigmas")
-    return ModelInfo(**own, sample_sigmas=tuple(levels) if levels else None)
-
-
-def save_adapter(folder: Path, base: str, info: ModelInfo, tensors: dict[str, Tensor]) -> None:
-    """Write a checkpoint that is an adapter of the model `base`; `from_pretrained` merges the two.
-
-    diffusers reads its `lora/` with `load_lora_weights`.
-    """
-    (folder / ADAPTER).mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / ADAPTER / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    write_json(folder / ADAPTER / "adapter.json", {"base": base})
-    write_info(folder, info)
-
-
-def write_info(folder: Path, info: ModelInfo) -> None:
-    """Write `model_index.json`, with the class names under which diffusers and transformers know the parts."""
-    own = dataclasses.asdict(info)
-    levels = own.pop("sample_sigmas")
-    index: dict[str, Any] = {
-        "_class_name": "QwenImage21Pipeline",
-        "processor": ["transformers", "Qwen3VLProcessor"],
-        "sample_sigmas": list(levels) if levels else None,
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "Qwen3VLForConditionalGeneration"],
-        "transformer": ["diffusers", "QwenImage21Transformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKLQwenImage21"],
-        "fourstroke": own,
-    }
-    write_json(folder / "model_index.json", index)
-
-
-def fit(image: Image.Image, info: ModelInfo) -> Image.Image:
-    """An input image at the model's own area, its shape kept, sides rounded to multiples of 32."""
-    sides = _sides(image.width / image.height, info)
-    mode = "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"
-    return image.convert(mode).resize(sides, Image.Resampling.LANCZOS)
-
-
-def sized(
-    info: ModelInfo, width: int | None, height: int | None, images: Sequence[Image.Image] | None
-) -> tuple[int, int]:
-    """Width and height as asked, else the last input image's, else the model's own.
-
-    Raises:
-        ValueError: for a size that the model does not draw.
-    """
-    if width is None and height is None and images:
-        width, height = fit(images[-1], info).size
-    width, height = width or info.width, height or info.height
-    for name, side in (("width", width), ("height", height)):
-        if side < MULTIPLE or side % MULTIPLE:
-            near = max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)
-            raise ValueError(f"{name} is {side}; it must be a positive multiple of {MULTIPLE}, for example {near}")
-        if side > info.max_side:
-            raise ValueError(f"{name} is {side}; {info.name} draws at most {info.max_side} pixels a side")
-    return width, height
-
-
-def shaped(ratio: float | None, info: ModelInfo) -> tuple[int | None, int | None]:
-    """Width and height of a ratio at the model's own area; None, the model's own size, where no ratio was chosen.
-
-    The 2.1 checkpoint has sizes of its own for the common ratios.
-    """
-    if ratio is None:
-        return None, None
-    if (info.width, info.height) == (2048, 2048):
-        near = min(SIZES, key=lambda size: abs(math.log(size[0] / size[1] / ratio)))
-        if abs(math.log(near[0] / near[1] / ratio)) < 0.04:
-            return near
-    return _sides(ratio, info)
-
-
-def _sides(ratio: float, info: ModelInfo) -> tuple[int, int]:
-    """Width and height of a ratio at the model's own area, multiples of 32, none longer than it draws."""
-    width = math.sqrt(info.width * info.height * ratio)
-    width, height = (max(MULTIPLE, min(info.max_side, round(s / MULTIPLE) * MULTIPLE)) for s in (width, width / ratio))
-    return int(width), int(height)
-
-
 def repeat(text: TextFeatures, n: int) -> TextFeatures:
     """Every row n times in place."""
     return TextFeatures(
@@ -419,9 +278,3 @@ def repeat(text: TextFeatures, n: int) -> TextFeatures:
         text.lengths.repeat_interleave(n, dim=0),
         text.slots.repeat_interleave(n, dim=0),
     )
-
-
-def _bundles() -> list[Path]:
-    """Where bundled models may be: a folder of the user's choice, or beside the source."""
-    chosen = os.environ.get("FOURSTROKE_MODELS")
-    return [Path(chosen)] if chosen else [Path(__file__).resolve().parents[2] / "models"]

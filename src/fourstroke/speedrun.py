@@ -20,7 +20,8 @@ import torch
 from fourstroke.checkpoint import write_json
 from fourstroke.data.world import WorldConfig
 from fourstroke.enhance.enhancer import PromptEnhancer
-from fourstroke.pipeline import ENHANCER, Pipeline
+from fourstroke.folder import ENHANCER
+from fourstroke.pipeline import Pipeline
 from fourstroke.train.distill import DistillRecipe, train_distill
 from fourstroke.train.dit import DitRecipe, train_dit
 from fourstroke.train.recipe import git_revision, load_recipe

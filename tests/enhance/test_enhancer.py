@@ -12,7 +12,9 @@ from PIL import Image
 from fourstroke.checkpoint import CheckpointError
 from fourstroke.enhance.enhancer import EnhancerConfig, EnhancerWarning, LocalModel, PresencePenalty, PromptEnhancer
 from fourstroke.enhance.protocol import ANSWER_OPEN, messages, write_answer
-from fourstroke.pipeline import ModelInfo, Pipeline, shaped
+from fourstroke.folder import ModelInfo
+from fourstroke.pipeline import Pipeline
+from fourstroke.sizes import shaped
 
 from .conftest import SETTINGS
 

@@ -26,7 +26,8 @@ from fourstroke.evaluate.composition import (
 from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.evaluate.reading import compare
 from fourstroke.evaluate.world import find_world
-from fourstroke.pipeline import ModelInfo, Output, Pipeline
+from fourstroke.folder import ModelInfo
+from fourstroke.pipeline import Output, Pipeline
 
 SHAPES_ONLY = WorldConfig(sprites=0)
 WORLD = World(SHAPES_ONLY)

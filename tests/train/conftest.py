@@ -15,7 +15,7 @@ import yaml
 
 from fourstroke.data.world import WorldConfig
 from fourstroke.dit import TransformerConfig
-from fourstroke.pipeline import ModelInfo
+from fourstroke.folder import ModelInfo
 from fourstroke.text import SmallTextConfig
 from fourstroke.train.dit import DitRecipe
 from fourstroke.train.loop import RunConfig

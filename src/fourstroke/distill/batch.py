@@ -24,7 +24,8 @@ from fourstroke.distill.rollout import Inputs
 from fourstroke.distill.teachers import EDIT, prompt_category
 from fourstroke.dit.layout import Grid
 from fourstroke.flow.sampler import check_finite
-from fourstroke.pipeline import PATCH, Pipeline
+from fourstroke.pipeline import Pipeline
+from fourstroke.sizes import PATCH
 from fourstroke.text import TextFeatures
 from fourstroke.train import distributed
 from fourstroke.train.device import autocast

@@ -15,7 +15,8 @@ from PIL import Image
 
 from fourstroke.data.images import Entry, ImageError, read_image
 from fourstroke.dit.layout import Grid
-from fourstroke.pipeline import PATCH, ModelInfo, fit
+from fourstroke.folder import ModelInfo
+from fourstroke.sizes import PATCH, fit
 from fourstroke.text import TextEncoder
 from fourstroke.text.vision import count_slots
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fourstroke.checkpoint import read_json
-from fourstroke.pipeline import find_model, read_info
+from fourstroke.folder import find_model, read_info
 from fourstroke.vae import Autoencoder
 
 OURS = "AutoencoderKLQwenImage21"

@@ -23,7 +23,9 @@ from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.evaluate.statistics import Share, share
 from fourstroke.evaluate.world import find_world
 from fourstroke.flow.sampler import seeded_noise
-from fourstroke.pipeline import PATCH, Pipeline, find_model
+from fourstroke.folder import find_model
+from fourstroke.pipeline import Pipeline
+from fourstroke.sizes import PATCH
 
 Captions = Literal["mixed", "short", "rich"]
 OnPicture = Callable[[int, int], None]

@@ -15,7 +15,6 @@ from starlette.datastructures import UploadFile
 from starlette.types import Receive, Scope, Send
 
 from fourstroke.enhance.enhancer import Enhanced
-from fourstroke.pipeline import MULTIPLE, fit, shaped
 from fourstroke.serve import errors, fields
 from fourstroke.serve.answers import Answer, encode, recipe, sse
 from fourstroke.serve.config import ServeConfig
@@ -23,6 +22,7 @@ from fourstroke.serve.engine import Done, Draining, Event, Failed, Job, Preview,
 from fourstroke.serve.errors import ApiError
 from fourstroke.serve.fields import Drawing, Rewrite
 from fourstroke.serve.uploads import fit_mask, read_upload
+from fourstroke.sizes import MULTIPLE, fit, shaped
 
 Inbox = asyncio.Queue[tuple[int, Event]]
 

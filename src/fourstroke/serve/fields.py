@@ -12,11 +12,11 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from fourstroke.enhance.enhancer import Enhanced
-from fourstroke.pipeline import shaped, sized
 from fourstroke.serve.config import ServeConfig
 from fourstroke.serve.errors import ApiError
 from fourstroke.serve.model import Facts
 from fourstroke.serve.rows import Order
+from fourstroke.sizes import shaped, sized
 
 SHARES = {"low": 0.25, "medium": 0.5}
 """Share of the model's own steps by quality; a student with fixed levels always takes all of them."""

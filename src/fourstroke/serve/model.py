@@ -9,7 +9,7 @@ from typing import Protocol
 from PIL import Image
 
 from fourstroke.enhance.enhancer import Enhanced
-from fourstroke.pipeline import ModelInfo
+from fourstroke.folder import ModelInfo
 from fourstroke.serve.rows import Order
 
 

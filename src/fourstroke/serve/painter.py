@@ -20,11 +20,12 @@ from torch import Tensor
 from fourstroke.dit import Layout, PrefixCache
 from fourstroke.enhance.enhancer import Enhanced
 from fourstroke.flow.sampler import check_finite, seeded_noise
-from fourstroke.pipeline import PATCH, Pipeline
+from fourstroke.pipeline import Pipeline
 from fourstroke.serve.model import Facts
 from fourstroke.serve.prefixes import PrefixStore, fingerprint
 from fourstroke.serve.rows import Batch, Condition, Hold, Order, Row
 from fourstroke.serve.sketch import Sketch
+from fourstroke.sizes import PATCH
 from fourstroke.text.templates import transparent as transparent_prompt
 
 PIXELS = 2**16

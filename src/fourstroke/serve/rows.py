@@ -17,14 +17,15 @@ from torch import Tensor
 from fourstroke.dit import PrefixCache
 from fourstroke.flow.path import clean, interpolate
 from fourstroke.flow.sampler import Velocity
-from fourstroke.pipeline import PATCH, Pipeline
+from fourstroke.pipeline import Pipeline
+from fourstroke.sizes import PATCH
 
 Condition = PrefixCache | Velocity
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Order:
-    """One picture to draw; sizes are pixels, `inputs` are already fitted to the model (`pipeline.fit`).
+    """One picture to draw; sizes are pixels, `inputs` are already fitted to the model (`sizes.fit`).
 
     `mask` (mode L, the picture's size) is 255 where the first input is drawn anew and 0 where it stays; `request` is
     what the user wrote, where `prompt` is a rewrite of it.

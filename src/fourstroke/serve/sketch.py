@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fourstroke.pipeline import PATCH
+from fourstroke.sizes import PATCH
 from fourstroke.vae import Autoencoder
 
 CELLS = 2

@@ -9,8 +9,9 @@ import zlib
 
 from PIL import Image, ImageOps
 
-from fourstroke.pipeline import ModelInfo, fit
+from fourstroke.folder import ModelInfo
 from fourstroke.serve.errors import ApiError
+from fourstroke.sizes import fit
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error)

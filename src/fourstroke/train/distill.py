@@ -40,8 +40,10 @@ from fourstroke.dit import Transformer
 from fourstroke.flow import path
 from fourstroke.flow.sampler import NonFiniteError, Velocity
 from fourstroke.flow.schedule import fixed_sigmas
+from fourstroke.folder import ModelInfo, save_adapter
 from fourstroke.nn.lora import adapter_tensors
-from fourstroke.pipeline import PATCH, ModelInfo, Pipeline, save_adapter
+from fourstroke.pipeline import Pipeline
+from fourstroke.sizes import PATCH
 from fourstroke.train import distributed
 from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.loop import DivergedError, RunConfig, Scalars, Trainer

@@ -25,9 +25,12 @@ from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import World, WorldConfig
 from fourstroke.data.world.graph import Split
 from fourstroke.dit import Layout, Transformer, TransformerConfig
+from fourstroke.evaluate.composition import CHOOSING, draw, held_out_prompts, judge_pictures, summarise
+from fourstroke.evaluate.judge import Judge
 from fourstroke.flow import path
 from fourstroke.flow.schedule import ScheduleConfig
-from fourstroke.pipeline import ModelInfo, Pipeline
+from fourstroke.folder import ModelInfo
+from fourstroke.pipeline import Pipeline
 from fourstroke.text import TextEncoder
 from fourstroke.text.small import SmallTextConfig, build_text_encoder, train_tokenizer
 from fourstroke.train import distributed
@@ -88,6 +91,8 @@ class DitRecipe:
     freeze_text: bool = False
     """Leave the text encoder as it is, like the reports' Qwen3-VL, and spare its backward pass."""
     semantics: SemanticsConfig | None = None
+    judged: int = 0
+    """Held-out prompts whose pictures are judged at every sample, so that the log holds the learning curve."""
 
     def __post_init__(self) -> None:
         if self.freeze_text and self.text_from is None and self.init is None:
@@ -165,7 +170,12 @@ class DitStage:
         prompts = [world.sample(index, "heldout").short for index in range(16)]
         images = [pipe(p, seed=index, num_inference_steps=20).images[0] for index, p in enumerate(prompts)]
         contact_sheet(images, prompts, columns=8, upscale=2).save(folder / f"step-{step:06d}.png")
-        return {"heldout": sum(errors) / len(errors)}
+        scores = {"heldout": sum(errors) / len(errors)}
+        if self.recipe.judged:
+            chosen = held_out_prompts(world, self.recipe.judged, first=CHOOSING)
+            verdicts = judge_pictures(Judge(self.recipe.world), chosen, draw(pipe, chosen, steps=20, batch=16))
+            scores |= {name: share.value for name, share in summarise(chosen, verdicts).items() if share is not None}
+        return scores
 
     def export(self, folder: Path) -> None:
         """Write the whole checkpoint."""

@@ -1,0 +1,280 @@
+"""What the commands do: each takes its parsed arguments, prints, and returns what `--json` shows."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+STAGES = {
+    "features": ("features", "FeaturesRecipe", "train_features"),
+    "vae": ("vae", "VaeRecipe", "train_vae"),
+    "text": ("text", "TextRecipe", "train_text"),
+    "dit": ("dit", "DitRecipe", "train_dit"),
+    "distill": ("distill", "DistillRecipe", "train_distill"),
+    "enhance-sft": ("enhance_sft", "EnhanceSftRecipe", "train_enhance_sft"),
+    "enhance-rl": ("enhance_rl", "EnhanceRlRecipe", "train_enhance_rl"),
+}
+"""By stage: its module in `train`, its recipe, and what trains by it."""
+
+
+def generate(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Draw pictures and write them, with a sheet if one is wanted; `edit` is the same with input images."""
+    from fourstroke.data.sheet import contact_sheet
+    from fourstroke.pictures import write_pictures
+    from fourstroke.pipeline import Clock, Pipeline
+
+    _quiet()
+    clock = Clock()
+    pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device)
+    clock.lap("load")
+    _say_warnings()
+    wanted = getattr(arguments, "enhance", False)
+    enhance = pipe.enhancer is not None if wanted is None else wanted
+    if enhance and pipe.enhancer is None:
+        raise ValueError(f"{pipe.info.name} has no prompt_enhancer folder; leave --enhance out")
+    images = [_open(path) for path in getattr(arguments, "image", [])]
+    outputs = [
+        pipe(
+            prompt,
+            images=images or None,
+            width=arguments.width,
+            height=arguments.height,
+            num_inference_steps=arguments.steps,
+            guidance_scale=arguments.guidance,
+            negative_prompt=arguments.negative,
+            num_images=arguments.num_images,
+            seed=arguments.seed,
+            enhance=enhance,
+            transparent=arguments.transparent,
+            on_step=_progress(f"{index + 1}/{len(arguments.prompt)} ") if sys.stderr.isatty() else None,
+        )
+        for index, prompt in enumerate(arguments.prompt)
+    ]
+    paths = [path for output in outputs for path in write_pictures(output, arguments.out, pipe.info.name)]
+    pictures = [image for output in outputs for image in output.images]
+    if arguments.sheet:
+        prompts = [prompt for output in outputs for prompt in output.prompts]
+        columns = arguments.num_images if arguments.num_images > 1 else min(4, len(pictures))
+        upscale = max(1, 1024 // (columns * pictures[0].width))
+        arguments.sheet.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(pictures, prompts, columns=columns, upscale=upscale).save(arguments.sheet)
+    timings = {"load": clock.laps["load"]}
+    for output in outputs:
+        for stage, seconds in output.timings.items():
+            timings[stage] = timings.get(stage, 0.0) + seconds
+    spent = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in timings.items())
+    if not arguments.json:
+        for rewrite in (e for output in outputs for e in output.enhanced if e.warning is None):
+            print(f"{rewrite.request} -> {rewrite.prompt}")
+        for path in paths:
+            print(path)
+        if arguments.sheet:
+            print(f"contact sheet: {arguments.sheet}")
+        print(f"{len(pictures)} pictures with {pipe.info.name}: {spent}")
+    seeds = [seed for output in outputs for seed in output.seeds]
+    return {"model": pipe.info.name, "pictures": [str(p) for p in paths], "seeds": seeds, "timings": timings}
+
+
+def train(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train a stage by a recipe."""
+    from fourstroke.train.recipe import load_recipe
+
+    _quiet()
+    name, recipe, function = STAGES[arguments.stage]
+    stage = importlib.import_module(f"fourstroke.train.{name}")
+    loaded = load_recipe(getattr(stage, recipe), arguments.recipe, list(arguments.overrides))
+    folder = getattr(stage, function)(loaded, arguments.resume)
+    print(f"trained model: {folder}", file=sys.stderr)
+    return {"model": str(folder)}
+
+
+def enhance(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Rewrite prompts."""
+    from fourstroke.enhance.enhancer import PromptEnhancer
+    from fourstroke.folder import ENHANCER, find_model
+
+    _quiet()
+    _say_warnings()
+    if arguments.endpoint:
+        enhancer = PromptEnhancer.from_endpoint(_endpoint(arguments))
+    else:
+        folder = find_model(arguments.model) / ENHANCER
+        if not folder.exists():
+            raise ValueError(f"{folder.parent} has no {ENHANCER} folder; name another --model, or an --endpoint")
+        enhancer = PromptEnhancer.from_pretrained(folder, device=arguments.device)
+    rewrites = []
+    for prompt in arguments.prompt:
+        rewrite = enhancer(prompt, seed=arguments.seed)
+        rewrites.append(dataclasses.asdict(rewrite))
+        if not arguments.json:
+            print(rewrite.prompt)
+    return {"rewrites": rewrites}
+
+
+def degrade(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Take captions apart."""
+    from fourstroke.enhance.bulk import degrade_file
+    from fourstroke.enhance.chat_engine import ChatEngine
+    from fourstroke.enhance.degrade import WorldEngine
+
+    out = arguments.out or arguments.captions.with_name(f"{arguments.captions.stem}.triplets.jsonl")
+    engine = ChatEngine(_endpoint(arguments)) if arguments.endpoint else WorldEngine()
+    workers = arguments.workers if arguments.endpoint else 1
+    tally = degrade_file(arguments.captions, out, engine, seed=arguments.seed, workers=workers)
+    if tally.rejected:
+        print(f"{tally.rejected} rejects, with reasons: {out}.rejects.jsonl", file=sys.stderr)
+    if not arguments.json:
+        print(f"{out}: {tally.done} triplets, {tally.rejected} rejects, {tally.skipped} done before")
+    return {"triplets": str(out), **dataclasses.asdict(tally)}
+
+
+def _endpoint(arguments: argparse.Namespace) -> Any:
+    from fourstroke.enhance.endpoint import Endpoint
+
+    if not arguments.endpoint_model:
+        raise ValueError("an endpoint needs --endpoint-model, the name under which it serves the model")
+    return Endpoint(url=arguments.endpoint, model=arguments.endpoint_model)
+
+
+def _say_warnings() -> None:
+    """One line for a warning of the enhancer, as for an error, each time."""
+    from fourstroke.enhance.enhancer import EnhancerWarning
+
+    show = warnings.showwarning
+
+    def plainly(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+    ) -> None:
+        if issubclass(category, EnhancerWarning):
+            print(f"fourstroke: {message}", file=sys.stderr)
+        else:
+            show(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = plainly
+    warnings.simplefilter("always", EnhancerWarning)
+
+
+def speedrun(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train and measure a whole family."""
+    from fourstroke.speedrun import speedrun
+
+    _quiet()
+    return {"model": str(speedrun(arguments.family, arguments.recipes, arguments.runs, arguments.n))}
+
+
+def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure a model."""
+    common = {key: getattr(arguments, key) for key in ("world", "n", "device", "sheet")}
+    if arguments.what == "composition":
+        from fourstroke.evaluate.composition import evaluate_composition, table
+
+        own = {key: getattr(arguments, key) for key in ("captions", "split", "first", "steps", "guidance", "batch")}
+        result = evaluate_composition(arguments.model, **common, **own)
+    else:
+        from fourstroke.evaluate.reconstruction import evaluate_reconstruction, table
+
+        own = {key: getattr(arguments, key) for key in ("images", "peers", "read", "lpips")}
+        result = evaluate_reconstruction(arguments.model, **common, **own)
+    if not arguments.json:
+        print(table(result))
+    return result
+
+
+def serve(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Serve until interrupted."""
+    try:
+        from fourstroke.serve.server import ServeConfig, build_engine, serve
+    except ModuleNotFoundError as error:
+        raise RuntimeError(f"serving needs {error.name}: run `make install`, or pip install '.[serve]'") from None
+    from fourstroke.enhance.enhancer import PromptEnhancer
+    from fourstroke.pipeline import Pipeline
+
+    _quiet()
+    _say_warnings()
+    names = ("host", "port", "queue", "rows", "request_seconds", "replicas", "replica_load", "replica_cpus")
+    keys = [*arguments.api_key, *os.environ.get("FOURSTROKE_API_KEYS", "").split()]
+    config = ServeConfig(
+        **{name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None},
+        api_keys=tuple(keys),
+        cors_origins=tuple(arguments.cors),
+    )
+    if not config.loopback and not keys:
+        print(f"fourstroke: anyone who reaches {config.host} may draw; --api-key changes that", file=sys.stderr)
+    if arguments.ray:
+        return _serve_cluster(arguments, config)
+    pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device)
+    if arguments.endpoint:
+        pipe.enhancer = PromptEnhancer.from_endpoint(_endpoint(arguments))
+    print(f"drawing with {pipe.info.name}; studio at http://{config.host}:{config.port}/", file=sys.stderr)
+    serve(build_engine(pipe, config), config)
+    return {"model": pipe.info.name}
+
+
+def _serve_cluster(arguments: argparse.Namespace, config: Any) -> dict[str, Any]:
+    from fourstroke.serve.server import serve
+
+    if arguments.endpoint:
+        raise ValueError("--endpoint does not go with --ray: replicas use their model's own enhancer")
+    try:
+        from fourstroke.serve.cluster import cluster
+    except ModuleNotFoundError as error:
+        raise RuntimeError(f"--ray needs {error.name}: pip install '.[cluster]'") from None
+    print(f"replicas by Ray at {arguments.ray}; studio at http://{config.host}:{config.port}/", file=sys.stderr)
+    serve(cluster(arguments.ray, arguments.model, arguments.device, config), config)
+    return {"model": arguments.model, "ray": arguments.ray}
+
+
+def estimate(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Say what a distillation needs."""
+    from fourstroke.estimate import estimate_recipe, report
+
+    found, plain = estimate_recipe(arguments.recipe, list(arguments.overrides), arguments.text_tokens, arguments.tflops)
+    if not arguments.json:
+        print(report(found, arguments.tflops))
+    return plain
+
+
+def doctor(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Say what this installation can do."""
+    from fourstroke.doctor import examine
+
+    facts = examine()
+    if not arguments.json:
+        for fact in facts:
+            print(f"{'ok  ' if fact.good else 'miss'}  {fact.name:<12} {fact.value}")
+    return {fact.name: fact.value for fact in facts}
+
+
+def _quiet() -> None:
+    """Keep transformers' loading bars away; ours tell more."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def _open(path: Path) -> Any:
+    from PIL import Image
+
+    try:
+        return Image.open(path).copy()
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read the input image {path}: {one_line(error)}") from None
+
+
+def _progress(label: str) -> Any:
+    def on_step(step: int, steps: int, _: Any) -> None:
+        end = "\n" if step == steps else ""
+        print(f"\r{label}step {step}/{steps}", end=end, file=sys.stderr, flush=True)
+
+    return on_step
+
+
+def one_line(error: BaseException) -> str:
+    """An error as the one line that users see."""
+    return " ".join(str(error).split()) or type(error).__name__

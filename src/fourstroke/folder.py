@@ -1,0 +1,107 @@
+"""A model's folder: where it is, and what its `model_index.json` says.
+
+It is laid out like Qwen-Image-2.1's; `model_index.json` may carry the group `fourstroke` with the model's own defaults
+(`ModelInfo`), and `sample_sigmas`, the fixed grid of a distilled student. One with `lora/` is an adapter of another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fourstroke.checkpoint import CheckpointError, read_json, write_json
+
+ENHANCER = "prompt_enhancer"
+ADAPTER, ADAPTER_WEIGHTS = "lora", "pytorch_lora_weights.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """A checkpoint's own defaults; those here are Qwen-Image-2.1's."""
+
+    name: str = "qwen-image-2.1"
+    width: int = 2048
+    height: int = 2048
+    max_side: int = 2752
+    num_inference_steps: int = 40
+    guidance_scale: float = 1.0
+    sample_sigmas: tuple[float, ...] | None = None
+
+
+def find_model(model: str | Path | None) -> Path:
+    """The folder of a model: as given, from the hub, or the best bundled one."""
+    if model is None:
+        for name in ("mini", "micro"):
+            for root in _bundles():
+                if (root / name / "model_index.json").exists():
+                    return root / name
+        raise CheckpointError(
+            f"no bundled model in {', '.join(map(str, _bundles()))}; name a folder or hub id, or run `make speedrun`"
+        )
+    for folder in (Path(model), *(root / str(model) for root in _bundles())):
+        if (folder / "model_index.json").exists():
+            return folder
+    if Path(model).exists():
+        raise CheckpointError(f"{model} has no model_index.json: name the folder that holds transformer/ and vae/")
+    if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "~", "/")):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+        try:
+            return Path(snapshot_download(model, allow_patterns=patterns))
+        except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(f"{model} is no folder here and cannot be had from the hub: {reason}") from None
+    raise CheckpointError(f"no model at {model}; name a folder with a model_index.json, or a hub id like owner/name")
+
+
+def read_info(folder: Path) -> ModelInfo:
+    """The defaults of a checkpoint, from its `model_index.json`."""
+    index = read_json(folder / "model_index.json")
+    own = dict(index.get("fourstroke", {}))
+    known = {f.name for f in dataclasses.fields(ModelInfo)}
+    if unknown := own.keys() - known:
+        raise CheckpointError(f"{folder}/model_index.json: unknown keys in 'fourstroke': {', '.join(sorted(unknown))}")
+    levels = index.get("sample_sigmas")
+    return ModelInfo(**own, sample_sigmas=tuple(levels) if levels else None)
+
+
+def save_adapter(folder: Path, base: str, info: ModelInfo, tensors: dict[str, Tensor]) -> None:
+    """Write a checkpoint that is an adapter of the model `base`; `from_pretrained` merges the two.
+
+    diffusers reads its `lora/` with `load_lora_weights`.
+    """
+    (folder / ADAPTER).mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / ADAPTER / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    write_json(folder / ADAPTER / "adapter.json", {"base": base})
+    write_info(folder, info)
+
+
+def write_info(folder: Path, info: ModelInfo) -> None:
+    """Write `model_index.json`, with the class names under which diffusers and transformers know the parts."""
+    own = dataclasses.asdict(info)
+    levels = own.pop("sample_sigmas")
+    index: dict[str, Any] = {
+        "_class_name": "QwenImage21Pipeline",
+        "processor": ["transformers", "Qwen3VLProcessor"],
+        "sample_sigmas": list(levels) if levels else None,
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "Qwen3VLForConditionalGeneration"],
+        "transformer": ["diffusers", "QwenImage21Transformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKLQwenImage21"],
+        "fourstroke": own,
+    }
+    write_json(folder / "model_index.json", index)
+
+
+def _bundles() -> list[Path]:
+    """Where bundled models may be: a folder of the user's choice, or beside the source."""
+    chosen = os.environ.get("FOURSTROKE_MODELS")
+    return [Path(chosen)] if chosen else [Path(__file__).resolve().parents[2] / "models"]

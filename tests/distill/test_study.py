@@ -1,0 +1,59 @@
+"""The studies of training runs, end to end and tiny: which prompts to distil with, how the transformer learns."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fourstroke.train.dit import train_dit
+from fourstroke.train.recipe import resolved
+
+from ..train.conftest import dit_recipe, vae_recipe  # noqa: F401
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "studies"))
+
+
+@pytest.mark.slow
+def test_prompts_of_every_kind_make_a_student_each(recipe, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    import prompts
+
+    world = dataclasses.replace(recipe.world, count_weights=(0.3, 0.3, 0.4))
+    Path(recipe.teacher, "world.json").write_text(json.dumps(dataclasses.asdict(world)), "utf-8")
+    file = tmp_path / "distill.yaml"
+    file.write_text(yaml.safe_dump(resolved(recipe)["recipe"]))
+    sizes = ["--prompts", "8", "--steps", "2", "--warm", "0", "--seeds", "1", "--n", "16"]
+    where = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "docs" / "prompts")]
+    command = ["--teacher", recipe.teacher, "--recipe", str(file), *sizes, *where]
+    prompts.main(command)
+    found = json.loads((tmp_path / "docs" / "prompts.json").read_text())
+    assert list(found["results"]) == list(prompts.KINDS)
+    for results in found["results"].values():
+        assert 0 <= results[0]["all"] <= 1
+        assert results[0]["diversity"] > 0
+    page = (tmp_path / "docs" / "prompts.md").read_text()
+    assert max(len(line) for line in page.splitlines() if not line.startswith("|")) <= 120
+    monkeypatch.setattr(prompts, "train_distill", lambda *_: pytest.fail("a finished arm was trained again"))
+    prompts.main(command)
+
+
+def test_judged_samples_make_a_learning_curve(dit_recipe, tmp_path, capsys):  # noqa: F811
+    pytest.importorskip("matplotlib")
+    import learning
+
+    train_dit(dataclasses.replace(dit_recipe, judged=4))
+    learning.main(["--log", str(dit_recipe.run.out / "log.jsonl"), "--out", str(tmp_path / "docs" / "learning")])
+    (row,) = json.loads((tmp_path / "docs" / "learning.json").read_text())["scores"]
+    assert row["step"] == dit_recipe.run.steps
+    assert 0 <= row["objects"] <= 1
+    assert "| 6 |" in capsys.readouterr().out
+
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text('{"step": 1, "seconds": 1.0, "scores": {"heldout": 1.0}}\n')
+    with pytest.raises(SystemExit, match="judged"):
+        learning.main(["--log", str(bare)])
