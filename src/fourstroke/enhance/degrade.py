@@ -126,6 +126,7 @@ class Draft:
             self.sign = f'{with_article(f"{sign.board} sign")} with "{sign.word}" in {sign.ink} {sign.font} letters'
         self.laid_out, self.left_open, self.casual, self._reading = True, "", False, ""
         self.background_stated = True
+        self.turned = _turned(scene, rich)
 
     def lose(self, strategy: str, blur: bool) -> str:
         """Drop or blur what the strategy is about; returns the thought that undoes it, empty if nothing was there."""
@@ -138,7 +139,7 @@ class Draft:
         elif self.left_open:
             clause = f"{wording.names(self.facts)[0]} and {self.left_open}"
         elif self.laid_out:
-            clause, self._reading = wording.arranged(self.scene, rng, sized=self.size)
+            clause, self._reading = wording.arranged(self.scene, rng, sized=self.size, turned=self.turned)
         else:
             clause, self._reading = wording.pair_colloquial(wording.names(self.scene), rng)
         if self.scene.sign is not None:
@@ -167,14 +168,14 @@ class Draft:
             return ""
         self.laid_out, self.size = False, False
         self.facts = replace(self.facts, relations=())
-        return f"Layout: {wording.meaning(self.scene)}."
+        return f"Layout: {wording.meaning(self.scene, self.turned)}."
 
     def _lose_secondary(self, blur: bool) -> str:
         if len(self.scene.objects) != 2 or self.scene.sign is not None:
             return ""
         self.left_open = pick(self.rng, wording.LEFT_OPEN)
         self.facts = replace(self.facts, objects=self.scene.objects[:1], relations=())
-        return f"Open thing: {wording.meaning(self.scene)}."
+        return f"Open thing: {wording.meaning(self.scene, self.turned)}."
 
     def _lose_size(self, blur: bool) -> str:
         if not self.size:
@@ -217,6 +218,15 @@ class Draft:
     def _lose_wording(self, blur: bool) -> str:
         self.casual = True
         return "Say it plainly."
+
+
+def _turned(scene: Scene, rich: str) -> bool:
+    """Whether the caption names the last thing before the first: what is taken apart keeps its order."""
+    if len(scene.objects) < 2:
+        return False
+    ends = (re.search(rf"\b{re.escape(scene.objects[end].title)}\b", rich) for end in (0, -1))
+    first, last = (match.start() if match else 0 for match in ends)
+    return last < first
 
 
 def summarise(caption: Caption, seed: int) -> Triplet:

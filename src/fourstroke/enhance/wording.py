@@ -135,53 +135,54 @@ def listed(items: list[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def arranged(scene: Scene, rng: np.random.Generator, *, sized: bool) -> tuple[str, str]:
-    """The objects where they stand, and the same in the one wording of thoughts; `sized` says how large a lone one is.
+def arranged(scene: Scene, rng: np.random.Generator, *, sized: bool, turned: bool) -> tuple[str, str]:
+    """The objects where they stand, and the same in the one wording of thoughts (`meaning`).
 
-    The thought names things in the order in which the phrase does, so that reading it is no riddle.
+    `sized` says how large a lone one is; `turned` begins with the last of two, or of a row.
     """
-    things, objects = names(scene), scene.objects
+    things, objects, reading = names(scene), scene.objects, meaning(scene, turned)
     if len(things) == 1:
         only = objects[0]
         name = with_article(f"{size_word(only.size)} {only.title}") if sized else things[0]
         if scene.sign is not None or (only.place == "center" and rng.random() < 0.5):
-            return name, meaning(scene)
-        return f"{name} {pick(rng, PLACE_PHRASES[only.place])}", meaning(scene)
+            return name, reading
+        return f"{name} {pick(rng, PLACE_PHRASES[only.place])}", reading
+    predicate = str(scene.relations[0].predicate)
     if len(things) == 2:
-        return _pair(scene, rng)
-    a, b, c = things
-    if scene.layout in ("row", "column"):
-        first, last = ("left", "right") if scene.layout == "row" else ("top", "bottom")
-        turned = f"{c}, {b} and {a} in a {scene.layout} from {last} to {first}"
-        forms: tuple[tuple[str, str], ...] = (
-            (meaning(scene), meaning(scene)),
-            (turned, turned),
-            (
-                f"{b} between {a} and {c}, the {objects[0].title} {SIDE_OF[str(scene.relations[0].predicate)]}",
-                meaning(scene),
-            ),
+        a, b = things[::-1] if turned else things
+        predicate = INVERSE[predicate] if turned else predicate
+        forms: tuple[str, ...] = (
+            f"{a} {pick(rng, RELATION_PHRASES[predicate])} {b}",
+            f"{a} {pick(rng, RELATION_PHRASES[predicate])} {b}",
+            f"{a} {SIDE_OF[predicate]} and {b} {SIDE_OF[INVERSE[predicate]]}",
+            f"{a} with {b} {BESIDE_IT[INVERSE[predicate]]}",
         )
+    elif scene.layout in ("row", "column"):
+        a, b, c = things[::-1] if turned else things
+        side = SIDE_OF[INVERSE[predicate] if turned else predicate]
+        forms = (reading, reading, f"{b} between {a} and {c}, the {objects[-1 if turned else 0].title} {side}")
     else:
-        predicate = str(scene.relations[0].predicate)
-        forms = (
-            (meaning(scene), meaning(scene)),
-            (f"{b} to the left of {c}, with {a} {predicate} them", meaning(scene)),
-        )
-    return pick(rng, forms)
+        a, b, c = things
+        forms = (reading, f"{b} to the left of {c}, with {a} {predicate} them")
+    return pick(rng, forms), reading
 
 
-def meaning(scene: Scene) -> str:
-    """The layout in one fixed wording, as a thought states what was left open."""
+def meaning(scene: Scene, turned: bool = False) -> str:
+    """The layout in one fixed wording; `turned` begins with the last of two, or of a row."""
     things = names(scene)
     if len(things) == 1:
         return f"{things[0]} {PLACE_PHRASES[scene.objects[0].place][0]}"
+    predicate = str(scene.relations[0].predicate)
     if len(things) == 2:
-        return f"{things[0]} {RELATION_PHRASES[str(scene.relations[0].predicate)][0]} {things[1]}"
+        a, b = things[::-1] if turned else things
+        return f"{a} {RELATION_PHRASES[INVERSE[predicate] if turned else predicate][0]} {b}"
     a, b, c = things
     if scene.layout in ("row", "column"):
         ends = ("left", "right") if scene.layout == "row" else ("top", "bottom")
+        if turned:
+            a, c, ends = c, a, ends[::-1]
         return f"{a}, {b} and {c} in a {scene.layout} from {ends[0]} to {ends[1]}"
-    return f"{a} {scene.relations[0].predicate} {b} on the left and {c} on the right"
+    return f"{a} {predicate} {b} on the left and {c} on the right"
 
 
 def with_sign(clause: str, sign: Sign, sign_phrase: str) -> str:
@@ -212,21 +213,3 @@ def pair_colloquial(items: list[str], rng: np.random.Generator) -> tuple[str, st
     if len(order) == 2 and rng.random() < 0.4:
         return f"{order[0]} {pick(rng, ('with', 'next to', 'plus', 'and also'))} {order[1]}", listed(order)
     return listed(order), listed(order)
-
-
-def _pair(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    first, second = scene.objects
-    predicate = str(scene.relations[0].predicate)
-    if rng.random() < 0.5:
-        first, predicate, second = second, INVERSE[predicate], first
-    a, b = with_article(first.title), with_article(second.title)
-    phrase = pick(
-        rng,
-        (
-            f"{a} {pick(rng, RELATION_PHRASES[predicate])} {b}",
-            f"{a} {pick(rng, RELATION_PHRASES[predicate])} {b}",
-            f"{a} {SIDE_OF[predicate]} and {b} {SIDE_OF[INVERSE[predicate]]}",
-            f"{a} with {b} {BESIDE_IT[INVERSE[predicate]]}",
-        ),
-    )
-    return phrase, f"{a} {RELATION_PHRASES[predicate][0]} {b}"
