@@ -26,7 +26,7 @@ from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import World
 from fourstroke.distill.monitors import diversity, flat_noise, ratio, saturation
 from fourstroke.distill.watch import draw_seeds, is_flat, stack
-from fourstroke.evaluate.composition import Prompt, draw, held_out_prompts, judge_pictures
+from fourstroke.evaluate.composition import Prompt, draw, held_out_prompts, judge_pictures, summarise
 from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.evaluate.statistics import share
 from fourstroke.evaluate.world import find_world
@@ -127,6 +127,7 @@ def measure(
         "name": setting.name,
         "evaluations": setting.evaluations,
         "composition": composition(verdicts),
+        "shares": {k: dataclasses.asdict(v) for k, v in summarise(prompts, verdicts).items() if v is not None},
         "words": None if words is None else dataclasses.asdict(words),
         "diversity": diversity(draw_seeds(setting.pipe, prompts[:diverse], 4, steps, setting.guidance)),
         "saturation": saturation(tensor),

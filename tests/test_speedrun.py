@@ -19,17 +19,20 @@ def tiny_recipes(tmp_path):
     """The micro family's own files with every size cut down: shapes alone, 32 pixels, three steps a stage."""
     folder = tmp_path / "recipes" / "tiny"
     folder.mkdir(parents=True)
-    names = ("world", "vae", "text", "dit")
-    world, vae, text, dit = (yaml.safe_load((RECIPES / "micro" / f"{name}.yaml").read_text()) for name in names)
-    world |= {"width": 32, "height": 32, "sprites": 0}
+    names = ("world", "crowded", "vae", "text", "dit")
+    world, crowded, vae, text, dit = (
+        yaml.safe_load((RECIPES / "micro" / f"{name}.yaml").read_text()) for name in names
+    )
+    for each in (world, crowded):
+        each |= {"width": 32, "height": 32, "sprites": 0}
     vae["model"] |= {"base_dim": 4, "decoder_base_dim": 4}
     vae |= {"batch_size": 2, "crop": 32, "statistics": 32, "run": {"out": "x", "steps": 3}}
     text |= {"batch_size": 2, "tokenizer_captions": 64, "run": {"out": "x", "steps": 3}}
     dit["model"] |= {"num_layers": 1, "num_attention_heads": 1}
     dit["semantics"]["block"] = 1
     dit["info"] |= {"name": "tiny", "width": 32, "height": 32, "num_inference_steps": 2}
-    dit |= {"samples": 64, "held_out": 32, "batch_size": 2, "draws": 2, "run": {"out": "x", "steps": 3}}
-    for name, tree in zip(names, (world, vae, text, dit), strict=True):
+    dit |= {"samples": 64, "held_out": 32, "judged": 4, "batch_size": 2, "draws": 2, "run": {"out": "x", "steps": 3}}
+    for name, tree in zip(names, (world, crowded, vae, text, dit), strict=True):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
     return folder.parent
 

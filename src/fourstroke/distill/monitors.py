@@ -79,7 +79,7 @@ class CollapseLimits:
 
 
 def checkpoint_score(student: Readings, teacher: Readings) -> float:
-    """The rule by which the best checkpoint is kept; higher is better.
+    """The rule by which the best checkpoint is kept; higher is better; of equals the first is kept.
 
     Composition, less what diversity lacks to 0.9 of the teacher's, less what saturation is off by beyond 5 %.
     """
