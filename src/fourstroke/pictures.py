@@ -14,14 +14,21 @@ RECIPE_KEY = "fourstroke"
 
 
 def write_pictures(output: Output, folder: Path, model: str) -> list[Path]:
-    """Write every picture of `output` as PNG into `folder`; names hold the prompt's first words and the seed."""
+    """Write every picture of `output` as PNG into `folder`; names hold the user's first words and the seed.
+
+    The recipe inside holds the prompt that was drawn, and the request that it was rewritten from.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for image, prompt, seed in zip(output.images, output.prompts, output.seeds, strict=True):
+    each = len(output.images) // max(1, len(output.enhanced))
+    asked = [rewrite.request for rewrite in output.enhanced for _ in range(each)] or output.prompts
+    for image, prompt, request, seed in zip(output.images, output.prompts, asked, output.seeds, strict=True):
         recipe = {"prompt": prompt, "seed": seed, "model": model, "width": image.width, "height": image.height}
+        if request != prompt:
+            recipe["request"] = request
         note = PngImagePlugin.PngInfo()
         note.add_itxt(RECIPE_KEY, json.dumps(recipe, ensure_ascii=False))
-        path = free_path(folder / f"{slug(prompt)}-{seed}.png")
+        path = free_path(folder / f"{slug(request)}-{seed}.png")
         image.save(path, pnginfo=note)
         paths.append(path)
     return paths
