@@ -92,7 +92,7 @@ def test_commands_that_start_servers_are_understood():
     ]
     assert len(lines) >= 2
     for line in lines:
-        assert _parser().parse_args(shlex.split(line)[1:]).run.__name__ == "_serve"
+        assert _parser().parse_args(shlex.split(line)[1:]).run.__name__ == "serve"
 
 
 def test_the_unit_is_valid(tmp_path):
