@@ -196,9 +196,9 @@ def plot(runs: dict[str, dict[str, list[tuple[int, float]]]], file: Path) -> Non
     figure, panels = plt.subplots(1, len(runs), figsize=(6 * len(runs), 4), dpi=120, squeeze=False)
     for axes, (name, run) in zip(panels[0], runs.items(), strict=True):
         for key, label in (
-            ("reward", "reward, weighted sum"),
+            ("reward", "reward in training, of its highest"),
             ("held_out", "held-out judge"),
-            ("consistency", "consistency"),
+            ("consistency", "facts shown, held-out prompts"),
         ):
             if points := sorted(run.get(key, [])):
                 x, y = zip(*points, strict=True)

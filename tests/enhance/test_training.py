@@ -107,9 +107,11 @@ def rl(tmp_path):
 def test_reinforcement_logs_rewards_apart_and_keeps_the_best(rl, tmp_path):
     folder = train_enhance_rl(rl)
     found = curves(tmp_path / "rl" / "log.jsonl")
-    assert {"consistency", "richness", "words", "things", "valid", "length", "held_out", "presence"} <= found.keys()
+    logged = {"consistency", "richness", "words", "things", "places", "valid", "length"}
+    assert {f"rewards/{name}" for name in logged} | {"held_out", "presence", "consistency"} <= found.keys()
+    assert [step for step, _ in found["consistency"]] == [step for step, _ in found["held_out"]]
     assert [step for step, _ in found["held_out"]][:2] == [0, 1]
-    assert all(0 <= value <= 1 for key in ("valid", "held_out") for _, value in found[key])
+    assert all(0 <= value <= 1 for key in ("rewards/valid", "held_out") for _, value in found[key])
     assert PromptEnhancer.from_pretrained(folder, device="cpu").config.max_new_tokens == 160
     best = json.loads((folder / "held_out.json").read_text())
     assert best["held_out"] == pytest.approx(max(value for _, value in found["held_out"]), abs=1e-4)

@@ -81,8 +81,7 @@ class Lexicon:
 
     def titles(self, text: str) -> set[str]:
         """Things named outside quotations, with a colour where one stands before it: `cat`, `red circle`."""
-        found = (match.groups() for match in self._title.finditer(unquoted(text).lower())) if self.things else ()
-        return {f"{colour} {thing}" if colour else thing for colour, thing in found}
+        return {title for title, _ in self._found(text)}
 
     def colours_of(self, text: str) -> set[str]:
         """Colours named outside quotations."""
@@ -115,23 +114,26 @@ class Lexicon:
         known = self._names(text, names)
 
         def mark(match: re.Match[str]) -> str:
-            title = f"{match[1]} {match[2]}" if match[1] else match[2]
-            return f"<{known.index(title if title in known else match[2])}>"
+            title, thing = _named(match)
+            return f"<{known.index(title if title in known else thing)}>"
 
         return places(self._title.sub(mark, unquoted(text).lower()), known) if known else set()
 
     def _names(self, text: str, names: Sequence[str] = ()) -> list[str]:
         """`names`, then other things of the text, each once; a thing that one of `names` may mean is no other."""
         found = list(names)
-        for match in self._title.finditer(unquoted(text).lower()) if self.things else ():
-            title = f"{match[1]} {match[2]}" if match[1] else match[2]
-            if title not in found and match[2] not in names:
+        for title, thing in self._found(text):
+            if title not in found and thing not in names:
                 found.append(title)
         return found
 
     def _plain(self, text: str) -> set[str]:
         """Things without their colours."""
-        return {match[2] for match in self._title.finditer(unquoted(text).lower())} if self.things else set()
+        return {thing for _, thing in self._found(text)}
+
+    def _found(self, text: str) -> list[tuple[str, str]]:
+        """(title, thing) of everything that is named outside quotations, in order."""
+        return [_named(match) for match in self._title.finditer(unquoted(text).lower())] if self.things else []
 
     @cached_property
     def _title(self) -> re.Pattern[str]:
@@ -145,6 +147,11 @@ class Lexicon:
     @property
     def _colours(self) -> str:
         return "|".join(map(re.escape, sorted(self.colours, key=len, reverse=True))) or r"(?!)"
+
+
+def _named(match: re.Match[str]) -> tuple[str, str]:
+    """The title and the plain thing of a match: `red circle` and `circle`."""
+    return f"{match[1]} {match[2]}" if match[1] else match[2], match[2]
 
 
 def problems(request: str, rewrite: str, lexicon: Lexicon) -> list[str]:

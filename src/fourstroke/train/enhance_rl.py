@@ -286,11 +286,13 @@ def judge_pictures(
 
 
 def curves(log: Path) -> dict[str, list[tuple[int, float]]]:
-    """From a run's `log.jsonl`: (step, value) of the reward, each single one, the KL, the held-out readings."""
+    """From a run's `log.jsonl`: (step, value) of the reward, each single one (`rewards/words`), the KL, and readings of
+    the held-out prompts (`consistency` is theirs, `rewards/consistency` that of the rewrites in training).
+    """
     found: dict[str, list[tuple[int, float]]] = {}
     for line in log.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        named = {key.removeprefix("rewards/").removesuffix("/mean"): row[key] for key in row if key.endswith("/mean")}
+        named = {key.removesuffix("/mean"): row[key] for key in row if key.endswith("/mean")}
         values = {"reward": row.get("reward"), "kl": row.get("kl"), **named, **row.get("scores", {})}
         for key, value in values.items():
             if value is not None:
