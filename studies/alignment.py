@@ -66,7 +66,7 @@ class Aligned(Objective):
     def __init__(self, config: AlignmentConfig) -> None:
         super().__init__()
         self.config, self.network = config, SemanticNetwork.from_pretrained(config.features)
-        self.map = linear_map(F16C64.z_dim, self.network.config.widths)
+        self.map = linear_map(F16C64.z_dim, self.network.config.widths[-1])
         self.models = {"alignment": self.map}
 
     def extra(self, model: Autoencoder, x: Tensor, y: Tensor, z: Tensor, loss: Tensor, step: int) -> Tensor:

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import World
 from fourstroke.distill.monitors import diversity, flat_noise, ratio, saturation
-from fourstroke.distill.watch import draw_seeds, is_flat, stack
+from fourstroke.distill.watch import draw_seeds, is_flat, likeness, stack
 from fourstroke.evaluate.composition import Prompt, draw, held_out_prompts, judge_pictures, summarise
 from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.evaluate.statistics import share
@@ -49,6 +50,11 @@ class Setting:
         """Calls of the transformer for one picture."""
         return self.steps * (1 if self.guidance == 1 else 2)
 
+    @property
+    def number(self) -> int | None:
+        """What the pipeline is asked for; a student's steps are its own."""
+        return None if self.pipe.info.sample_sigmas else self.steps
+
 
 def main() -> None:
     """Draw, judge, time and write."""
@@ -65,12 +71,17 @@ def main() -> None:
     student = Pipeline.from_pretrained(arguments.student, device=arguments.device) if arguments.student else None
     config = find_world(None, arguments.teacher, teacher.info.name)
     judge, prompts = Judge(config), held_out_prompts(World(config), arguments.n)
+    crowded = held_out_prompts(World(dataclasses.replace(config, count_weights=(0.0, 0.0, 1.0))), arguments.n)
     rows, sheet = [], []
+    first: Tensor | None = None
     chosen = settings(teacher, student, arguments.guidance)
     seconds = times(chosen, prompts[0].caption)
     for setting, spent in zip(chosen, seconds, strict=True):
         row, pictures = measure(setting, judge, prompts, arguments.diversity)
-        rows.append(row | {"seconds": spent})
+        first = stack(pictures) if first is None else first
+        three = judge_pictures(judge, crowded, pictures_of(setting, crowded))
+        row |= {"three things": composition(three), "kept": kept(stack(pictures), first), "seconds": spent}
+        rows.append(row)
         sheet += [(picture, setting.name) for picture in pictures[:SHEET_PROMPTS]]
         print(f"{setting.name}: composition {row['composition']['value']:.3f}, {spent:.3f} s", file=sys.stderr)
     out = arguments.out
@@ -117,8 +128,7 @@ def measure(
     setting: Setting, judge: Judge, prompts: Sequence[Prompt], diverse: int
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
     """The scores of one setting, and its pictures."""
-    steps = None if setting.pipe.info.sample_sigmas else setting.steps
-    pictures = draw(setting.pipe, prompts, steps=steps, guidance=setting.guidance, batch=16)
+    pictures = pictures_of(setting, prompts)
     verdicts = judge_pictures(judge, prompts, pictures)
     tensor = stack(pictures)
     flat = [is_flat(prompt.scene) for prompt in prompts]
@@ -129,11 +139,23 @@ def measure(
         "composition": composition(verdicts),
         "shares": {k: dataclasses.asdict(v) for k, v in summarise(prompts, verdicts).items() if v is not None},
         "words": None if words is None else dataclasses.asdict(words),
-        "diversity": diversity(draw_seeds(setting.pipe, prompts[:diverse], 4, steps, setting.guidance)),
+        "likeness": likeness(verdicts),
+        "diversity": diversity(draw_seeds(setting.pipe, prompts[:diverse], 4, setting.number, setting.guidance)),
         "saturation": saturation(tensor),
         "flat noise": flat_noise(tensor[np.array(flat)]) if any(flat) else None,
     }
     return row, pictures
+
+
+def pictures_of(setting: Setting, prompts: Sequence[Prompt]) -> list[np.ndarray]:
+    """One picture for each prompt; a prompt has the same noise in every setting."""
+    return draw(setting.pipe, prompts, steps=setting.number, guidance=setting.guidance, batch=16)
+
+
+def kept(pictures: Tensor, first: Tensor) -> float | None:
+    """How much of the first row's pictures is there: PSNR in dB between pictures of the same noise, averaged."""
+    error = (pictures - first).square().mean((1, 2, 3))
+    return None if not error.any() else float((-10 * error.clamp_min(1e-10).log10()).mean())
 
 
 def composition(verdicts: Sequence[Verdict]) -> dict[str, float]:
@@ -158,8 +180,7 @@ def times(chosen: Sequence[Setting], prompt: str) -> list[float]:
     for turn in range(ROUNDS + 1):
         for setting, found in zip(chosen, spent, strict=True):
             start = time.perf_counter()
-            steps = None if setting.pipe.info.sample_sigmas else setting.steps
-            setting.pipe(prompt, seed=turn, num_inference_steps=steps, guidance_scale=setting.guidance)
+            setting.pipe(prompt, seed=turn, num_inference_steps=setting.number, guidance_scale=setting.guidance)
             found.append(time.perf_counter() - start)
     return [statistics.median(found[1:]) for found in spent]
 
@@ -168,17 +189,20 @@ def table(rows: Sequence[dict[str, Any]], n: int) -> str:
     """The rows in Markdown; diversity and saturation as ratios to the first row."""
     first = rows[0]
     lines = [
-        f"| {n} held-out prompts | evaluations | composition (95 %) | of the first | words exact | diversity "
-        "| saturation | flat noise | s a picture | times faster |",
-        "|---" * 10 + "|",
+        f"| {n} held-out prompts | evaluations | composition (95 %) | of the first | three things (95 %) | kept "
+        "| likeness | words exact | diversity | saturation | flat noise | s a picture | times faster |",
+        "|---" * 13 + "|",
     ]
     for row in rows:
-        score, words = row["composition"], row["words"]
+        score, words, three = row["composition"], row["words"], row["three things"]
         cells = [
             row["name"],
             f"{row['evaluations']}",
             f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})",
             f"{100 * ratio(score['value'], first['composition']['value']):.1f} %",
+            f"{three['value']:.3f} ({three['low']:.3f} to {three['high']:.3f})",
+            "–" if row["kept"] is None else f"{row['kept']:.1f} dB",
+            f"{row['likeness']:.4f}",
             "–" if words is None else f"{words['value']:.3f}",
             f"{ratio(row['diversity'], first['diversity']):.3f}",
             f"{ratio(row['saturation'], first['saturation']):.3f}",
@@ -195,8 +219,11 @@ def page(rows: Sequence[dict[str, Any]], n: int, stem: str) -> str:
     return f"""# How many steps a picture needs
 
 Printed by `python studies/steps.py`; the numbers are in [{stem}.json]({stem}.json). Composition is the mean of the
-shares of right objects, colours and relations, judged by pixels. Diversity (distance between the pictures of one prompt
-from four seeds) and saturation are ratios to the first row. Flat noise is the grain on flat backgrounds, in grey levels
+shares of right objects, colours and relations, judged by pixels; "three things" is the same on as many scenes of three
+things each. "Kept" is the PSNR between a row's pictures and the first row's from the same noise: how much of what it
+drew is still there. Likeness tells how well the judge's own pictures of the asked things explain what was drawn, faces
+and edges included. Diversity (distance between the pictures of one prompt from four seeds) and saturation are ratios to
+the first row. Flat noise is the grain on flat backgrounds, in grey levels
 of 255. Seconds are medians of {ROUNDS} pictures drawn one at a time, the settings taking turns; they include words and
 decoding.
 

@@ -58,6 +58,13 @@ def test_the_score_is_composition_less_what_is_lost():
     assert checkpoint_score(_student(saturation=0.31), TEACHER) == pytest.approx(0.8)
 
 
+def test_the_score_sees_bent_faces_where_composition_is_at_its_ceiling():
+    teacher = _student(composition=1.0, likeness=0.88)
+    assert checkpoint_score(dataclasses.replace(teacher, likeness=0.88), teacher) == pytest.approx(1.0)
+    assert checkpoint_score(dataclasses.replace(teacher, likeness=0.90), teacher) == pytest.approx(1.0)
+    assert checkpoint_score(dataclasses.replace(teacher, likeness=0.836), teacher) == pytest.approx(0.95)
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

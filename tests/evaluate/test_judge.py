@@ -90,6 +90,16 @@ def test_a_removed_object_is_noticed(judge: Judge) -> None:
     assert verdict.colours == (True,)
     assert verdict.relations == (False,)
     assert not verdict.right
+    assert verdict.likeness[0] == 0
+    assert verdict.likeness[1] > 0.9
+
+
+def test_a_bent_object_is_less_alike(judge: Judge) -> None:
+    picture = WORLD.render(CAT_BESIDE_SQUARE)
+    bent = np.stack([np.roll(row, 2 * (y // 8 % 2), axis=0) for y, row in enumerate(picture)])
+    straight, wavy = judge.verdict(picture, CAT_BESIDE_SQUARE), judge.verdict(bent, CAT_BESIDE_SQUARE)
+    assert straight.objects == wavy.objects == (True, True)
+    assert all(b < a for a, b in zip(straight.likeness, wavy.likeness, strict=True))
 
 
 def test_a_swapped_relation_is_noticed(judge: Judge) -> None:

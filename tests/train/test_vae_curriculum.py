@@ -15,9 +15,10 @@ from fourstroke.data.world.fonts import find_font
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import RecipeError, build, load_recipe
-from fourstroke.train.vae import Phase, VaeRecipe, VaeStage, train_vae
+from fourstroke.train.vae import AnchorConfig, Phase, VaeRecipe, VaeStage, balance, train_vae
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork
+from fourstroke.vae.losses import l1
 from fourstroke.vae.objective import AlignmentConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -71,10 +72,10 @@ def shapes(stage: VaeStage, steps: range) -> list[tuple[int, ...]]:
 class Watched(VaeStage):
     """Remembers what a step saw."""
 
-    def _pictures(self, step: int, progress: float, generator: torch.Generator) -> torch.Tensor:
-        x = super()._pictures(step, progress, generator)
+    def _pictures(self, step: int, progress: float, generator: torch.Generator) -> tuple[torch.Tensor, int]:
+        x, pages = super()._pictures(step, progress, generator)
         self.last_shape, self.last = tuple(x.shape), x
-        return x
+        return x, pages
 
 
 def test_phases_change_sizes_and_batches(recipe: VaeRecipe) -> None:
@@ -213,6 +214,61 @@ def test_a_run_starts_from_another_ones_weights(recipe: VaeRecipe, tmp_path: Pat
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in stage.model.state_dict().items())
     assert stage.model.training
     assert stage.loss(0)["loss"].isfinite()  # the noise has the other's four channels
+
+
+def test_balanced_pictures_have_the_gradient_of_the_mean_logarithm() -> None:
+    x = torch.zeros(3, 4, 8, 8)
+    y = (torch.rand(3, 4, 8, 8) * torch.tensor([0.01, 0.1, 1.0]).view(3, 1, 1, 1)).requires_grad_()
+    errors = (y - x).abs().mean((1, 2, 3))
+    (wanted,) = torch.autograd.grad(errors.log().mean(), y)
+    (found,) = torch.autograd.grad(l1(balance(y, x), x), y)
+    torch.testing.assert_close(found / errors.log().mean().exp(), wanted)
+
+
+def finished(folder: Path, **changes: object) -> Autoencoder:
+    """An autoencoder with statistics, in a folder."""
+    torch.manual_seed(3)
+    other = Autoencoder(dataclasses.replace(SMALL, **changes))
+    other.set_statistics(torch.full((8,), 0.5), torch.full((8,), 2.0))
+    other.save_pretrained(folder)
+    return other
+
+
+def test_a_frozen_encoder_keeps_latents_and_statistics(recipe: VaeRecipe, tmp_path: Path) -> None:
+    other, x = finished(tmp_path / "other"), torch.rand(2, 4, 32, 32) * 2 - 1
+    trained = train_vae(dataclasses.replace(recipe, init=tmp_path / "other", freeze_encoder=True))
+    model = Autoencoder.from_pretrained(trained)
+    with torch.no_grad():
+        assert torch.equal(model.encode(x), other.encode(x))
+        assert not torch.allclose(model.decode(model.encode(x)), other.decode(other.encode(x)))
+    with pytest.raises(ValueError, match="freeze_encoder=true: it needs init"):
+        dataclasses.replace(recipe, freeze_encoder=True)
+
+
+def test_anchored_latents_come_near_those_of_another_architecture(recipe: VaeRecipe, tmp_path: Path) -> None:
+    finished(tmp_path / "other", base_dim=8)
+    patched = dataclasses.replace(
+        SMALL, dim_mult=(1, 2, 2), temperal_downsample=(False,) * 2, in_channels=64, out_channels=64, patch_size=4
+    )
+    anchor = AnchorConfig(folder=tmp_path / "other", weight=1.0)
+    run = dataclasses.replace(recipe.run, steps=60)
+    recipe = dataclasses.replace(recipe, model=patched, run=run, phases=(), anchor=anchor)
+    stage = VaeStage(recipe)
+    trainer = Trainer(stage, run, recipe.optimizer, {})
+    found = [float(trainer.update()["anchor"]) for _ in range(60)]
+    assert sum(found[-5:]) < 0.5 * sum(found[:5])
+    fewer = dataclasses.replace(SMALL, z_dim=4)
+    with pytest.raises(ValueError, match="8 channels at 1/16 of 4-channel pictures, those of the new model 4 at 1/16"):
+        VaeStage(dataclasses.replace(recipe, model=fewer))
+
+
+@needs_fonts
+def test_pages_are_free_of_the_anchor(recipe: VaeRecipe, tmp_path: Path) -> None:
+    finished(tmp_path / "other")
+    recipe = dataclasses.replace(
+        recipe, phases=(), page_share=1.0, anchor=AnchorConfig(folder=tmp_path / "other", weight=1.0)
+    )
+    assert VaeStage(recipe).loss(0)["anchor"].item() == 0
 
 
 @pytest.mark.parametrize(

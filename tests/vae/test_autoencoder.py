@@ -94,7 +94,7 @@ def test_config_json_has_every_published_key() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("patch_size", 2), ("is_residual", False), ("attn_scales", [0.5]), ("latents_mean", [0.0]), ("shortcut", "none")],
+    [("patch_size", 3), ("is_residual", False), ("attn_scales", [0.5]), ("latents_mean", [0.0]), ("shortcut", "none")],
 )
 def test_unusable_configs_are_refused(key: str, value: object) -> None:
     with pytest.raises(CheckpointError, match=key):

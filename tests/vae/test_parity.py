@@ -23,6 +23,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_res_blocks": 1,
         "scale_factor_spatial": 8,
     },
+    "patches": {
+        **SMALL,
+        "dim_mult": [1, 2, 2],
+        "temperal_downsample": [False, False],
+        "num_res_blocks": 1,
+        "in_channels": 64,
+        "out_channels": 64,
+        "patch_size": 4,
+    },
     "very steep widths": {**SMALL, "dim_mult": [1, 8, 8], "temperal_downsample": [True] * 2, "scale_factor_spatial": 4},
 }
 

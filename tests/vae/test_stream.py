@@ -49,6 +49,20 @@ def test_strips_equal_the_whole(shape: tuple[int, ...], strip_bytes: int | None)
     torch.testing.assert_close(model.decode_raw(z), y, atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("shortcut", ["local", "global"])
+def test_patches_too(shortcut: str) -> None:
+    model = build(
+        shortcut=shortcut, dim_mult=(1, 2, 2), temperal_downsample=(False,) * 2, in_channels=64, out_channels=64,
+        patch_size=4,
+    )  # fmt: skip
+    model.strip_bytes = 10_000
+    x = torch.rand(1, 4, 80, 48) * 2 - 1
+    z, y = whole(model, x)
+    assert z.shape == (1, 16, 5, 3)
+    torch.testing.assert_close(model.encode_raw(x), z, atol=2e-5, rtol=0)
+    torch.testing.assert_close(model.decode_raw(z), y, atol=2e-5, rtol=0)
+
+
 @pytest.mark.parametrize("factor", [8, 16])
 def test_global_shortcuts_too(factor: int) -> None:
     stages = factor.bit_length()

@@ -64,6 +64,8 @@ class Readings:
     diversity: float
     saturation: float
     flat_noise: float | None
+    likeness: float | None = None
+    """How well sprites and shapes explain what was drawn for them, 0 to 1; None where there is no scene graph."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +83,13 @@ class CollapseLimits:
 def checkpoint_score(student: Readings, teacher: Readings) -> float:
     """The rule by which the best checkpoint is kept; higher is better; of equals the first is kept.
 
-    Composition, less what diversity lacks to 0.9 of the teacher's, less what saturation is off by beyond 5 %.
+    Composition, less what diversity lacks to 0.9 of the teacher's, less what saturation is off by beyond 5 %, less what
+    likeness lacks: where composition is at its ceiling, only likeness sees a bent face.
     """
     lacking = max(0.0, DIVERSITY_FLOOR - ratio(student.diversity, teacher.diversity))
     drift = max(0.0, abs(ratio(student.saturation, teacher.saturation) - 1) - SATURATION_SLACK)
-    return (student.composition or 0.0) - lacking - drift
+    bent = max(0.0, 1 - ratio(student.likeness or 0.0, teacher.likeness or 0.0))
+    return (student.composition or 0.0) - lacking - drift - bent
 
 
 def collapse(student: Readings, teacher: Readings, best: float, limits: CollapseLimits) -> str | None:

@@ -14,7 +14,7 @@ from fourstroke.data.world import World, WorldConfig
 from fourstroke.data.world.graph import Scene
 from fourstroke.distill.monitors import CollapseLimits, Readings, diversity, flat_noise, saturation
 from fourstroke.evaluate.composition import CHOOSING, Prompt, draw, held_out_prompts, judge_pictures, summarise
-from fourstroke.evaluate.judge import Judge
+from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.pipeline import Pipeline
 
 
@@ -46,7 +46,8 @@ class Watch:
     ) -> tuple[Readings, list[Image.Image]]:
         """The readings, and the pictures of the judged prompts; None is the pipeline's own steps and guidance."""
         pictures = draw(pipe, self.prompts, steps=steps, guidance=guidance, batch=16)
-        shares = summarise(self.prompts, judge_pictures(self.judge, self.prompts, pictures))
+        verdicts = judge_pictures(self.judge, self.prompts, pictures)
+        shares = summarise(self.prompts, verdicts)
         parts = [share.value for key in ("objects", "colours", "relations") if (share := shares[key]) is not None]
         words = shares["words_exact"]
         tensor = stack(pictures)
@@ -56,6 +57,7 @@ class Watch:
             diversity=diversity(draw_seeds(pipe, self._diverse, self.config.seeds, steps, guidance)),
             saturation=saturation(tensor),
             flat_noise=flat_noise(tensor[torch.tensor(self.flat)]) if any(self.flat) else None,
+            likeness=likeness(verdicts),
         )
         return readings, [Image.fromarray(picture) for picture in pictures]
 
@@ -112,6 +114,11 @@ def draw_seeds(
         )
         rows.append(stack([np.asarray(image) for image in out.images]))
     return torch.stack(rows)
+
+
+def likeness(verdicts: Sequence[Verdict]) -> float:
+    """Mean over all asked objects of how well their own pictures explain what was drawn, 0 to 1."""
+    return float(np.mean([score for verdict in verdicts for score in verdict.likeness]))
 
 
 def is_flat(scene: Scene) -> bool:

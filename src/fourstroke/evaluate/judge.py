@@ -63,6 +63,8 @@ class Verdict:
     word: Reading | None
     """The reading of the sign, if there is one."""
     detections: tuple[Detection, ...]
+    likeness: tuple[float, ...] = ()
+    """How well each object's own picture explains what was drawn for it (`Detection.score`); 0 if it is not there."""
 
     @property
     def right(self) -> bool:
@@ -102,6 +104,7 @@ class Judge:
             backgrounds=judge_background(image, scene, detections),
             word=None if scene.sign is None else compare(read_line(opaque(image)), scene.sign.word),
             detections=tuple(detections),
+            likeness=tuple(0.0 if m is None else m.score for m in matches),
         )
 
 

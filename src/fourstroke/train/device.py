@@ -16,8 +16,11 @@ def pick_device() -> torch.device:
     return torch.device("cpu")
 
 
-def autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """bfloat16 where it is fast (GPUs); no change on a CPU, where it is slower than float32."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
+def autocast(device: torch.device, wide: bool = False) -> contextlib.AbstractContextManager[None]:
+    """bfloat16 where it is fast: on GPUs; for `wide` layers (64 channels and more) also on CPUs that multiply in it.
+
+    Small matrices are slower in it on a CPU than in float32; the convolutions of the autoencoder 1.6 times as fast.
+    """
+    if device.type == "cuda" or (wide and torch.cpu._is_avx512_bf16_supported()):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()

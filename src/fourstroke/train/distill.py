@@ -292,6 +292,7 @@ class DistillStage:
             "composition_ratio": (student.composition, teacher.composition),
             "words_ratio": (student.words, teacher.words),
             "noise_ratio": (student.flat_noise, teacher.flat_noise),
+            "likeness_ratio": (student.likeness, teacher.likeness),
         }
         return scores | {key: ratio(a, b) for key, (a, b) in pairs.items() if a is not None and b is not None}
 

@@ -35,6 +35,10 @@ from fourstroke.vae.objective import Alignment, AlignmentConfig, Perceptual, Per
 __all__ = ["AlignmentConfig", "PerceptualConfig", "Phase", "VaeRecipe", "VaeStage", "train_vae"]
 
 
+WIDE = 64
+"""Channels from which on a CPU's bfloat16 pays."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """A stretch of the curriculum; what it leaves out is as the recipe says."""
@@ -82,6 +86,17 @@ class Mixture:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnchorConfig:
+    """Keep the latents of scenes near those of an earlier autoencoder, so that what draws them need not start again.
+
+    The squared distance, in that one's own deviations, times `weight`. Our choice; pages are free, for they are new.
+    """
+
+    folder: Path
+    weight: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
 class VaeRecipe:
     """Every number of a VAE run."""
 
@@ -91,6 +106,10 @@ class VaeRecipe:
     optimizer: OptimizerConfig
     batch_size: int
     edge: float = 1.0
+    balanced: bool = False
+    """Weigh pictures by the reciprocal of their errors: what is nearly right counts as much as what is far off.
+
+    The gradient is that of the mean logarithm of the error, hence of decibels, not that of the mean error."""
     latent_noise: float = 0.0
     crop: int | None = None
     """Side of the square cut at random from every picture, in pixels; None takes the whole picture."""
@@ -106,8 +125,11 @@ class VaeRecipe:
     """The curriculum; none: the same from beginning to end."""
     alignment: AlignmentConfig | None = None
     perceptual: PerceptualConfig | None = None
+    anchor: AnchorConfig | None = None
     init: Path | None = None
     """Folder of an autoencoder to start from; its sizes take the place of `model`."""
+    freeze_encoder: bool = False
+    """Train the decoder of `init` alone: latents and their statistics stay what transformers have learnt."""
     workers: int = 0
     compile: bool = False
     statistics: int = 1024
@@ -119,6 +141,8 @@ class VaeRecipe:
         schedule = self.schedule  # whatever a phase says wrong is said now, not hours later
         if self.images is not None and any(mixture.batch_size < 2 for mixture in schedule):
             raise ValueError("batch_size=1: images beside the world need 2 or more")
+        if self.freeze_encoder and (self.init is None or self.alignment is not None or self.anchor is not None):
+            raise ValueError("freeze_encoder=true: it needs init, and leaves nothing to alignment and anchor")
         if self.compile and self.alignment is not None and self.alignment.adaptive:
             raise ValueError(
                 "alignment.adaptive goes through the graph twice, which compile=true cannot; set one false"
@@ -151,6 +175,9 @@ class VaeStage:
             self.model = Autoencoder(recipe.model).to(self.device)
         else:
             self.model = Autoencoder.from_pretrained(recipe.init, device=str(self.device)).train()
+        if recipe.freeze_encoder:
+            self.model.encoder.requires_grad_(False)
+            self.model.quant_conv.requires_grad_(False)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.models: dict[str, nn.Module] = {"vae": self.model}
         config = self.model.config
@@ -164,6 +191,7 @@ class VaeStage:
         if self.aligned is not None:
             self.models["alignment"] = self.aligned.map
         self.perceptual = None if recipe.perceptual is None else Perceptual(recipe.perceptual, self.device)
+        self.anchor = None if recipe.anchor is None else _anchor(recipe.anchor, config, self.device)
         self.batch_size = self.schedule[0].batch_size
         self.progress: Callable[[int], float] = lambda step: step / recipe.run.steps
         """The share of the run that is done before a step; minutes count too where a trainer says so."""
@@ -181,11 +209,13 @@ class VaeStage:
         """L1 + edges between pictures and reconstructions, and where asked perceptual distance and alignment."""
         generator = torch.Generator().manual_seed(self.recipe.run.seed * 1_000_003 + step)
         progress = self.progress(step)
-        x = self._pictures(step, progress, generator).to(self.device, memory_format=torch.channels_last)
-        with autocast(self.device):
+        pictures, pages = self._pictures(step, progress, generator)
+        x = pictures.to(self.device, memory_format=torch.channels_last)
+        with autocast(self.device, wide=min(self.model.config.base_dim, self.model.config.decoder_base_dim) >= WIDE):
             y, z = self._forward(x, self._jitter(x, generator))
         y = y.float()
-        parts = {"l1": l1(y, x), "edge": edge(y, x)}
+        seen = balance(y, x) if self.recipe.balanced else y
+        parts = {"l1": l1(seen, x), "edge": edge(seen, x)}
         loss = parts["l1"] + self.recipe.edge * parts["edge"]
         if self.perceptual is not None:
             extra, more = self.perceptual.loss(x, y)
@@ -194,6 +224,9 @@ class VaeStage:
             margins = self.aligned.config.margins(step, progress)
             extra, more = self.aligned.loss(x, y, z.float(), loss, self.model.quant_conv.weight, margins)
             loss, parts = loss + extra, parts | more
+        if self.recipe.anchor is not None:
+            parts["anchor"] = self._drift(x[pages:], z[pages:])
+            loss = loss + self.recipe.anchor.weight * parts["anchor"]
         return {"loss": loss, **parts}
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
@@ -213,6 +246,15 @@ class VaeStage:
 
     def export(self, folder: Path) -> None:
         """Measure the latents' mean and deviation, save the model with them, and say what became of the images."""
+        if not self.recipe.freeze_encoder:
+            self._measure()
+        self.model.save_pretrained(folder)
+        if self.images is not None:
+            print(f"images: {self.images.report}", flush=True)
+            write_json(self.recipe.run.out / "images.json", {"skipped": self.images.report.skipped})
+
+    def _measure(self) -> None:
+        """Set the statistics of the latents, by fresh scenes and one's own pictures in the share of the last phase."""
         recipe, count = self.recipe, self.recipe.statistics
         stream = batches(recipe.world, 32, seed=recipe.run.seed + 1, workers=recipe.workers)
         own: Iterator[Tensor] = iter(())
@@ -231,14 +273,18 @@ class VaeStage:
                 latents.append(self.model.encode_raw(x).float().cpu())
         z = torch.cat(latents)
         self.model.set_statistics(z.mean((0, 2, 3)), z.std((0, 2, 3)))
-        self.model.save_pretrained(folder)
-        if self.images is not None:
-            print(f"images: {self.images.report}", flush=True)
-            write_json(recipe.run.out / "images.json", {"skipped": self.images.report.skipped})
 
     def _autoencode(self, x: Tensor, jitter: Tensor) -> tuple[Tensor, Tensor]:
         z = self.model.encode_raw(x)
         return self.model.decode_raw(z + jitter * z.detach().std((0, 2, 3), keepdim=True)), z
+
+    def _drift(self, x: Tensor, z: Tensor) -> Tensor:
+        """Mean squared distance of latents of pictures from those of the anchor, in its deviations; 0 of none."""
+        if self.anchor is None or not len(x):
+            return z.sum()
+        with torch.no_grad():
+            wanted = self.anchor.encode(x)
+        return (self.anchor.normalise(z.float()) - wanted).square().mean()
 
     def _jitter(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Noise whose strength differs between pictures, from none to `latent_noise` deviations."""
@@ -253,8 +299,8 @@ class VaeStage:
             [self.model.decode_raw(self.model.encode_raw(part)).float().clamp(-1, 1).cpu() for part in parts]
         )
 
-    def _pictures(self, step: int, progress: float, generator: torch.Generator) -> Tensor:
-        """The batch of a step, (b, 4, H, W): pages, scenes, then pictures of one's own."""
+    def _pictures(self, step: int, progress: float, generator: torch.Generator) -> tuple[Tensor, int]:
+        """The batch of a step, (b, 4, H, W): pages, scenes, then pictures of one's own; and how many are pages."""
         phase = next((i for i, mixture in enumerate(self.schedule) if progress < mixture.until), -1) % len(
             self.schedule
         )
@@ -273,7 +319,7 @@ class VaeStage:
             x[:pages] = as_pixels(drawn)
         if mixture.crop is not None:
             x = random_crops(x, mixture.crop, generator)
-        return x if self.images is None else torch.cat([x, next(windows)])
+        return x if self.images is None else torch.cat([x, next(windows)]), pages
 
     def _open(self, phase: int, place: int, turn: int) -> tuple[Iterator[list[Sample]], Iterator[Tensor]]:
         """The world's batches and one's own from the `turn`-th of a size of a phase on, each of a seed of its own."""
@@ -294,6 +340,27 @@ def train_vae(recipe: VaeRecipe, resume: bool = False) -> Path:
     trainer = Trainer(stage, recipe.run, recipe.optimizer, resolved(recipe))
     stage.progress = lambda step: trainer.progress
     return trainer.run(resume)
+
+
+def _anchor(config: AnchorConfig, new: AutoencoderConfig, device: torch.device) -> Autoencoder:
+    """The frozen autoencoder whose latents are kept; raises ValueError where the new one's have another shape."""
+    old = Autoencoder.from_pretrained(config.folder, device=str(device)).requires_grad_(False)
+    if (old.config.z_dim, old.config.factor, old.config.channels) != (new.z_dim, new.factor, new.channels):
+        raise ValueError(
+            f"anchor.folder={config.folder}: its latents are {old.config.z_dim} channels at 1/{old.config.factor} of "
+            f"{old.config.channels}-channel pictures, those of the new model {new.z_dim} at 1/{new.factor} of "
+            f"{new.channels}"
+        )
+    return old
+
+
+def balance(y: Tensor, x: Tensor) -> Tensor:
+    """Copies y of pictures x, (b, c, H, W), with every picture's error scaled to the geometric mean of all.
+
+    L1 and edges are of first degree in the error, so that dividing by it gives the gradient of its logarithm.
+    """
+    error = (y - x).detach().abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-4)
+    return x + (y - x) * (error.log().mean().exp() / error)
 
 
 def random_crops(x: Tensor, side: int, generator: torch.Generator) -> Tensor:

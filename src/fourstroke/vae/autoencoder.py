@@ -55,7 +55,12 @@ class AutoencoderConfig:
     """Residual blocks in an encoder stage; a decoder stage has one more."""
     temperal_downsample: tuple[bool, ...] = (False, True, True, True)
     in_channels: int = 4
+    """What the first convolution reads: the picture's channels times patch_size ** 2; `out_channels` likewise."""
     out_channels: int = 4
+    patch_size: int | None = None
+    """Side of the squares of pixels that the networks see as one position; None: each pixel is one.
+
+    The published key, null in Qwen-Image-2.1. Small models gain by it: the same work in fewer and wider layers."""
     shortcut: Literal["local", "global"] = "local"
     latents_mean: tuple[float, ...] | None = None
     latents_std: tuple[float, ...] | None = None
@@ -64,6 +69,11 @@ class AutoencoderConfig:
         if len(self.temperal_downsample) != len(self.dim_mult) - 1:
             raise ValueError(
                 f"temperal_downsample needs one flag less than dim_mult has stages: {len(self.dim_mult) - 1}"
+            )
+        if self.patch < 1 or self.in_channels % self.patch**2 or self.out_channels % self.patch**2:
+            raise ValueError(
+                f"in_channels={self.in_channels} and out_channels={self.out_channels} count each pixel of a patch: "
+                f"with patch_size={self.patch_size} both must be multiples of {self.patch**2}"
             )
         if self.shortcut not in ("local", "global"):
             raise ValueError(f"shortcut must be 'local' or 'global', not {self.shortcut!r}")
@@ -78,12 +88,27 @@ class AutoencoderConfig:
     @property
     def factor(self) -> int:
         """Pixels per latent position, along each side."""
+        return self.patch * self.depth
+
+    @property
+    def depth(self) -> int:
+        """How often the stages halve each side, as a factor."""
         return int(2 ** (len(self.dim_mult) - 1))
+
+    @property
+    def patch(self) -> int:
+        """`patch_size`, as a number."""
+        return 1 if self.patch_size is None else self.patch_size
+
+    @property
+    def channels(self) -> int:
+        """Channels of the pictures that it reads."""
+        return self.in_channels // self.patch**2
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """From a `config.json`; the keys of the video ancestor are checked where they would change the result."""
-        for key, accepted in (("patch_size", (None, 1)), ("attn_scales", ([],)), ("dropout", (0.0,))):
+        for key, accepted in (("attn_scales", ([],)), ("dropout", (0.0,))):
             if values.get(key) not in (None, *accepted):
                 raise CheckpointError(f"{key} = {values[key]!r} is not supported; Qwen-Image-2.1 has {accepted[0]!r}")
         if not values.get("is_residual", True) and values.get("shortcut") != "global":
@@ -105,7 +130,6 @@ class AutoencoderConfig:
             "attn_scales": [],
             "dropout": 0.0,
             "is_residual": shortcut == "local",
-            "patch_size": None,
             "scale_factor_spatial": self.factor,
             "scale_factor_temporal": 2 ** sum(self.temperal_downsample),
         }
@@ -150,8 +174,13 @@ class Autoencoder(nn.Module):
 
         RGB gets alpha 1. Raises ValueError for sizes not divisible by 16 and for a model without latent statistics.
         """
-        mean, std = self._statistics(x)
-        return (self.encode_raw(x) - mean) / std
+        self._statistics(x)
+        return self.normalise(self.encode_raw(x))
+
+    def normalise(self, z: Tensor) -> Tensor:
+        """`encode_raw`'s latents (b, z_dim, h, w) as `encode` gives them; raises ValueError without statistics."""
+        mean, std = self._statistics(z)
+        return (z - mean) / std
 
     def decode(self, z: Tensor) -> Tensor:
         """(b, z_dim, h, w), normalised -> (b, 4, 16h, 16w) in [-1, 1]; raises ValueError without latent statistics."""
@@ -165,20 +194,20 @@ class Autoencoder(nn.Module):
                 f"pictures must be (batch, channels, height, width) with both sides divisible by {self.config.factor}, "
                 f"found {tuple(x.shape)}; resize or crop them first"
             )
-        if x.shape[1] == 3 and self.config.in_channels == 4:
+        if x.shape[1] == 3 and self.config.channels == 4:
             x = F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)
-        if x.shape[1] != self.config.in_channels:
-            raise ValueError(f"this autoencoder reads {self.config.in_channels} channels, found {tuple(x.shape)}")
+        if x.shape[1] != self.config.channels:
+            raise ValueError(f"this autoencoder reads {self.config.channels} channels, found {tuple(x.shape)}")
         z_dim, bias = self.config.z_dim, self.quant_conv.bias
         assert bias is not None
-        h = tiling.encode(self.encoder, x, self.strip_bytes)
+        h = tiling.encode(self.encoder, patchify(x, self.config.patch), self.strip_bytes)
         return F.conv2d(h, self.quant_conv.weight[:z_dim], bias[:z_dim])
 
     def decode_raw(self, z: Tensor) -> Tensor:
         """As `decode`, from unnormalised latents, not clamped: losses want gradients beyond the range."""
         if z.ndim != 4 or z.shape[1] != self.config.z_dim or 0 in z.shape:
             raise ValueError(f"latents must be (batch, {self.config.z_dim}, height, width), found {tuple(z.shape)}")
-        return tiling.decode(self.decoder, self.post_quant_conv(z), self.strip_bytes)
+        return unpatchify(tiling.decode(self.decoder, self.post_quant_conv(z), self.strip_bytes), self.config.patch)
 
     def set_statistics(self, mean: Tensor | Sequence[float], std: Tensor | Sequence[float]) -> None:
         """Store the mean and standard deviation of `encode_raw`'s channels, z_dim values each, in the config."""
@@ -211,6 +240,20 @@ class Autoencoder(nn.Module):
         save_weights(self, Path(folder), self.config.to_json())
 
 
+def patchify(x: Tensor, side: int) -> Tensor:
+    """b c (h s) (w s) -> b (c s s) h w, of a square's pixels column after column, as the published layout has it."""
+    if side == 1:
+        return x
+    return F.pixel_unshuffle(x, side).unflatten(1, (x.shape[1], side, side)).transpose(2, 3).flatten(1, 3)
+
+
+def unpatchify(x: Tensor, side: int) -> Tensor:
+    """b (c s s) h w -> b c (h s) (w s), the reverse of `patchify`."""
+    if side == 1:
+        return x
+    return F.pixel_shuffle(x.unflatten(1, (-1, side, side)).transpose(2, 3).flatten(1, 3), side)
+
+
 def _pass_through(layer: nn.Conv2d) -> None:
     """An orthogonal map of each position's channels, blind to its neighbours."""
     nn.init.zeros_(layer.weight)
@@ -234,7 +277,7 @@ class Encoder(nn.Module):
             for a, b, h, t in zip(widths, widths[1:], halve, temporal)
         )
         self.shortcut = (
-            SpaceToChannel(config.in_channels, widths[-1], config.factor) if config.shortcut == "global" else None
+            SpaceToChannel(config.in_channels, widths[-1], config.depth) if config.shortcut == "global" else None
         )
         self.mid_block = MiddleBlock(widths[-1])
         self.norm_out = ChannelRMSNorm(widths[-1])
@@ -269,7 +312,7 @@ class Decoder(nn.Module):
             UpStage(a, b, config.num_res_blocks + 1, double=d, temporal=t, shortcut=config.shortcut == "local")
             for a, b, d, t in zip(widths, widths[1:], double, temporal)
         )
-        self.shortcut = ChannelToSpace(widths[0], widths[-1], config.factor) if config.shortcut == "global" else None
+        self.shortcut = ChannelToSpace(widths[0], widths[-1], config.depth) if config.shortcut == "global" else None
         self.norm_out = ChannelRMSNorm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
