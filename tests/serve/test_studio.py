@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ if not (shutil.which("chromium") and shutil.which("chromedriver")):
     pytest.skip("the studio's tests need chromium and chromium-driver (Debian packages)", allow_module_level=True)
 
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -46,6 +48,10 @@ def studio(page, tiny):
 
 
 def _text(page, name: str) -> str:
+    """What an element says; the page may put a new one in its place between finding and reading."""
+    for _ in range(20):
+        with contextlib.suppress(StaleElementReferenceException):
+            return page.find_element(By.ID, name).text
     return page.find_element(By.ID, name).text
 
 
@@ -164,7 +170,7 @@ def test_edits_under_a_painted_mask_only(studio, way):
         canvas.send_keys(Keys.ARROW_RIGHT * 6, Keys.SPACE)
     wait_until(lambda: "will be drawn anew" in _text(page, "mask-state"), 10)
     page.find_element(By.ID, "mask-done").click()
-    assert _text(page, "mask") == "Change mask"
+    wait_until(lambda: _text(page, "mask") == "Change mask", 10)
     _draw(page, "make it blue", 2)
     assert "under a mask" in _text(page, "recipe")
     after = _pixels(page)
