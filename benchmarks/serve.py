@@ -11,7 +11,7 @@ In turn, and each bounded:
 - sigterm: a full server is told to stop; what it accepted must arrive, what comes later must be refused, exit 0.
 
 A first preview's share is the time from sending a request to its first partial image over the time to its picture,
-median over requests; under load both contain the waiting. Prints the bars of the issue with pass or fail; the exit
+median over requests; under load both contain the waiting. Prints the bars with pass or fail; the exit
 code is 1 if one fails. Servers are processes of their own, so that clients do not share their interpreter lock.
 """
 

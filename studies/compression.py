@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary = summarise(results, ned, linear), cost_table(costs)
     print("\n\n".join(summary))
     everything = {"arms": results, "ned": ned, "linear": linear, "transformer": costs}
-    write(arguments.out, everything, page_text(results, summary, arguments.steps, arguments.seeds))
+    write(arguments.out, everything, page_text(results, summary, arguments.steps, arguments.seeds, arguments.pages))
     figure, (scenes, pages, bars) = axes_of(3)
     labels = {arm.name: arm.label for arm in ARMS}
     draw_curves(scenes, results, labels, "psnr", "held-out scenes")
@@ -283,13 +283,15 @@ def draw_costs(axes: Any, costs: Sequence[dict[str, Any]]) -> None:
     axes.legend(fontsize=7)
 
 
-def page_text(results: Results, summary: tuple[str, str], steps: int, seeds: int) -> str:
+def page_text(results: Results, summary: tuple[str, str], steps: int, seeds: int, pages: int) -> str:
     """The page of docs."""
+    command = "python studies/compression.py" + ("" if pages == READ_PAGES else f" --pages {pages}")
+    said = FINDINGS if not pages else tuple(text for text in FINDINGS if not text.startswith("NED was not read"))
     text = paragraphs(
-        f"""Printed by `python studies/compression.py`; the numbers are in [compression.json](compression.json).
+        f"""Printed by `{command}`; the numbers are in [compression.json](compression.json).
         {conditions(steps, seeds)}""",
         f"""Both have a bottleneck of one number for 12 of RGB. f16c64 has five stages of base width {F16C64.base_dim},
-        f8c16 four of {F8C16.base_dim}, which brings both to about the same number of parameters. NED: {READ_PAGES}
+        f8c16 four of {F8C16.base_dim}, which brings both to about the same number of parameters. NED: {pages}
         pages of {READ_SIDE} px with letters of {LETTERS[0]} to {LETTERS[1]} px, originals and copies read by
         RapidOCR. Best linear map: principal components of each square of RGB, as many as the latent has channels,
         fitted to the pictures of the first seed.""",
@@ -312,7 +314,7 @@ def page_text(results: Results, summary: tuple[str, str], steps: int, seeds: int
 {cost}
 
 {summary[1]}
-{findings(FINDINGS, steps, seeds)}"""
+{findings(said, steps, seeds)}"""
 
 
 def _fitted(config: TransformerConfig, grid: Grid) -> TransformerConfig:

@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     save(figure, arguments.out)
     cells = [[str(r["step"]), f"{r['minutes']:.0f}", *(f"{r[key]:.3f}" for key in SCORES)] for r in scored]
     page = table(["step", "minutes", *SCORES], cells)
-    text = f"# Learning to draw what was asked\n\n{page}\n\n![curves]({arguments.out.name}.png)\n"
+    command = "Printed by `python studies/learning.py --log LOG`, of a run with `judged` samples."
+    text = f"# Learning to draw what was asked\n\n{command}\n\n{page}\n\n![curves]({arguments.out.name}.png)\n"
     write(arguments.out, {"scores": scored, "loss": losses}, text)
     print(page)
 

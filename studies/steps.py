@@ -1,6 +1,6 @@
 """How many steps a picture needs: the teacher at 40, 20, 8 and 4, with and without guidance, against its student.
 
-    python studies/steps.py --teacher runs/micro/dit/model --student runs/micro/distill/model --guidance 2
+    python studies/steps.py --teacher runs/micro/dit/model --student runs/micro/distill/model
 
 Qwen-Image-2.0 report, few-step distillation; the monitors are those of `fourstroke.distill.monitors`. Writes
 docs/steps.md (the table), docs/steps.png (the plot), docs/steps-sheet.png (one column a prompt, one row a setting, the
@@ -78,9 +78,10 @@ def main() -> None:
     seconds = times(chosen, prompts[0].caption)
     for setting, spent in zip(chosen, seconds, strict=True):
         row, pictures = measure(setting, judge, prompts, arguments.diversity)
-        first = stack(pictures) if first is None else first
+        drawn = stack(pictures)
+        first = drawn if first is None else first
         three = judge_pictures(judge, crowded, pictures_of(setting, crowded))
-        row |= {"three things": composition(three), "kept": kept(stack(pictures), first), "seconds": spent}
+        row |= {"three things": composition(three), "kept": kept(drawn, first), "seconds": spent}
         rows.append(row)
         sheet += [(picture, setting.name) for picture in pictures[:SHEET_PROMPTS]]
         print(f"{setting.name}: composition {row['composition']['value']:.3f}, {spent:.3f} s", file=sys.stderr)
@@ -103,7 +104,7 @@ def settings(teacher: Pipeline, student: Pipeline | None, guidance: float) -> li
     ]  # fmt: skip
     if student is not None:
         found += [
-            Setting(name=f"student, {steps} steps", pipe=with_steps(student, steps), steps=steps, guidance=1.0)
+            Setting(name=f"student, {steps} step{'s' if steps > 1 else ''}", pipe=with_steps(student, steps), steps=steps, guidance=1.0)
             for steps in (8, 4, 2, 1)
         ]
     return found
@@ -218,14 +219,14 @@ def page(rows: Sequence[dict[str, Any]], n: int, stem: str) -> str:
     """The page of docs."""
     return f"""# How many steps a picture needs
 
-Printed by `python studies/steps.py`; the numbers are in [{stem}.json]({stem}.json). Composition is the mean of the
+Printed by `python studies/steps.py --teacher TEACHER --student STUDENT`; the numbers are in [{stem}.json]({stem}.json). Composition is the mean of the
 shares of right objects, colours and relations, judged by pixels; "three things" is the same on as many scenes of three
 things each. "Kept" is the PSNR between a row's pictures and the first row's from the same noise: how much of what it
 drew is still there. Likeness tells how well the judge's own pictures of the asked things explain what was drawn, faces
-and edges included. Diversity (distance between the pictures of one prompt from four seeds) and saturation are ratios to
-the first row. Flat noise is the grain on flat backgrounds, in grey levels
-of 255. Seconds are medians of {ROUNDS} pictures drawn one at a time, the settings taking turns; they include words and
-decoding.
+and edges included; it favours plain, average pictures, so that fewer steps may score higher. Diversity (distance between
+the pictures of one prompt from four seeds) and saturation are ratios to the first row. Flat noise is the grain on flat
+backgrounds, in grey levels of 255. Seconds are medians of {ROUNDS} pictures drawn one at a time, the settings taking
+turns; they include words and decoding.
 
 {table(rows, n)}
 

@@ -1,4 +1,4 @@
-"""Imports go one way: nn -> vae, dit, text, flow -> pipeline -> the trades -> cli (design, "The house")."""
+"""Imports go one way: nn -> vae, dit, text, flow -> pipeline -> the trades -> cli."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     reconstruction.add_argument("--sheet", type=Path, help="write originals, reconstructions and differences")
     for subject in (composition, reconstruction):
         subject.add_argument("--model", help="folder or hub id (default: the best bundled model)")
-        subject.add_argument("--world", type=Path, help="world.yaml (default: recipes/<family>/world.yaml)")
+        subject.add_argument("--world", type=Path, help="world.yaml (default: the model's own world.json)")
         subject.add_argument("--device", help="cpu, cuda … (default: the GPU if there is one)")
         subject.add_argument("--json", action="store_true", help="print one JSON object")
         subject.set_defaults(run=commands.evaluate)

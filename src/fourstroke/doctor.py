@@ -40,7 +40,7 @@ def examine() -> list[Fact]:
     ]
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
-        value = f"lacks {', '.join(missing)}: pip install 'fourstroke[{extra}]'" if missing else "installed"
+        value = f"lacks {', '.join(missing)}: pip install '.[{extra}]'" if missing else "installed"
         facts.append(Fact(f"[{extra}]", value, not missing))
     return [*facts, _fonts()]
 

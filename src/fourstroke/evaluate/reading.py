@@ -74,5 +74,5 @@ def _reader() -> Callable[[np.ndarray], Any]:
     try:
         from rapidocr import RapidOCR
     except ImportError:
-        raise ValueError("reading signs needs RapidOCR: pip install fourstroke[eval]") from None
+        raise ValueError("reading signs needs RapidOCR: pip install '.[eval]'") from None
     return RapidOCR(params={"Global.log_level": "error"})

@@ -154,7 +154,7 @@ def photographs() -> dict[str, np.ndarray]:
     try:
         from skimage import data
     except ImportError:
-        raise ValueError("the photographs come with scikit-image: pip install fourstroke[eval]") from None
+        raise ValueError("the photographs come with scikit-image: pip install '.[eval]'") from None
     pictures = {}
     for name in PHOTOGRAPHS:
         picture = Image.fromarray(getattr(data, name)()).convert("RGB")

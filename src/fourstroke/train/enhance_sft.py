@@ -287,7 +287,7 @@ def import_trl() -> Any:
         import datasets
         import trl
     except ModuleNotFoundError as error:
-        raise RuntimeError(f"training the enhancer needs {error.name}: pip install 'fourstroke[enhance]'") from None
+        raise RuntimeError(f"training the enhancer needs {error.name}: pip install '.[enhance]'") from None
     datasets.disable_progress_bars()
     return trl
 
