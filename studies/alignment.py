@@ -19,6 +19,7 @@ from arms import (
     BASE,
     F16C64,
     OPTIMIZER,
+    SEEDS,
     Arm,
     Objective,
     conditions,
@@ -224,8 +225,9 @@ def page(results: Results, summary: tuple[str, str], steps: int, seeds: int, flo
     cosines = {name: [r["own"]["cosine"] for r in found] for name, found in results.items() if found[0]["own"]}
     told = ", ".join(f"{name} {spread(values)}" for name, values in cosines.items())
     first: dict[str, Any] = dict(results[BASE.name][0]["flow"]["setting"])
+    command = "python studies/alignment.py" + ("" if seeds == SEEDS else f" --seeds {seeds}")
     text = paragraphs(
-        f"""Printed by `python studies/alignment.py{"" if seeds == SEEDS else f" --seeds {seeds}"}`; the numbers are in [alignment.json](alignment.json).
+        f"""Printed by `{command}`; the numbers are in [alignment.json](alignment.json).
         {conditions(steps, seeds)}""",
         f"""Alignment, {WEIGHT:g} (L_mcos + L_mdms), is with the small network of `train features`, trained for this
         study on the same world; margins {STRICT} throughout, or from {STRICT} to {LOOSE} over the run. Cosine of mapped

@@ -98,7 +98,8 @@ def main() -> None:
     logs = {"reward of picture and text": arguments.log, "reward of length alone": arguments.hack}
     plot({name: curves(log) for name, log in logs.items() if log}, Path(f"{out}-curves.png"))
     page = table(record, arguments.n, arguments.texts)
-    out.with_suffix(".md").write_text(f"# What the enhancer brings\n\nPrinted by `python studies/enhance.py`; its head has the command.\n\n{page}\n", encoding="utf-8")
+    said = "Printed by `python studies/enhance.py`; its head has the command."
+    out.with_suffix(".md").write_text(f"# What the enhancer brings\n\n{said}\n\n{page}\n", encoding="utf-8")
     print(page)
 
 

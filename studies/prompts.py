@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -58,18 +59,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = find_world(None, arguments.teacher, Pipeline.from_pretrained(arguments.teacher).info.name)
     recipe = load_recipe(DistillRecipe, arguments.recipe, [f"teacher={arguments.teacher}"])
     folder = arguments.runs / f"prompts-{arguments.warm}-{arguments.steps}-{arguments.prompts}-{arguments.n}"
+    source = digest(*sorted((arguments.teacher / "transformer").glob("*.safetensors")), arguments.recipe)
     results: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     for seed in range(arguments.seeds):
         for kind in KINDS:
             file = folder / kind.replace(" ", "-") / f"{seed}.json"
-            if not file.exists():
+            if not file.exists() or json.loads(file.read_text(encoding="utf-8"))["made of"] != source:
                 student = distilled(recipe, config, kind, seed, arguments, file.with_suffix(""))
                 found = measured(Pipeline.from_pretrained(student), config, arguments.n)
-                file.write_text(json.dumps(found), encoding="utf-8")
+                file.write_text(json.dumps({"made of": source, **found}), encoding="utf-8")
                 print(f"{kind}, seed {seed}: composition {found['all']:.3f}", flush=True)
             results[kind].append(json.loads(file.read_text(encoding="utf-8")))
     floor = measured(Pipeline.from_pretrained(arguments.teacher), config, arguments.n, len(recipe.sigmas))
-    write(arguments.out, {"results": results, "teacher": floor}, page(results, floor, arguments))
+    write(arguments.out, {"results": results, "teacher": floor}, page(results, floor, arguments, recipe.watch.prompts))
     figure, (axes,) = axes_of(1, width=7.0)
     draw_points(
         axes, {k: [r["all"] for r in v] for k, v in results.items()}, "composition", "students by their prompts"
@@ -77,6 +79,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     axes.axhline(floor["all"], color="gray", ls="--", lw=1)
     save(figure, arguments.out)
     print(arguments.out.with_suffix(".md").read_text(encoding="utf-8"))
+
+
+def digest(*files: Path) -> str:
+    """Of what all arms are made of: another teacher or another recipe makes other students."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def distilled(
@@ -116,18 +123,20 @@ def measured(pipe: Pipeline, config: WorldConfig, n: int, steps: int | None = No
     return found | {"saturation": saturation(stack(pictures))}
 
 
-def page(results: Mapping[str, Sequence[Mapping[str, Any]]], floor: Mapping[str, Any], a: argparse.Namespace) -> str:
+def page(
+    results: Mapping[str, Sequence[Mapping[str, Any]]], floor: Mapping[str, Any], a: argparse.Namespace, watched: int
+) -> str:
     """The page in Markdown."""
     keys = ["all", *list(KINDS)[:3], "diversity", "saturation"]
     rows = [[kind, *(spread([r[key] for r in each], 3) for key in keys)] for kind, each in results.items()]
     rows.append(["the teacher in as many steps, unguided", *(f"{floor[key]:.3f}" for key in keys)])
     said = f"\n## What it says\n\n{paragraphs(*FINDINGS)}\n" if FINDINGS else ""
     about = (
-        f"Four-step students of one teacher, each distilled with {a.prompts} prompts of its own kind: {a.warm} steps "
-        f"along the teacher's path, then {a.steps - a.warm} that match distributions; {a.seeds} seeds, mean (lowest to "
-        f"highest). All draw the same {a.n} held-out prompts; columns are the composition score on all of them and on "
-        "those with one, two and three things (the latter say more of few prompts), diversity as the mean distance "
-        "between seeds, saturation."
+        f"Four-step students of one teacher, each distilled with {a.prompts} prompts of its own kind, of which the "
+        f"monitors take {watched}: {a.warm} steps along the teacher's path, then {a.steps - a.warm} that match "
+        f"distributions; {a.seeds} seeds, mean (lowest to highest). All draw the same {a.n} held-out prompts; columns "
+        "are the composition score on all of them and on those with one, two and three things (the latter say more of "
+        "few prompts), diversity as the mean distance between seeds, saturation."
     )
     heads = ["distilled with", "composition", *(f"on {kind}" for kind in keys[1:4]), "diversity", "saturation"]
     command = "    python studies/prompts.py --teacher TEACHER"

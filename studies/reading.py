@@ -33,7 +33,9 @@ def main() -> None:
     out.with_suffix(".json").write_text(json.dumps({"scores": scored, "loss": losses}, indent=2) + "\n", "utf-8")
     plot(scored, losses, out.with_suffix(".png"))
     page = table(scored)
-    out.with_suffix(".md").write_text(f"# Reading first\n\nPrinted by `python studies/reading.py --log LOG`, of a run of `train text`.\n\n{page}\n\n![curves]({out.name}.png)\n", encoding="utf-8")
+    said = "Printed by `python studies/reading.py --log LOG`, of a run of `train text`."
+    text = f"# Reading first\n\n{said}\n\n{page}\n\n![curves]({out.name}.png)\n"
+    out.with_suffix(".md").write_text(text, encoding="utf-8")
     print(page)
 
 

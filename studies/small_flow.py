@@ -7,6 +7,7 @@ Results are kept in `runs/studies/flow-<steps>/<arm>/<seed>`.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Sequence
@@ -104,7 +105,9 @@ def encode_raw(model: Autoencoder, x: Tensor) -> Tensor:
 
 def drawn_with(folder: Path, kept: Path, seed: int, steps: int) -> dict[str, Any]:
     """Scores of the transformer trained on the latents of the autoencoder in `folder`; read from `kept` if there."""
-    file, setting = kept / "result.json", {"seed": seed, "steps": steps, "scenes": SCENES, "batch": BATCH * DRAWS}
+    weights = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.safetensors")))).hexdigest()
+    setting = {"seed": seed, "steps": steps, "scenes": SCENES, "batch": BATCH * DRAWS, "autoencoder": weights}
+    file = kept / "result.json"
     if file.exists() and read_json(file)["setting"] == setting:
         return read_json(file)
     start = time.perf_counter()

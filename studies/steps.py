@@ -104,8 +104,8 @@ def settings(teacher: Pipeline, student: Pipeline | None, guidance: float) -> li
     ]  # fmt: skip
     if student is not None:
         found += [
-            Setting(name=f"student, {steps} step{'s' if steps > 1 else ''}", pipe=with_steps(student, steps), steps=steps, guidance=1.0)
-            for steps in (8, 4, 2, 1)
+            Setting(name=f"student, {name}", pipe=with_steps(student, steps), steps=steps, guidance=1.0)
+            for steps, name in ((8, "8 steps"), (4, "4 steps"), (2, "2 steps"), (1, "1 step"))
         ]
     return found
 
@@ -160,7 +160,7 @@ def kept(pictures: Tensor, first: Tensor) -> float | None:
 
 
 def composition(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Mean of the shares of right objects, colours and relations, with a bootstrap over pictures."""
+    """Mean of the shares of right objects, colours and relations, where such are asked; with a bootstrap."""
     picks = np.random.default_rng(20).integers(len(verdicts), size=(2000, len(verdicts)))
     everything = np.arange(len(verdicts))[None]
     values = []
@@ -169,8 +169,10 @@ def composition(verdicts: Sequence[Verdict]) -> dict[str, float]:
         for kind in ("objects", "colours", "relations"):
             hits = np.array([sum(getattr(v, kind)) for v in verdicts], float)
             asked = np.array([len(getattr(v, kind)) for v in verdicts], float)
-            parts.append(hits[pick].sum(1) / asked[pick].sum(1))
-        values.append(np.mean(parts, axis=0))
+            if asked.any():  # lone objects have no relations
+                with np.errstate(invalid="ignore"):  # a draw may happen to ask for none
+                    parts.append(hits[pick].sum(1) / asked[pick].sum(1))
+        values.append(np.nanmean(parts, axis=0))
     low, high = np.quantile(values[1], [0.025, 0.975])
     return {"value": float(values[0][0]), "low": float(low), "high": float(high)}
 
@@ -219,14 +221,14 @@ def page(rows: Sequence[dict[str, Any]], n: int, stem: str) -> str:
     """The page of docs."""
     return f"""# How many steps a picture needs
 
-Printed by `python studies/steps.py --teacher TEACHER --student STUDENT`; the numbers are in [{stem}.json]({stem}.json). Composition is the mean of the
-shares of right objects, colours and relations, judged by pixels; "three things" is the same on as many scenes of three
-things each. "Kept" is the PSNR between a row's pictures and the first row's from the same noise: how much of what it
-drew is still there. Likeness tells how well the judge's own pictures of the asked things explain what was drawn, faces
-and edges included; it favours plain, average pictures, so that fewer steps may score higher. Diversity (distance between
-the pictures of one prompt from four seeds) and saturation are ratios to the first row. Flat noise is the grain on flat
-backgrounds, in grey levels of 255. Seconds are medians of {ROUNDS} pictures drawn one at a time, the settings taking
-turns; they include words and decoding.
+Printed by `python studies/steps.py --teacher TEACHER --student STUDENT`; the numbers are in
+[{stem}.json]({stem}.json). Composition is the mean of the shares of right objects, colours and relations, judged by
+pixels; "three things" is the same on as many scenes of three things each. "Kept" is the PSNR between a row's pictures
+and the first row's from the same noise: how much of what it drew is still there. Likeness tells how well the judge's
+own pictures of the asked things explain what was drawn, faces and edges included; it favours plain, average pictures,
+so that fewer steps may score higher. Diversity (distance between the pictures of one prompt from four seeds) and
+saturation are ratios to the first row. Flat noise is the grain on flat backgrounds, in grey levels of 255. Seconds
+are medians of {ROUNDS} pictures drawn one at a time, the settings taking turns; they include words and decoding.
 
 {table(rows, n)}
 

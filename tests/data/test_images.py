@@ -3,6 +3,7 @@
 import io
 import struct
 import tarfile
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -170,7 +171,7 @@ def test_a_folder_with_shards_is_read_and_reported(tmp_path: Path) -> None:
     assert names == ["a.png", "b.jpg", "d.webp", "deep/c.PNG", "shard-000000.tar/1.png", "shard-000000.tar/3.jpg"]
     assert set(images.report.skipped) == {"broken.png", "empty.jpg", "shard-000000.tar/2.jpg"}
     assert images.report.used == 6
-    assert "6 pictures used, 3 skipped: broken.png (not a picture" in str(images.report)
+    assert "6 pictures read, 3 skipped: broken.png (not a picture" in str(images.report)
 
 
 def test_a_damaged_shard_gives_what_it_has(tmp_path: Path) -> None:
@@ -203,6 +204,28 @@ def test_windows_have_their_size(size: tuple[int, int]) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (*size, 4), dtype=np.uint8)
     for seed in range(5):
         assert random_window(picture, 16, 24, np.random.default_rng(seed)).shape == (16, 24, 4)
+
+
+def test_a_thread_of_a_picture_does_not_fill_the_memory() -> None:
+    thread = np.random.default_rng(0).integers(0, 256, (1, 4000, 4), dtype=np.uint8)
+    tracemalloc.start()
+    window = random_window(thread, 512, 512, np.random.default_rng(0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert window.shape == (512, 512, 4)
+    assert (window.max(axis=1) != window.min(axis=1)).any()
+    assert peak < 20e6
+
+
+def test_a_window_shows_what_is_there_at_its_scale() -> None:
+    ramp = np.zeros((64, 64, 4), np.uint8)
+    ramp[:] = np.arange(0, 256, 4)[None, :, None]
+    for seed in range(8):
+        window = random_window(ramp, 16, 16, np.random.default_rng(seed))[..., 0].astype(float)
+        steps = np.diff(window.mean(axis=0))
+        assert (window.std(axis=0) < 1).all()
+        assert 3.0 < steps[2:-2].mean() < 17.0  # 4 levels a pixel at full resolution, 16 at a quarter
+        assert steps.min() >= 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -1,11 +1,13 @@
 """The world keeps its promises: the same everywhere, splits apart, captions true, objects whole, fast."""
 
 import hashlib
+import itertools
 import json
 import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import BACKGROUND_COLOURS, SHAPE_COLOURS, SPRITES, WORDS, Scene, World, WorldConfig, split_of
 from fourstroke.data.world.caption import with_article
 from fourstroke.data.world.fonts import EMOJI_FONT, SIGN_FONTS, find_font
-from fourstroke.data.world.graph import INVERSE, combinations
+from fourstroke.data.world.graph import INVERSE, combinations, is_held_out
 from fourstroke.data.world.palette import stands_out
 from fourstroke.data.world.render import object_stamp
 from fourstroke.data.world.sprites import FACES, choose_sprites, sprite_picture
@@ -66,6 +68,24 @@ def test_splits_share_no_combination_and_no_word(config: WorldConfig) -> None:
         assert not scene.objects or not seen.issuperset(combinations(scene))
     words = [{scene.sign.word for scene in scenes if scene.sign} for scenes in (train, heldout)]
     assert words[0].isdisjoint(words[1])
+
+
+def test_no_training_scene_has_a_held_out_pair_anywhere() -> None:
+    """Told from where things stand, whatever the scene says of its relations."""
+    world, rows = World(replace(MICRO, count_weights=(0.0, 0.0, 1.0))), 0
+    for seed in range(300):
+        scene = world.scene(seed)
+        rows += scene.layout in ("row", "column")
+        for a, b in itertools.combinations(scene.objects, 2):
+            x, y = b.x - a.x, b.y - a.y
+            if min(abs(x), abs(y)) > 0.1:
+                continue  # one above, but to the side
+            relation = ("left of" if x > 0 else "right of") if abs(x) > abs(y) else ("above" if y > 0 else "below")
+            first, relation, second = (
+                (a.title, relation, b.title) if a.title <= b.title else (b.title, INVERSE[relation], a.title)
+            )
+            assert not is_held_out("pair", first, relation, second), scene
+    assert rows > 100
 
 
 def test_about_a_tenth_is_held_out() -> None:

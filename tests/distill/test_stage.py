@@ -89,6 +89,24 @@ def test_warming_up_moves_the_student_alone_and_then_ends(recipe):
     assert {"student_loss", "fake_loss"} <= trainer.update().keys()
 
 
+def test_every_learner_has_a_schedule_of_its_own(recipe):
+    warm = WarmConfig(steps=4, optimizer=OptimizerConfig(lr=1.0, warmup=1, cooldown=0.5))
+    recipe = dataclasses.replace(
+        recipe,
+        warm=warm,
+        student=dataclasses.replace(recipe.student, lr=1e-3, warmup=2, cooldown=0.0),
+        run=dataclasses.replace(recipe.run, steps=100),
+    )
+    trainer = Trainer(DistillStage(recipe), recipe.run, recipe.optimizers, {})
+    rates = {"warm": [], "student": []}
+    for _ in range(7):
+        trainer.update()
+        for name, found in rates.items():
+            found.append(next(iter(trainer.learners[name].optimizers.values())).param_groups[0]["lr"])
+    assert rates["warm"][:4] == pytest.approx([1.0, 1.0, 1.0, 0.5])
+    assert rates["student"][4:] == pytest.approx([5e-4, 1e-3, 1e-3])
+
+
 def test_warming_up_teaches_where_the_guided_teacher_goes(recipe):
     warm = WarmConfig(steps=1000, substeps=3, optimizer=OptimizerConfig(kind="adamw", lr=3e-3, warmup=1, cooldown=0))
     stage = DistillStage(dataclasses.replace(recipe, guidance=4.0, warm=warm))

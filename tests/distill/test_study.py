@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -40,6 +41,22 @@ def test_prompts_of_every_kind_make_a_student_each(recipe, tmp_path, monkeypatch
     assert max(len(line) for line in page.splitlines() if not line.startswith("|")) <= 120
     monkeypatch.setattr(prompts, "train_distill", lambda *_: pytest.fail("a finished arm was trained again"))
     prompts.main(command)
+    trained = []
+    monkeypatch.setattr(prompts, "train_distill", lambda recipe: trained.append(recipe) or Path(recipe.teacher))
+    file.write_text(file.read_text() + "# another recipe\n")
+    prompts.main(command)
+    assert len(trained) == len(prompts.KINDS)
+
+
+def test_composition_is_the_mean_of_what_is_asked():
+    from steps import composition
+
+    lone = [SimpleNamespace(objects=[hit], colours=[], relations=[]) for hit in (True, False)]
+    found = composition(lone)
+    assert found["value"] == 0.5
+    assert 0 <= found["low"] <= found["high"] <= 1
+    pair = SimpleNamespace(objects=[True, True], colours=[True], relations=[False])
+    assert composition([pair, *lone])["value"] == pytest.approx((0.75 + 1 + 0) / 3)
 
 
 def test_judged_samples_make_a_learning_curve(dit_recipe, tmp_path, capsys):  # noqa: F811

@@ -10,7 +10,8 @@ import torch
 
 from fourstroke import Pipeline
 from fourstroke.train.dit import DitStage, SemanticsConfig, train_dit
-from fourstroke.train.loop import DivergedError, Trainer
+from fourstroke.train.features import UNKNOWN, known_cross_entropy
+from fourstroke.train.loop import DivergedError, Log, RunConfig, Trainer
 from fourstroke.train.recipe import RecipeError
 from fourstroke.train.vae import VaeStage, train_vae
 from fourstroke.vae import Autoencoder
@@ -127,3 +128,44 @@ def test_a_diverged_run_says_so(vae_recipe):
     stage.loss = lambda step: {"loss": sum(p.sum() for p in stage.model.parameters()) * float("nan")}
     with pytest.raises(DivergedError, match="step 20"):
         Trainer(stage, run, vae_recipe.optimizer, {}).run()
+
+
+def test_a_gradient_that_is_no_number_ends_a_run_before_it_is_saved(vae_recipe):
+    run = dataclasses.replace(vae_recipe.run, steps=7, save_minutes=0.0)
+    stage = VaeStage(vae_recipe)
+    loss = stage.loss
+
+    def broken(step):
+        found = loss(step)
+        return found | {"loss": found["loss"] * (float("inf") if step == 4 else 1)}
+
+    stage.loss = broken
+    trainer = Trainer(stage, run, vae_recipe.optimizer, {})
+    with pytest.raises(DivergedError, match="step 5"):
+        trainer.run()
+    state = torch.load(run.out / "state" / "state.pt", weights_only=True)
+    assert state["step"] == 4
+    assert all(torch.isfinite(weight).all() for weight in state["average"].values())
+
+
+def test_rates_and_means_are_those_of_what_was_trained(tmp_path, capsys):
+    run = RunConfig(out=tmp_path, steps=10, log_seconds=2.0)
+    log = Log(tmp_path / "log.jsonl", run, 0.0)
+    log.add(1, 1.0, {"loss": torch.tensor(1.0), "rare": torch.tensor(8.0)}, 0.1, 4)
+    log.add(2, 2.0, {"loss": torch.tensor(3.0)}, 0.2, 12)
+    row = json.loads((tmp_path / "log.jsonl").read_text())
+    assert (row["loss"], row["rare"], row["rate"]) == (2.0, 8.0, 8.0)
+    log.add(3, 4.0, {"loss": torch.tensor(5.0)}, 0.3, 6)
+    assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[1])["rate"] == 3.0
+
+
+def test_targets_that_are_all_unknown_cost_nothing():
+    logits = torch.randn(2, 3, 4, requires_grad=True)
+    target = torch.full((2, 4), UNKNOWN)
+    loss = known_cross_entropy(logits, target)
+    loss.backward()
+    assert loss == 0
+    assert not logits.grad.any()
+    target[0, 1] = 2
+    expected = torch.nn.functional.cross_entropy(logits, target, ignore_index=UNKNOWN)
+    torch.testing.assert_close(known_cross_entropy(logits, target), expected)

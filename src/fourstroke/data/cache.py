@@ -25,6 +25,7 @@ from fourstroke.checkpoint import read_json, write_json
 from fourstroke.data.stream import batches, pixels
 from fourstroke.data.world import Sample, WorldConfig
 from fourstroke.data.world.graph import Split
+from fourstroke.data.world.world import SCENES
 from fourstroke.vae import Autoencoder
 
 CHUNK, BATCH = 256, 32
@@ -98,7 +99,7 @@ def fingerprint(autoencoder: Autoencoder, config: WorldConfig, seed: int, split:
         digest.update(name.encode())
         digest.update(p.detach().float().cpu().numpy().tobytes())
     world = json.loads(json.dumps(dataclasses.asdict(config)))
-    return {"world": world, "autoencoder": digest.hexdigest(), "seed": seed, "split": split}
+    return {"world": world, "scenes": SCENES, "autoencoder": digest.hexdigest(), "seed": seed, "split": split}
 
 
 @torch.inference_mode()

@@ -54,7 +54,7 @@ class Entry:
 
 @dataclass
 class Report:
-    """What became of a set of pictures."""
+    """What became of a set of pictures; one that was read twice counts twice."""
 
     used: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
@@ -62,10 +62,10 @@ class Report:
 
     def __str__(self) -> str:
         if not self.skipped:
-            return f"{self.used} pictures used, none skipped"
+            return f"{self.used} pictures read, none skipped"
         few = [f"{name} ({why})" for name, why in itertools.islice(self.skipped.items(), 5)]
         more = f" and {len(self.skipped) - len(few)} more" if len(self.skipped) > len(few) else ""
-        return f"{self.used} pictures used, {len(self.skipped)} skipped: {', '.join(few)}{more}"
+        return f"{self.used} pictures read, {len(self.skipped)} skipped: {', '.join(few)}{more}"
 
 
 class Images:
@@ -172,11 +172,12 @@ def random_window(picture: np.ndarray, height: int, width: int, rng: np.random.G
     fill = max(height / picture.shape[0], width / picture.shape[1])
     scale = max(fill, float(np.exp(rng.uniform(min(0.0, np.log(fill)), 0.0))))
     sides = [max(least, round(side * scale)) for side, least in zip(picture.shape[:2], (height, width), strict=True)]
-    if sides != list(picture.shape[:2]):
-        small = Image.fromarray(picture).resize((sides[1], sides[0]), Image.Resampling.LANCZOS)
-        picture = np.asarray(small)
     top, left = (int(rng.integers(side - part + 1)) for side, part in zip(sides, (height, width), strict=True))
-    return np.ascontiguousarray(picture[top : top + height, left : left + width])
+    if sides == list(picture.shape[:2]):
+        return np.ascontiguousarray(picture[top : top + height, left : left + width])
+    down, across = picture.shape[0] / sides[0], picture.shape[1] / sides[1]
+    box = left * across, top * down, (left + width) * across, (top + height) * down  # only this is resized
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS, box=box))
 
 
 def image_batches(

@@ -121,7 +121,8 @@ def load_specialists(configs: Sequence[SpecialistConfig], base: Pipeline, steps:
     for config in configs:
         if len(config.shares) != steps:
             raise ValueError(f"{config.model} has {len(config.shares)} shares; the student has {steps} steps")
-        pipe = Pipeline.from_pretrained(config.model, dtype=torch.float32, device=str(base.device))
+        dtype = next(base.autoencoder.parameters()).dtype
+        pipe = Pipeline.from_pretrained(config.model, dtype=dtype, device=str(base.device))
         if not _same_latents(pipe.autoencoder, base.autoencoder):
             raise ValueError(f"{config.model} has another autoencoder than the base teacher; their latents differ")
         teachers.append(Teacher(pipe, config.guidance))

@@ -29,6 +29,13 @@ class WatchConfig:
     """Steps of the teacher that the student is compared with; None is the teacher's own number."""
     limits: CollapseLimits = field(default_factory=CollapseLimits)
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.diversity_prompts <= self.prompts or self.seeds < 2:
+            raise ValueError(
+                f"prompts={self.prompts}, diversity_prompts={self.diversity_prompts}, seeds={self.seeds}: choose 2 "
+                "seeds or more for 1 to all of the prompts"
+            )
+
 
 class Watch:
     """The same prompts and seeds every time, so that readings of one run can be compared."""

@@ -190,6 +190,10 @@ class DistillStage:
                 f"state in {self.recipe.run.out}"
             ) from None
 
+    def share(self, name: str, step: int, progress: float) -> float:
+        """The warm-up ends with its own steps, the others with the run."""
+        return step / self.recipe.warm.steps if name == "warm" and self.recipe.warm else progress
+
     def warm_loss(self, batch: Batch, substeps: int, generator: torch.Generator) -> Tensor:
         """Each step of the student against the path that the guided teachers take from the same noise."""
         count = len(self.recipe.sigmas)
@@ -283,6 +287,7 @@ class DistillStage:
             self._keep(pipe, student, teacher)
         else:
             self.best = (best[0], highest, best[2])
+            self._note(highest)
         scores = {
             "score": score,
             "diversity_ratio": ratio(student.diversity, teacher.diversity),
@@ -334,6 +339,12 @@ class DistillStage:
             record = {"score": score, "highest_composition": highest, "step": step}
             readings = {"student": dataclasses.asdict(student), "teacher": dataclasses.asdict(teacher)}
             write_json(partial / "distill.json", record | readings)
+
+    def _note(self, highest: float) -> None:
+        """Keep the highest composition so far beside the best checkpoint, for a resume."""
+        file = self.recipe.run.out / BEST / "distill.json"
+        if file.exists():
+            write_json(file, read_json(file) | {"highest_composition": highest})
 
     def _collapsed(self, step: int, reason: str) -> CollapsedError:
         kept = "no checkpoint was kept"

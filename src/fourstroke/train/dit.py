@@ -35,7 +35,7 @@ from fourstroke.text import TextEncoder
 from fourstroke.text.small import SmallTextConfig, build_text_encoder, train_tokenizer
 from fourstroke.train import distributed
 from fourstroke.train.device import autocast, pick_device
-from fourstroke.train.features import UNKNOWN, cell_labels, cell_names
+from fourstroke.train.features import cell_labels, cell_names, known_cross_entropy
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import resolved
@@ -95,6 +95,8 @@ class DitRecipe:
     """Held-out prompts whose pictures are judged at every sample, so that the log holds the learning curve."""
 
     def __post_init__(self) -> None:
+        if self.held_out < 1:
+            raise ValueError(f"held_out={self.held_out}: the loss is watched on 1 scene or more")
         if self.freeze_text and self.text_from is None and self.init is None:
             raise ValueError("freeze_text=true needs a trained text encoder: name text_from or init")
         if self.semantics is not None and self.compile:
@@ -265,7 +267,7 @@ class _Semantics(nn.Module):
         labels = [kind.long().repeat_interleave(draws, dim=0).to(logits.device) for kind in stacked]
         count = len(self.names.things)
         parts = zip((logits[:, :count], logits[:, count:]), labels, strict=True)
-        return torch.stack([F.cross_entropy(part, target, ignore_index=UNKNOWN) for part, target in parts]).sum()
+        return torch.stack([known_cross_entropy(part, target) for part, target in parts]).sum()
 
     def _labels(self, index: int) -> tuple[Tensor, Tensor]:
         """Things and colours (cells,) of a sample, made when first asked for."""

@@ -31,6 +31,7 @@ from fourstroke.enhance.enhancer import LocalModel, PromptEnhancer, render
 from fourstroke.enhance.judge import HeldOutJudge, JudgeConfig, train_judge
 from fourstroke.enhance.measure import Shares, Studio, answers, rewrites, world_triplets
 from fourstroke.enhance.triplet import Triplet
+from fourstroke.evaluate.composition import CHOOSING
 from fourstroke.pipeline import Pipeline
 from fourstroke.train.enhance_sft import Watchman, arguments, finish, import_trl, show, start_run
 from fourstroke.train.loop import RunConfig
@@ -163,7 +164,7 @@ class Lookout(Watchman):
         super().__init__(recipe.run, self.held_out)
         self.recipe, self.enhancer, self.studio, self.judge = recipe, enhancer, studio, judge
         world = dataclasses.replace(recipe.shares, words=0.0).of(recipe.world)
-        self.triplets = world_triplets(world, recipe.watch.prompts, "heldout")
+        self.triplets = world_triplets(world, recipe.watch.prompts, "heldout", first=CHOOSING)
         self.best, self.falls = -1.0, 0
         self.local: LocalModel | None = None
         if (recipe.run.out / "best" / "held_out.json").exists():
@@ -225,6 +226,9 @@ def train_enhance_rl(recipe: EnhanceRlRecipe, resume: bool = False) -> Path:
 
     out = recipe.run.out
     checkpoint = start_run(out, resume, resolved(recipe))
+    if checkpoint is None:  # what a run that never saved left is of another enhancer, or another judge
+        for name in ("best", "judge"):
+            shutil.rmtree(out / name, ignore_errors=True)
     torch.manual_seed(recipe.run.seed)
     enhancer = PromptEnhancer.from_pretrained(recipe.enhancer, dtype=torch.float32)
     assert isinstance(enhancer.backend, LocalModel)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -212,7 +213,8 @@ class Watchman(TrainerCallback):
         """Save, score or stop when it is time."""
         now = time.perf_counter()
         if now - self.saved > 60 * self.run.save_minutes:
-            control.should_save, self.saved = True, now
+            control.should_save = control.should_log = True  # the loss is looked at first
+            self.saved = now
         if self.run.max_minutes and self.seconds > 60 * self.run.max_minutes:
             control.should_training_stop = True
         last = control.should_training_stop or state.global_step >= self.run.steps
@@ -229,6 +231,8 @@ class Watchman(TrainerCallback):
         values = {key: round(value, 5) for key, value in (logs or {}).items() if isinstance(value, (int, float))}
         if "train_runtime" not in values:
             self.write(state, values)
+        if not math.isfinite(values.get("loss", 0.0)):
+            control.should_save, control.should_training_stop = False, True  # the last state is from before
 
     def look(self, state: TrainerState) -> None:
         """Score the model as it is."""

@@ -62,7 +62,7 @@ class FeaturesStage:
             things, colours = self.model(pixels(samples).to(self.device))
         labels = [target.to(self.device) for target in cell_labels([s.scene for s in samples], self.config)]
         parts = {
-            name: F.cross_entropy(logits.float(), target, ignore_index=UNKNOWN)
+            name: known_cross_entropy(logits.float(), target)
             for name, logits, target in zip(("things", "colours"), (things, colours), labels, strict=True)
         }
         return {"loss": parts["things"] + parts["colours"], **parts}
@@ -100,6 +100,12 @@ def cell_names(world: World) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What can be at a cell of this world, and in which colours."""
     things = (BACKGROUND, SIGN, *SHAPES, *world.sprites)
     return things, tuple(dict.fromkeys((*BACKGROUND_COLOURS, *SHAPE_COLOURS)))
+
+
+def known_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross entropy of logits (b, classes, ...) over the targets (b, ...) that are not UNKNOWN; 0 of none."""
+    total = F.cross_entropy(logits, target, ignore_index=UNKNOWN, reduction="sum")
+    return total / (target != UNKNOWN).sum().clamp_min(1)
 
 
 def cell_labels(scenes: list[Scene], config: SemanticConfig) -> tuple[Tensor, Tensor]:

@@ -80,6 +80,9 @@ class AlternatingStage(Part, Protocol):
     def turns(self, step: int) -> Iterator[tuple[str, Scalars]]:
         """The losses of this step, in order."""
 
+    def share(self, name: str, step: int, progress: float) -> float:
+        """How much of what a model has to learn is done, 0 to 1; `progress` is that of the run."""
+
 
 class DivergedError(RuntimeError):
     """The loss stopped being a number."""
@@ -93,10 +96,12 @@ class Learner:
         self.models, self.config = dict(models), config
         self.optimizers = build_optimizers(named, config)
         self.parameters = [p for _, p in named if p.requires_grad]
+        self.updates = 0
 
-    def update(self, scalars: Scalars, step: int, progress: float) -> Scalars:
+    def update(self, scalars: Scalars, progress: float) -> Scalars:
         """One optimiser step down the gradient of `scalars["loss"]`; returns them with the gradient's norm."""
-        rate = learning_rate(step, progress, self.config)
+        rate = learning_rate(self.updates, progress, self.config)
+        self.updates += 1
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -138,7 +143,7 @@ class Trainer:
 
         Raises:
             RecipeError: if the output folder already holds a run and `resume` is false.
-            DivergedError: if the loss is not finite; the last saved state stays.
+            DivergedError: if a loss or its gradient is not finite; the last saved state stays.
         """
         out = self.run_config.out
         if resume and (out / "state").exists():
@@ -171,6 +176,7 @@ class Trainer:
             {
                 "step": self.step,
                 "seconds": self.seconds,
+                "updates": {key: learner.updates for key, learner in self.learners.items()},
                 "models": {key: model.state_dict() for key, model in self.stage.models.items()},
                 "average": self.average.weights,
                 "optimizers": {key: optimizer.state_dict() for key, optimizer in self._optimizers()},
@@ -195,12 +201,17 @@ class Trainer:
             own = self.average.weights[name]
             own.copy_(distributed.placed(weight, own))
         self.step, self.seconds = state["step"], state["seconds"]
+        for key, learner in self.learners.items():
+            learner.updates = state["updates"][key]
 
     def update(self) -> Scalars:
         """One optimiser step for each loss of this step; where models take turns, scalars bear their names."""
         scalars: Scalars = {}
         for name, values in self._losses():
-            done = self.learners[name].update(values, self.step, self.progress)
+            progress = self.progress
+            if isinstance(self.stage, AlternatingStage):
+                progress = self.stage.share(name, self.step, progress)
+            done = self.learners[name].update(values, progress)
             scalars |= {f"{name}_{key}" if name else key: value for key, value in done.items()}
         self.average.update(self.step)
         self.step += 1
@@ -218,8 +229,9 @@ class Trainer:
 
     def _loop(self) -> None:
         run = self.run_config
-        log = Log(run.out / "log.jsonl", run, self.stage.batch_size * distributed.world())
+        log = Log(run.out / "log.jsonl", run, self.seconds)
         saved = sampled = self.seconds
+        scalars: Scalars = {}
         if run.sample_first and self.step == 0:
             self._sample(log)
         while self.progress < 1 and not self._stopped():
@@ -228,20 +240,25 @@ class Trainer:
             if self.step % 20 == 0:
                 self._check_finite(scalars)
             self.seconds = distributed.latest(self.seconds + time.perf_counter() - start)
-            log.add(self.step, self.seconds, scalars, self.progress)
+            log.add(self.step, self.seconds, scalars, self.progress, self.stage.batch_size * distributed.world())
             if self.seconds - saved > 60 * run.save_minutes:
+                self._check_finite(scalars)
                 self.save(run.out / "state")
                 saved = self.seconds
             if self.seconds - sampled > 60 * run.sample_minutes:
                 self._sample(log)
                 sampled = self.seconds
+        self._check_finite(scalars)
         self.save(run.out / "state")
         if not self._stopped():
             self._sample(log)
 
     def _open(self) -> None:
-        self.run_config.out.mkdir(parents=True, exist_ok=True)
-        write_json(self.run_config.out / "recipe.json", self.record)
+        out = self.run_config.out
+        out.mkdir(parents=True, exist_ok=True)
+        if self.step == 0:
+            (out / "log.jsonl").unlink(missing_ok=True)  # of a run that never saved
+        write_json(out / "recipe.json", self.record)
 
     def _stopped(self) -> bool:
         """Whether any rank was interrupted; all ask at the same places."""
@@ -256,7 +273,7 @@ class Trainer:
 
     def _check_finite(self, scalars: Scalars) -> None:
         for key, value in scalars.items():
-            if key.endswith("loss") and not math.isfinite(float(value)):
+            if key.endswith(("loss", "grad_norm")) and not math.isfinite(float(value)):
                 raise DivergedError(
                     f"the {key} is {float(value)} at step {self.step}; lower the learning rate and --resume from the "
                     f"last state in {self.run_config.out}"
@@ -282,23 +299,23 @@ class Trainer:
 
 
 class Log:
-    """Averages scalars over a few seconds, prints a line, and appends it to `log.jsonl`."""
+    """Averages scalars over a few seconds of training, prints a line, and appends it to `log.jsonl`."""
 
-    def __init__(self, path: Path, run: RunConfig, batch_size: int) -> None:
-        self.path, self.run, self.batch_size = path, run, batch_size
-        self.sums: dict[str, Tensor | float] = {}
-        self.count, self.since = 0, time.perf_counter()
+    def __init__(self, path: Path, run: RunConfig, seconds: float) -> None:
+        self.path, self.run, self.since = path, run, seconds
+        self.values: dict[str, list[Tensor]] = {}
+        self.samples = 0
 
-    def add(self, step: int, seconds: float, scalars: Scalars, progress: float) -> None:
-        """Count one step in; print when `log_seconds` have passed."""
+    def add(self, step: int, seconds: float, scalars: Scalars, progress: float, batch_size: int) -> None:
+        """Count one step in; print when `log_seconds` of training have passed."""
         for key, value in scalars.items():
-            self.sums[key] = self.sums.get(key, 0.0) + value.float()
-        self.count += 1
-        elapsed = time.perf_counter() - self.since
+            self.values.setdefault(key, []).append(value.float())
+        self.samples += batch_size
+        elapsed = seconds - self.since
         if elapsed < self.run.log_seconds and progress < 1:
             return
-        means = {key: round(float(value) / self.count, 5) for key, value in self.sums.items()}
-        rate = self.count * self.batch_size / elapsed
+        means = {key: round(float(torch.stack(found).mean()), 5) for key, found in self.values.items()}
+        rate = self.samples / max(elapsed, 1e-9)
         left = seconds * (1 - progress) / max(progress, 1e-9)
         self._write({"step": step, "seconds": round(seconds, 1), "rate": round(rate, 2), **means})
         values = "  ".join(f"{key} {value:.4f}" for key, value in means.items())
@@ -307,13 +324,12 @@ class Log:
             f"{_clock(seconds)} gone, {_clock(max(0.0, left))} left",
             flush=True,
         )
-        self.sums, self.count, self.since = {}, 0, time.perf_counter()
+        self.values, self.samples, self.since = {}, 0, seconds
 
     def scores(self, step: int, seconds: float, scores: dict[str, float]) -> None:
         """Record the scores of a sample sheet."""
         self._write({"step": step, "seconds": round(seconds, 1), "scores": scores})
         print(f"samples at step {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()), flush=True)
-        self.since = time.perf_counter() if not self.count else self.since
 
     def _write(self, row: dict[str, Any]) -> None:
         if distributed.rank() > 0:

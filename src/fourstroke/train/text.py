@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourstroke.checkpoint import write_json
@@ -23,7 +22,7 @@ from fourstroke.text import TextEncoder
 from fourstroke.text.encoder import TextFeatures
 from fourstroke.text.small import SmallTextConfig, build_text_encoder, train_tokenizer
 from fourstroke.train.device import autocast, pick_device
-from fourstroke.train.features import UNKNOWN, cell_labels, cell_names
+from fourstroke.train.features import UNKNOWN, cell_labels, cell_names, known_cross_entropy
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import resolved
@@ -100,7 +99,7 @@ class TextStage:
         first = (recipe.run.seed << 40) + step * recipe.batch_size
         scenes, logits = self._read(range(first, first + recipe.batch_size), "train", rich=step % 2 == 0)
         parts = {
-            name: F.cross_entropy(values.float(), target, ignore_index=UNKNOWN)
+            name: known_cross_entropy(values.float(), target)
             for name, values, target in zip(("things", "colours"), logits, self._labels(scenes), strict=True)
         }
         return {"loss": parts["things"] + parts["colours"], **parts}

@@ -138,6 +138,8 @@ class VaeRecipe:
         ends = [phase.until for phase in self.phases]
         if ends and (ends != sorted(set(ends)) or ends[0] <= 0 or ends[-1] != 1):
             raise ValueError(f"phases end at {ends}: each later than the one before, the last at 1")
+        if self.statistics < 1:
+            raise ValueError(f"statistics={self.statistics}: latents need 1 scene or more")
         schedule = self.schedule  # whatever a phase says wrong is said now, not hours later
         if self.images is not None and any(mixture.batch_size < 2 for mixture in schedule):
             raise ValueError("batch_size=1: images beside the world need 2 or more")
@@ -308,13 +310,13 @@ class VaeStage:
         turn, place = divmod(step, len(mixture.sizes))
         if step == 0 or (step, phase) != (self._step + 1, self._phase):
             self._streams = {}
-        self._step, self._phase = step, phase
+        self._step, self._phase, self.batch_size = step, phase, mixture.batch_size
         if place not in self._streams:
             self._streams[place] = self._open(phase, place, turn)
         scenes, windows = self._streams[place]
         x = pixels(next(scenes))
         if (pages := round(mixture.page_share * len(x))) > 0:
-            first, (width, height) = (phase << 40) + step * len(x), mixture.sizes[place]
+            first, (width, height) = (self.recipe.run.seed << 48) + (phase << 40) + step * len(x), mixture.sizes[place]
             drawn = [render_page(first + i, width, height, mixture.page_sizes, "train") for i in range(pages)]
             x[:pages] = as_pixels(drawn)
         if mixture.crop is not None:

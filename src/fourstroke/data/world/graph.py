@@ -6,7 +6,7 @@ fractions of its shorter side; the longer side of an object's tight box equals i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -128,13 +128,14 @@ class Scene:
 def combinations(scene: Scene) -> list[tuple[str, ...]]:
     """What the split looks at: each related pair with its predicate, or the lone object with its background and place.
 
-    ``cat left of dog`` and ``dog right of cat`` are one combination; ``cat right of dog`` is another.
+    ``cat left of dog`` and ``dog right of cat`` are one combination; ``cat right of dog`` is another. The ends of a row
+    or a column are a pair too, though its relations name neighbours alone.
     """
     if len(scene.objects) == 1:
         alone = scene.objects[0]
         return [("alone", alone.title, scene.background.colour or "transparent", alone.place)]
     pairs: list[tuple[str, ...]] = []
-    for relation in scene.relations:
+    for relation in _implied(scene.relations):
         subject, predicate, other = (
             scene.objects[relation.subject].title,
             str(relation.predicate),
@@ -144,6 +145,17 @@ def combinations(scene: Scene) -> list[tuple[str, ...]]:
             subject, predicate, other = other, INVERSE[predicate], subject
         pairs.append(("pair", subject, predicate, other))
     return pairs
+
+
+def _implied(relations: Sequence[Relation]) -> list[Relation]:
+    """The relations, and what follows from two of one predicate in a chain."""
+    chains = [
+        Relation(subject=first.subject, predicate=first.predicate, object=second.object)
+        for first in relations
+        for second in relations
+        if first.object == second.subject and first.predicate == second.predicate
+    ]
+    return [*relations, *chains]
 
 
 def is_held_out(*combination: str) -> bool:

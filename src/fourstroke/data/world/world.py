@@ -28,6 +28,8 @@ from fourstroke.data.world.words import WORDS, choose_words
 
 SCENE_STREAM, CAPTION_STREAM, SHORT_STREAM = 0, 1, 2
 MAX_DRAWS = 10_000
+SCENES = 2
+"""Raised whenever seeds give other scenes than before: what was made of the old ones is not mixed with new ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
