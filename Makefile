@@ -10,7 +10,8 @@ ifeq ($(PROMPT),)
 PROMPTS := "a cat on a mint background" "a rocket above a red circle" \
            "a mushroom to the left of a fish" "draw me a penguin pls"
 else
-PROMPTS := "$(PROMPT)"
+export PROMPT
+PROMPTS := "$$PROMPT"
 endif
 
 demo: ## draw four pictures (or yours: make demo PROMPT="...") into outputs/
@@ -39,4 +40,4 @@ speedrun: ## train the whole chain from nothing: FAMILY=micro (two cores, three 
 	@$(BIN)/fourstroke speedrun $(FAMILY)
 
 clean:
-	rm -rf .venv outputs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

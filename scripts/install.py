@@ -15,7 +15,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tomllib
 import venv
 from pathlib import Path
 
@@ -29,6 +28,8 @@ def main(extra: str = "") -> None:
     """Bring `.venv` up to date with the package and one extra (or `all`)."""
     if sys.version_info[:2] not in ((3, 11), (3, 12)):
         sys.exit(f"fourstroke needs Python 3.11 or 3.12, this is {sys.version.split()[0]}; try make PYTHON=python3.12")
+    import tomllib  # newer than the Pythons that are turned away above
+
     project = (ROOT / "pyproject.toml").read_bytes()
     extras = tomllib.loads(project.decode())["project"]["optional-dependencies"]
     if extra not in ("", "all", *extras):
@@ -37,14 +38,22 @@ def main(extra: str = "") -> None:
     stamp = hashlib.sha256(project).hexdigest()
     if mark.exists() and mark.read_text() == stamp:
         return
-    if not PYTHON.exists():
+    if not has_pip():
         print("creating .venv", flush=True)
-        venv.create(VENV, with_pip=True)
+        try:
+            venv.create(VENV, with_pip=True, clear=True)
+        except subprocess.CalledProcessError:
+            sys.exit("cannot make .venv; on Debian and Ubuntu: sudo apt-get install python3-venv")
     install_torch()
     names = ",".join(extras) if extra == "all" else extra
     print(f"installing fourstroke{f' [{names}]' if names else ''}", flush=True)
     pip("install", "--quiet", "--editable", f"{ROOT}[{names}]" if names else str(ROOT))
     mark.write_text(stamp)
+
+
+def has_pip() -> bool:
+    """Whether `.venv` is there and whole; one that was interrupted while it was made is not."""
+    return PYTHON.exists() and subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True).returncode == 0
 
 
 def install_torch() -> None:
@@ -55,7 +64,8 @@ def install_torch() -> None:
     if shutil.which("nvidia-smi") is None and brings_cuda():
         pip("install", "--quiet", "uv")
         command = [PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON, "--torch-backend=cpu", TORCH]
-        subprocess.run(command, check=True)
+        if subprocess.run(command).returncode:
+            sys.exit("uv could not install PyTorch; the lines above say why")
     else:
         pip("install", "--quiet", TORCH)
 
@@ -63,8 +73,10 @@ def install_torch() -> None:
 def brings_cuda() -> bool:
     """Whether pip's choice of torch would come with CUDA packages."""
     command = [PYTHON, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-", TORCH]
-    report = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
-    names = [package["metadata"]["name"].lower() for package in json.loads(report)["install"]]
+    found = subprocess.run(command, stdout=subprocess.PIPE)
+    if found.returncode:
+        sys.exit("pip finds no PyTorch; the lines above say why")
+    names = [package["metadata"]["name"].lower() for package in json.loads(found.stdout)["install"]]
     return any(name.startswith(("nvidia", "cuda")) for name in names)
 
 

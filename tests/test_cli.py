@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from fourstroke.cli import main
+from fourstroke.commands import _open
 
 
 def _run(capsys, *arguments):
@@ -39,7 +40,10 @@ def test_generate_writes_pictures_that_tell_their_recipe(tiny_folder, tmp_path, 
     image = Image.open(result["pictures"][1])
     assert image.size == (64, 32)
     recipe = json.loads(image.text["fourstroke"])
-    assert recipe == {"prompt": "a red circle", "seed": 3, "model": "tiny", "width": 64, "height": 32}
+    assert recipe["prompt"] == "a red circle"
+    assert (recipe["seed"], recipe["model"], recipe["width"], recipe["height"]) == (3, "tiny", 64, 32)
+    assert recipe["num_inference_steps"] >= 1
+    assert recipe["background"] == "opaque"
     assert Image.open(tmp_path / "sheet.png").width > 128
 
 
@@ -56,6 +60,21 @@ def test_edit_reads_its_image(tiny_folder, tmp_path, capsys):
     )
     assert code == 0
     assert "make-it-blue" in out
+
+
+def test_an_image_from_a_telephone_is_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (64, 32)).save(tmp_path / "in.jpg", exif=exif)
+    assert _open(tmp_path / "in.jpg").size == (32, 64)
+
+
+def test_pictures_are_written_before_the_next_prompt_can_fail(tiny_folder, tmp_path, capsys):
+    long = "a cat " * 2000
+    code, _, err = _run(capsys, "generate", "a cat", long, "--model", tiny_folder, "--out", tmp_path, "--seed", 3)
+    assert code == 2
+    assert "tokens" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["a-cat-3.png"]
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fourstroke.cli import main
 from fourstroke.dit import Layout, Transformer, TransformerConfig
-from fourstroke.estimate import _Kept, adapter_parameters, count, estimate_distillation, forward_cost
+from fourstroke.estimate import (
+    _elements,
+    _Kept,
+    adapter_parameters,
+    count,
+    estimate_distillation,
+    forward_cost,
+)
 from fourstroke.nn.lora import add_adapters
 from fourstroke.train.distill import DistillRecipe
 from fourstroke.train.recipe import load_recipe
@@ -53,3 +61,15 @@ def test_the_open_weights_as_an_adapter_fit_one_large_gpu(capsys):
     assert sum(whole.memory.values()) > 250
     assert main(["estimate", str(RECIPE), "--tflops", "400"]) == 0
     assert "in all" in capsys.readouterr().out
+
+
+def test_frozen_parts_are_counted_in_numbers_whatever_their_type(tmp_path):
+    half = {"a": torch.zeros(3, 5, dtype=torch.bfloat16), "b": torch.zeros(7, dtype=torch.float32)}
+    save_file(half, tmp_path / "w.safetensors")
+    assert _elements(tmp_path / "w.safetensors") == 22
+
+
+def test_adapters_spare_the_gradients_of_weights():
+    recipes = [load_recipe(DistillRecipe, RECIPE, words) for words in ([], ["lora_rank=0", "dtype=float32"])]
+    adapter, whole = (estimate_distillation(recipe).teraflops for recipe in recipes)
+    assert 0.7 < adapter / whole < 0.9

@@ -62,6 +62,8 @@ def read_tensors(folder: Path, name: str = WEIGHTS) -> dict[str, torch.Tensor]:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
                     tensors[key] = file.get_tensor(key)
+        except PermissionError:
+            raise CheckpointError(f"{path} may not be read by this user; chmod a+r it") from None
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged or truncated ({error}); restore the file") from None
     return tensors
@@ -110,6 +112,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         yield partial
         for path in partial.rglob("*"):
             if path.is_file():
+                path.chmod(0o644)  # safetensors writes for the owner alone
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
         partial.chmod(0o755)

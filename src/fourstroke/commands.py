@@ -39,8 +39,18 @@ def generate(arguments: argparse.Namespace) -> dict[str, Any]:
     if enhance and pipe.enhancer is None:
         raise ValueError(f"{pipe.info.name} has no prompt_enhancer folder; leave --enhance out")
     images = [_open(path) for path in getattr(arguments, "image", [])]
-    outputs = [
-        pipe(
+    if any(not prompt.strip() for prompt in arguments.prompt):
+        raise ValueError("a prompt is empty; say what to draw")
+    own = len(pipe.info.sample_sigmas or ()) or pipe.info.num_inference_steps
+    settings = {
+        "num_inference_steps": own if arguments.steps is None else arguments.steps,
+        "guidance_scale": pipe.info.guidance_scale if arguments.guidance is None else arguments.guidance,
+        "negative_prompt": arguments.negative,
+        "background": "transparent" if arguments.transparent else "opaque",
+    }
+    outputs, paths = [], []
+    for index, prompt in enumerate(arguments.prompt):
+        output = pipe(
             prompt,
             images=images or None,
             width=arguments.width,
@@ -54,9 +64,8 @@ def generate(arguments: argparse.Namespace) -> dict[str, Any]:
             transparent=arguments.transparent,
             on_step=_progress(f"{index + 1}/{len(arguments.prompt)} ") if sys.stderr.isatty() else None,
         )
-        for index, prompt in enumerate(arguments.prompt)
-    ]
-    paths = [path for output in outputs for path in write_pictures(output, arguments.out, pipe.info.name)]
+        outputs.append(output)
+        paths += write_pictures(output, arguments.out, pipe.info.name, settings)  # at once: the next one may fail
     pictures = [image for output in outputs for image in output.images]
     if arguments.sheet:
         prompts = [prompt for output in outputs for prompt in output.prompts]
@@ -259,11 +268,11 @@ def _quiet() -> None:
 
 
 def _open(path: Path) -> Any:
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
-        return Image.open(path).copy()
-    except (OSError, Image.DecompressionBombError) as error:
+        return ImageOps.exif_transpose(Image.open(path)).copy()
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read the input image {path}: {one_line(error)}") from None
 
 

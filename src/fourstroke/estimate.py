@@ -8,11 +8,13 @@ activations that the backward pass would keep. What it cannot see, and what is l
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -172,7 +174,7 @@ class _Kept:
 
 def _operations(recipe: DistillRecipe, cost: Cost) -> float:
     """Of one step: every fake-score update draws anew, the student's update asks all three models."""
-    train = 4 if recipe.gradient_checkpointing else 3
+    train = 2 + (not recipe.lora_rank) + recipe.gradient_checkpointing  # adapters spare the gradients of weights
     draw = (len(recipe.sigmas) - 1) / 2 + 1
     prompts = recipe.batch_size
     rows = prompts * recipe.draws
@@ -197,4 +199,10 @@ def _teacher(recipe: DistillRecipe) -> tuple[TransformerConfig, int, tuple[int, 
     rest = [p for part in ("text_encoder", "vae") for p in (folder / part).rglob("*.safetensors")]
     info = read_json(folder / "model_index.json").get("fourstroke", {})
     size = (info.get("width", 2048), info.get("height", 2048))
-    return config, sum(p.stat().st_size for p in rest) // 4, size, ()
+    return config, sum(map(_elements, rest)), size, ()
+
+
+def _elements(file: Path) -> int:
+    """How many numbers a safetensors file holds, whatever their type."""
+    with safe_open(file, framework="pt") as tensors:
+        return sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118

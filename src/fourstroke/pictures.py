@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from PIL import PngImagePlugin
 
@@ -13,17 +15,18 @@ from fourstroke.pipeline import Output
 RECIPE_KEY = "fourstroke"
 
 
-def write_pictures(output: Output, folder: Path, model: str) -> list[Path]:
+def write_pictures(output: Output, folder: Path, model: str, settings: Mapping[str, Any] | None = None) -> list[Path]:
     """Write every picture of `output` as PNG into `folder`; names hold the user's first words and the seed.
 
-    The recipe inside holds the prompt that was drawn, and the request that it was rewritten from.
+    The recipe inside holds the prompt that was drawn, the request that it was rewritten from, and the `settings`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     each = len(output.images) // max(1, len(output.enhanced))
     asked = [rewrite.request for rewrite in output.enhanced for _ in range(each)] or output.prompts
     for image, prompt, request, seed in zip(output.images, output.prompts, asked, output.seeds, strict=True):
-        recipe = {"prompt": prompt, "seed": seed, "model": model, "width": image.width, "height": image.height}
+        recipe: dict[str, Any] = {"prompt": prompt, "seed": seed, "model": model}
+        recipe |= {"width": image.width, "height": image.height, **(settings or {})}
         if request != prompt:
             recipe["request"] = request
         note = PngImagePlugin.PngInfo()

@@ -9,6 +9,7 @@ import pytest
 from fourstroke.cli import main
 from fourstroke.enhance.bulk import degrade_file, read_triplets
 from fourstroke.enhance.degrade import WorldEngine
+from fourstroke.enhance.endpoint import EndpointError
 
 
 @pytest.fixture
@@ -50,6 +51,32 @@ def test_resumed_equals_uninterrupted_whatever_the_workers(captions, tmp_path):
     assert parts.read_bytes() == whole.read_bytes()
     again = degrade_file(captions, parts, WorldEngine())
     assert (again.done, again.rejected, again.skipped) == (0, 0, 15)
+
+
+def test_captions_of_one_picture_are_all_taken_and_a_dead_engine_loses_nothing(world, tmp_path):
+    scene = world.scene(0)
+    captions = [world.caption(scene, rich=True, seed=seed) for seed in (1, 2, 3)]
+    rows = [{"id": "a", "caption": caption, "scene": scene.to_dict()} for caption in captions]
+    source, out = tmp_path / "c.jsonl", tmp_path / "t.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)))
+
+    class Dying(WorldEngine):
+        left = 2
+
+        def degrade(self, caption, seed):
+            self.left -= 1
+            if self.left < 0:
+                raise EndpointError("gone", 401)
+            return super().degrade(caption, seed)
+
+    with pytest.raises(EndpointError):
+        degrade_file(source, out, Dying())
+    tally = degrade_file(source, out, WorldEngine())
+    assert tally.done >= 1
+    assert tally.done + tally.skipped == 3
+    assert tally.rejected == 0
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["a", "a#2", "a#3"]
+    assert degrade_file(source, out, WorldEngine()).skipped == 3
 
 
 def test_the_command(captions, capsys):

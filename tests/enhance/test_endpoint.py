@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+
 import pytest
 from PIL import Image
 
@@ -51,6 +54,23 @@ def test_what_may_pass_is_tried_again(serve, monkeypatch):
     with pytest.raises(EndpointError, match="401"):
         _endpoint(serve(lambda r: tries.append(1) or (401, {"error": "no key"}))).chat([])
     assert len(tries) == 1
+
+
+def test_an_answer_that_breaks_off_is_one_line_too(monkeypatch):
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer():
+        connection, _ = listener.accept()
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab")
+        connection.close()
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    with pytest.raises(EndpointError, match="failed 1 times"):
+        _endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", retries=0).chat([])
+    thread.join()
+    listener.close()
 
 
 @pytest.mark.parametrize("body", [b"not json", {"choices": []}, {"choices": [{"message": {"content": None}}]}, []])
@@ -118,6 +138,14 @@ def test_bad_answers_are_rejected_with_their_reason(serve, answer, reason):
 
     with pytest.raises(RejectedError, match=reason):
         ChatEngine(_endpoint(serve(reply))).degrade(Caption(text="A tall oak by the lake in the light of the dusk."), 0)
+
+
+def test_a_failing_endpoint_is_not_the_rows_fault(serve):
+    caption = Caption(text="A tall oak by the lake in the light of the dusk.")
+    with pytest.raises(EndpointError, match="401"):
+        ChatEngine(_endpoint(serve(lambda _: (401, {"error": "no key"})))).degrade(caption, 0)
+    with pytest.raises(RejectedError, match="400"):
+        ChatEngine(_endpoint(serve(lambda _: (400, {"error": "too long"})))).degrade(caption, 0)
 
 
 def test_a_model_that_sees_judges(serve):

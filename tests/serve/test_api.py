@@ -212,6 +212,10 @@ def test_pages_of_foreign_origins_are_refused(live):
         foreign = web.post("/v1/images/generations", json={"prompt": "x"}, headers={"origin": "https://evil.example"})
         assert foreign.status_code == 403
         assert "access-control-allow-origin" not in foreign.headers
+        broken = web.post("/v1/images/generations", json={"prompt": "x"}, headers={"origin": "http://["})
+        assert broken.status_code == 403
+        rebound = {"origin": "http://evil.example:8000", "host": "evil.example:8000"}
+        assert web.post("/v1/images/generations", json={"prompt": "x"}, headers=rebound).status_code == 403
         own = web.get("/v1/models", headers={"origin": live.url})
         assert own.status_code == 200
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import queue
 import threading
 
@@ -155,6 +156,8 @@ def test_users_take_turns(tiny):
 def test_a_full_queue_refuses_all_or_nothing(engine):
     gate = Gate(engine)
     engine.submit([Job(order(), lambda e: None) for _ in range(15)])
+    again = pickle.loads(pickle.dumps(QueueFull("full", 7)))  # as it comes from a replica
+    assert (str(again), again.retry_after) == ("full", 7)
     with pytest.raises(QueueFull) as error:
         engine.submit([Job(order(), lambda e: None) for _ in range(2)])
     assert 1 <= error.value.retry_after <= 60

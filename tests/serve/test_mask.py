@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from fourstroke.serve import Order, Painter
 from fourstroke.serve.uploads import fit_mask
+from fourstroke.sizes import fit
 
 from .test_engine import draw
 
@@ -99,6 +100,8 @@ def test_masks_that_say_nothing_are_refused(live, sent, fields, reason):
 def test_the_mask_of_a_resized_picture_follows_it(tiny):
     large = Image.new("RGBA", (640, 320), "white")
     large.putalpha(mask((32, 0, 64, 32)).resize((640, 320)).point(lambda value: 255 - value))
-    assert np.array_equal(np.asarray(fit_mask(large, scene().resize((640, 320)), tiny.info)), np.asarray(mask()))
+    assert np.array_equal(
+        np.asarray(fit_mask(large, (640, 320), fit(scene().resize((640, 320)), tiny.info).size)), np.asarray(mask())
+    )
     hold = Painter(tiny)._hold(order(mask=mask((40, 0, 41, 1))), Painter(tiny).begin(order()).latent)
     assert hold.free.flatten().nonzero().flatten().tolist() == [2]  # the one latent that the mask touches

@@ -1,9 +1,10 @@
 """`fourstroke data degrade`: captions from a JSONL file to triplets, streaming, resumable, with rejects reported.
 
 A row is `{"caption": …}` with, optionally, `scene` (the graph of a drawn world's scene), `kind` (`generate` or
-`edit`), `width`, `height` and `id`. Triplets go to `<out>`, one a line, with the `id` of their row (its line number
-if it has none); rows that cannot be used go to `<out>.rejects.jsonl` with the reason. Rows that stand in either file
-are not done again, so an interrupted run goes on where it stopped. Each row's seed depends on its id alone.
+`edit`), `width`, `height` and `id`. Triplets go to `<out>`, one a line, with the `id` of their row (its line number if
+it has none, and `id#2` for the second of an id); rows that cannot be used go to `<out>.rejects.jsonl` with the reason.
+Rows that stand in either file are not done again, so an interrupted run goes on where it stopped. Each row's seed
+depends on its id alone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,6 +43,7 @@ def degrade_file(source: Path, out: Path, engine: Engine, *, seed: int = 0, work
 
     Raises:
         ValueError: if `source` cannot be read; nothing is written then.
+        EndpointError: if the engine's endpoint fails; what was done is kept, and the next run goes on from there.
     """
     if not source.is_file():
         raise ValueError(f"no captions at {source}; give a JSONL file of rows with a caption")
@@ -53,11 +56,13 @@ def degrade_file(source: Path, out: Path, engine: Engine, *, seed: int = 0, work
 
         def fresh() -> Iterator[tuple[str, str]]:
             nonlocal skipped
+            seen: Counter[str] = Counter()
             for name, line in rows(source):
+                seen[name] += 1
+                name = f"{name}#{seen[name]}" if seen[name] > 1 else name  # several captions of one picture
                 if name in known:
                     skipped += 1
                 else:
-                    known.add(name)
                     yield name, line
 
         for name, result, read in _results(fresh(), engine, seed, workers):

@@ -17,6 +17,8 @@ from fourstroke.enhance.protocol import clean, json_objects
 from fourstroke.enhance.triplet import CATEGORIES, Caption, RejectedError, Step, Triplet
 
 STREAM = 4
+REFUSED = frozenset((400, 413, 422))
+"""What an endpoint answers to a row that it cannot take; anything else would meet the next row too."""
 MEANINGS = {
     "layout": "where things stand in the picture",
     "secondary": "objects that are not what the picture is about",
@@ -76,6 +78,8 @@ class ChatEngine:
                 answer = self.endpoint.chat(messages, temperature=self.temperature, seed=seed + attempt)
                 return self._read(answer, caption, chosen, seed)
             except EndpointError as error:
+                if error.code not in REFUSED:
+                    raise  # not this row's fault
                 raise RejectedError(str(error)) from None
             except RejectedError as error:
                 reason = str(error)

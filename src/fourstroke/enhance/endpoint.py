@@ -6,6 +6,7 @@ A call is bounded in time and in size, and tried again where that can help: no c
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import os
@@ -27,15 +28,19 @@ MAX_PIXELS = 1024 * 1024
 
 
 class EndpointError(RuntimeError):
-    """The endpoint gave no answer that can be used; the message says what it said."""
+    """The endpoint gave no answer that can be used; the message says what it said, `code` is that of HTTP if any."""
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
     """Where to ask, and for how long. `url` ends before `/chat/completions`, for example http://localhost:8000/v1.
 
-    `timeout` is in seconds, of one try; `retries` are tries after the first one. The key is read from the environment
-    variable FOURSTROKE_ENDPOINT_KEY unless it is given.
+    `timeout` is in seconds, of each wait for the connection in one try; `retries` are tries after the first one. The
+    key is read from the environment variable FOURSTROKE_ENDPOINT_KEY unless it is given.
     """
 
     url: str
@@ -62,8 +67,8 @@ class Endpoint:
                 reason = f"{error.code} {_excerpt(error)}"
                 wait = error.headers.get("Retry-After") or ""
                 if error.code not in RETRIED:
-                    raise EndpointError(f"{self.url} answered {reason}") from None
-            except (OSError, TimeoutError) as error:
+                    raise EndpointError(f"{self.url} answered {reason}", error.code) from None
+            except (OSError, http.client.HTTPException) as error:
                 reason, wait = str(getattr(error, "reason", error)) or type(error).__name__, ""
             if attempt < self.retries:
                 time.sleep(min(LONGEST_WAIT, float(wait) if wait.isdigit() else 0.5 * 2**attempt))
@@ -102,5 +107,5 @@ def _excerpt(error: urllib.error.HTTPError) -> str:
     """The first words of an error's body."""
     try:
         return " ".join(error.read(400).decode("utf-8", errors="replace").split())
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return ""

@@ -92,7 +92,10 @@ def parse_answer(text: str) -> Answer:
 def parse_ratio(value: object) -> float | None:
     """Width over height from `16:9`, `16/9`, `16x9`, `1.78` or a number; None for anything else or beyond 4:1."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        ratio = float(value)
+        try:
+            ratio = float(value)
+        except OverflowError:
+            return None
     elif isinstance(value, str) and (
         match := re.fullmatch(r"([\d.]{1,9})(?:\s*[:/x×]\s*([\d.]{1,9}))?", value.strip())
     ):

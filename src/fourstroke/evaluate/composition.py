@@ -169,7 +169,7 @@ def evaluate_composition(
     verdicts = judge_pictures(judge, prompts, pictures, progress("judging"))
     if sheet is not None:
         verdict_sheet(prompts, pictures, verdicts).save(sheet)
-    levels = pipe.info.sample_sigmas if steps is None else None
+    own = len(pipe.info.sample_sigmas or ()) or pipe.info.num_inference_steps
     shares = summarise(prompts, verdicts) | {"all_right": share([v.right for v in verdicts], [1] * n)}
     return {
         "model": pipe.info.name,
@@ -177,7 +177,7 @@ def evaluate_composition(
         "captions": captions,
         "split": split,
         "first": first,
-        "steps": len(levels) if levels else steps or pipe.info.num_inference_steps,
+        "steps": steps or own,
         "guidance": pipe.info.guidance_scale if guidance is None else guidance,
         "seconds_per_picture": seconds,
     } | {name: plain(value) for name, value in shares.items()}

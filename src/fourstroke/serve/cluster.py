@@ -180,7 +180,6 @@ class Cluster:
     def drain(self) -> None:
         """Take no new work."""
         self.draining = True
-        self.metrics.ready.set(0)
 
     def close(self, timeout: float | None = None) -> bool:
         """Let what is under way finish, then take the replicas down."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -24,6 +24,9 @@ from fourstroke.serve.fields import Drawing, Rewrite
 from fourstroke.serve.uploads import fit_mask, read_upload
 from fourstroke.sizes import MULTIPLE, fit, shaped
 
+T = TypeVar("T")
+SLACK = 10.0
+"""Seconds that a client has to take the last event of a stream."""
 Inbox = asyncio.Queue[tuple[int, Event]]
 
 
@@ -93,7 +96,8 @@ class Desk:
         except (QueueFull, Draining) as error:
             raise errors.of_engine(error) from None
         if drawing.stream:
-            return _Stream(self._events(answer, inbox), lambda: self.engine.cancel(jobs))
+            seconds = self.config.request_seconds + SLACK
+            return _Stream(self._events(answer, inbox), lambda: self.engine.cancel(jobs), seconds)
         try:
             return await self._whole(answer, inbox, request)
         finally:
@@ -125,14 +129,19 @@ class Desk:
             if not 0 < len(uploads) <= self.config.input_images:
                 message = f"{len(uploads)} images; send 1 to {self.config.input_images} as image or image[]"
                 raise ApiError(400, message, param="image")
-            images = [await self._decode(upload, name) for name, upload in uploads]
-            mask = fit_mask(await self._decode(masks[0], "mask"), images[0], facts.info) if masks else None
-            return drawing, Sitting([fit(image, facts.info) for image in images], mask)
+            read = [
+                await self._decode(upload, name, lambda image: (image.size, fit(image, facts.info)))
+                for name, upload in uploads
+            ]
+            (sent, first), *_ = read
+            mask = await self._decode(masks[0], "mask", lambda m: fit_mask(m, sent, first.size)) if masks else None
+            return drawing, Sitting([image for _, image in read], mask)
 
-    async def _decode(self, upload: UploadFile, name: str) -> Image.Image:
-        data = await upload.read()
+    async def _decode(self, upload: UploadFile, name: str, then: Callable[[Image.Image], T]) -> T:
+        """What `then` makes of an upload; only that is kept, whatever the upload's size."""
         async with self._decoding:
-            return await asyncio.to_thread(read_upload, data, name, self.config.input_pixels)
+            data = await upload.read()
+            return await asyncio.to_thread(lambda: then(read_upload(data, name, self.config.input_pixels)))
 
     async def _count(self, prompt: str) -> int:
         try:
@@ -212,21 +221,30 @@ class Desk:
             yield sse("error", {"type": "error", **body})
 
     async def _encode(self, answer: Answer, index: int, event: Preview | Done) -> bytes:
-        note = recipe(answer.orders[index], self.engine.model.facts) if isinstance(event, Done) else None
-        return await asyncio.to_thread(encode, event.image, answer.drawing, note)
+        def work() -> bytes:  # the recipe digests the inputs
+            note = recipe(answer.orders[index], self.engine.model.facts) if isinstance(event, Done) else None
+            return encode(event.image, answer.drawing, note)
+
+        return await asyncio.to_thread(work)
 
 
 class _Stream(StreamingResponse):
-    """Server-sent events; `end` is called however the stream ends, even before its first event."""
+    """Server-sent events; `end` is called however the stream ends, even before its first event.
 
-    def __init__(self, events: AsyncIterator[bytes], end: Callable[[], None]) -> None:
+    A client that reads nothing for `seconds` in all loses its connection: its pictures wait in memory.
+    """
+
+    def __init__(self, events: AsyncIterator[bytes], end: Callable[[], None], seconds: float) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(events, media_type="text/event-stream", headers=headers)
-        self.end = end
+        self.end, self.seconds = end, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            async with asyncio.timeout(self.seconds):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            pass  # an answer that ends unfinished is a connection that is closed
         finally:
             self.end()
 

@@ -108,6 +108,9 @@ class QueueFull(RuntimeError):  # noqa: N818 - reads as the sentence it is
         super().__init__(message)
         self.retry_after = retry_after
 
+    def __reduce__(self) -> tuple[type[QueueFull], tuple[str, int]]:
+        return type(self), (str(self), self.retry_after)  # from a replica to its front
+
 
 class Draining(RuntimeError):  # noqa: N818 - reads as the sentence it is
     """The server is going away and takes no new work."""
@@ -184,8 +187,7 @@ class Engine:
 
     def drain(self) -> None:
         """Take no new work; what has been accepted will be finished, then the thread ends."""
-        self.draining = True  # alone first: a signal handler may hold the lock already
-        self.metrics.ready.set(0)
+        self.draining = True  # this alone: a signal handler may hold any lock already
 
     def close(self, timeout: float | None = None) -> bool:
         """Drain and wait; true when all is done."""

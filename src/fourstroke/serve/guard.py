@@ -53,7 +53,7 @@ class Guard:
         if not length.isdecimal() or int(length) > self.config.body_bytes:
             raise self._too_large()
         origin = headers.get("origin")
-        if origin and urlsplit(origin).netloc != headers.get("host") and not self._welcome(origin):
+        if origin and not self._own(origin, headers.get("host", "")) and not self._welcome(origin):
             raise ApiError(403, f"pages from {origin} may not use this server (--cors allows them)")
         path = scope["path"]
         if not self._keys or scope["method"] == "OPTIONS" or not (path.startswith("/v1/") or path == "/metrics"):
@@ -66,6 +66,15 @@ class Guard:
             scheme = {"WWW-Authenticate": "Bearer"}
             raise ApiError(401, "send a valid API key as a bearer token", code="invalid_api_key", headers=scheme)
         return f"key {found.index(True)}"
+
+    def _own(self, origin: str, host: str) -> bool:
+        """Whether a page came from this server; a name that was made to point at a loopback address is none of its."""
+        try:
+            found = urlsplit(origin)
+            local = not self.config.loopback or found.hostname in ("localhost", "127.0.0.1", "::1", self.config.host)
+        except ValueError:
+            return False
+        return found.netloc == host and local
 
     def _welcome(self, origin: str) -> bool:
         return "*" in self.config.cors_origins or origin in self.config.cors_origins

@@ -9,9 +9,7 @@ import zlib
 
 from PIL import Image, ImageOps
 
-from fourstroke.folder import ModelInfo
 from fourstroke.serve.errors import ApiError
-from fourstroke.sizes import fit
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error)
@@ -45,19 +43,19 @@ def read_upload(data: bytes, name: str, pixels: int) -> Image.Image:
         raise ApiError(400, f"{name}: not a readable PNG, JPEG or WebP: {reason}", param=name) from None
 
 
-def fit_mask(mask: Image.Image, image: Image.Image, info: ModelInfo) -> Image.Image:
-    """A mask as OpenAI's API has it (transparent where to draw anew) as 255 and 0 at the fitted picture's size.
+def fit_mask(mask: Image.Image, sent: tuple[int, int], fitted: tuple[int, int]) -> Image.Image:
+    """A mask as OpenAI's API has it (transparent where to draw anew) as 255 and 0, from the sent size to the fitted.
 
     Raises:
         ApiError: 400 where it has no alpha channel, another size than the picture, or nothing transparent.
     """
-    if mask.size != image.size:
-        sizes = f"{mask.width}x{mask.height} and the first image {image.width}x{image.height}"
+    if mask.size != sent:
+        sizes = f"{mask.width}x{mask.height} and the first image {sent[0]}x{sent[1]}"
         raise ApiError(400, f"mask: it is {sizes}; both must be of one size", param="mask")
     if "A" not in mask.getbands() and "transparency" not in mask.info:
         message = "mask: it has no alpha channel; make it transparent where the picture is to be drawn anew"
         raise ApiError(400, message, param="mask")
-    alpha = mask.convert("RGBA").getchannel("A").resize(fit(image, info).size, Image.Resampling.BOX)
+    alpha = mask.convert("RGBA").getchannel("A").resize(fitted, Image.Resampling.BOX)
     free = alpha.point(lambda value: 255 if value < 128 else 0)
     if free.getbbox() is None:
         raise ApiError(400, "mask: nothing in it is transparent, so nothing would be drawn anew", param="mask")

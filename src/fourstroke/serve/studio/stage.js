@@ -6,11 +6,13 @@ import { decodeBase64, readRecipe } from "/recipe.js";
 const HISTORY = 60;
 const history = [];
 let shown = null; // {url, recipe, blob}
+let many = false; // whether the request that is being drawn has tiles, looked at or not
 
 export const current = () => shown;
 
 /** Make room for the pictures of a new request. */
 export function expect(count) {
+  many = count > 1;
   at("hint").hidden = true;
   at("picture").hidden = count > 1 || !at("picture").src;
   at("tiles").hidden = count === 1;
@@ -23,7 +25,7 @@ function tile(_, index) {
   return make("li", {}, button);
 }
 
-const single = () => at("tiles").hidden;
+const single = () => !many;
 const target = (index) => (single() ? at("picture") : at("tiles").children[index]?.querySelector("img"));
 
 /** Show a partial image. */

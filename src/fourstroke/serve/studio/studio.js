@@ -164,6 +164,15 @@ function busy(on) {
   at("figure").setAttribute("aria-busy", String(on));
 }
 
+/** Set a slider; one that is too short for a value, or whose steps miss it, gives way. */
+function slide(id, value) {
+  const slider = at(id);
+  slider.min = Math.min(slider.min, value);
+  slider.max = Math.max(slider.max, value);
+  if ((value - slider.min) % slider.step) slider.step = "any";
+  slider.value = value;
+}
+
 /** Set every control as the recipe says. */
 function restore(recipe) {
   at("prompt").value = recipe.prompt;
@@ -173,8 +182,8 @@ function restore(recipe) {
   at("negative").value = recipe.negative_prompt ?? "";
   at("count").value = 1;
   if (recipe.width) chooseSize(`${recipe.width}x${recipe.height}`);
-  at("steps").value = recipe.num_inference_steps ?? model.num_inference_steps;
-  at("guidance").value = recipe.guidance_scale ?? model.guidance_scale;
+  slide("steps", recipe.num_inference_steps ?? model.num_inference_steps);
+  slide("guidance", recipe.guidance_scale ?? model.guidance_scale);
   showNumbers();
   const other = recipe.version && recipe.version !== model.version;
   say(other ? `Recipe restored; it was drawn by another model (${recipe.model} ${recipe.version}).` : "Recipe restored.");
@@ -242,7 +251,7 @@ at("edit").addEventListener("click", () => {
 at("clear").addEventListener("click", stage.clear);
 at("examples").append(...EXAMPLES.map((text) => {
   const button = make("button", { type: "button", className: "small", textContent: text });
-  button.addEventListener("click", () => { at("prompt").value = text; draw(); });
+  button.addEventListener("click", () => { at("rewrite-box").hidden = true; at("prompt").value = text; draw(); });
   return make("li", {}, button);
 }));
 for (const id of ["steps", "guidance"]) at(id).addEventListener("input", showNumbers);
