@@ -46,6 +46,8 @@ def test_speedrun_trains_measures_and_writes_a_card(tiny_recipes, tmp_path, caps
     card = (folder / "README.md").read_text()
     assert f"| objects | {scores['composition']['objects']['value']:.3f} |" in card
     assert "text encoder by reading" in card
+    assert "Shapes, in 8 colours: circle, square, triangle, diamond." in card
+    assert f"{scores['reconstruction']['pages']['psnr']:.1f} dB on pages of 12-pixel text" in card
     assert Pipeline.from_pretrained(folder)("a red circle", seed=1).images[0].size == (32, 32)
     states = [(tmp_path / "runs" / "tiny" / stage / "state" / "state.pt").stat().st_mtime for stage in ("vae", "dit")]
     speedrun("tiny", tiny_recipes, tmp_path / "runs", n=4)  # what is done is not done again

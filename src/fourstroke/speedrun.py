@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import platform
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from typing import Any
 import torch
 
 from fourstroke.checkpoint import write_json
-from fourstroke.data.world import WorldConfig
+from fourstroke.data.world import SHAPE_COLOURS, World, WorldConfig
+from fourstroke.data.world.compose import SHAPES
 from fourstroke.enhance.enhancer import PromptEnhancer
+from fourstroke.evaluate.world import find_world
 from fourstroke.folder import ENHANCER
 from fourstroke.pipeline import Pipeline
 from fourstroke.train.distill import DistillRecipe, train_distill
@@ -135,7 +138,8 @@ def card(family: str, folder: Path, scores: dict[str, Any]) -> str:
         if score:
             rows.append(f"| {name} | {score['value']:.3f} | {score['low']:.3f} to {score['high']:.3f} |")
     reconstruction = scores["reconstruction"]
-    minutes = scores["minutes"]
+    pages, minutes = reconstruction["pages"], scores["minutes"]
+    ned = f" (NED {pages['ned']:.2f})" if "ned" in pages else ""
     enhanced = "".join(
         f", enhancer ({name}) {minutes[key]:.0f} minutes"
         for key, name in (("enhance-sft", "fine-tuning"), ("enhance-rl", "reinforcement"))
@@ -153,8 +157,10 @@ pipeline_tag: text-to-image
 # fourstroke {family}
 
 A small model of a **drawn world**: emoji sprites and coloured shapes on lit, textured backgrounds, {index["width"]} x
-{index["height"]} pixels. It knows no photographs, no people, no places. Ask it for what `recipes/{family}/world.yaml`
-lists, one to three things at a time, and say where they stand; other words it has never seen.
+{index["height"]} pixels. It knows no photographs, no people, no places. Ask it for one to three things at a time, and
+say where they stand; other words it has never seen.
+
+{textwrap.fill(_vocabulary(folder), 120)}
 
 | part | parameters (M) |
 |---|---|
@@ -177,12 +183,20 @@ prompts.
 |---|---|---|
 {chr(10).join(rows)}
 
-Autoencoder (`fourstroke eval reconstruction`): PSNR {reconstruction["scenes"]["psnr"]:.1f} dB on held-out scenes,
-{reconstruction["photographs"]["mean"]["psnr"]:.1f} dB on five photographs of scikit-image, of a kind
-that it was never trained on.
+Autoencoder (`fourstroke eval reconstruction{" --read" if "ned" in pages else ""}`): PSNR
+{reconstruction["scenes"]["psnr"]:.1f} dB on held-out scenes, {pages["psnr"]:.1f} dB on pages of 12-pixel text{ned},
+{reconstruction["photographs"]["mean"]["psnr"]:.1f} dB on five photographs of scikit-image, of a kind that it was never
+trained on.
 
 **Licence.** Apache-2.0, weights included.
 """
+
+
+def _vocabulary(folder: Path) -> str:
+    """All that the world of a model can draw, in a sentence."""
+    world = World(find_world(None, folder, folder.name))
+    shapes = f" Shapes, in {len(SHAPE_COLOURS)} colours: {', '.join(SHAPES)}." if world.config.shapes else ""
+    return (f"Sprites: {', '.join(world.sprites)}." if world.sprites else "") + shapes
 
 
 def _hardware() -> str:
