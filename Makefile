@@ -35,7 +35,7 @@ lint: ## what pre-commit runs
 	@$(PYTHON) scripts/install.py all
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-speedrun: ## train the whole chain from nothing: FAMILY=micro (two cores, four hours by its limits) or mini (one GPU)
+speedrun: ## train the whole chain from nothing: FAMILY=micro (two cores, three hours by its limits) or mini (one GPU)
 	@$(PYTHON) scripts/install.py all
 	@$(BIN)/fourstroke speedrun $(FAMILY)
 

@@ -154,7 +154,7 @@ def train(arm: Arm, seed: int, steps: int) -> tuple[Autoencoder, dict[str, Any]]
         y = model.decode_raw(z)
         loss = l1(y, x) + edge(y, x)
         loss = loss + objective.extra(model, x, y, z, loss, step)
-        learner.update({"loss": loss}, step, step / steps)
+        learner.update({"loss": loss}, step / steps)
         average.update(step)
         objective.turn(x, y.detach(), step)
         spent += time.process_time() - before

@@ -142,7 +142,7 @@ class Flow:
             dropped = (torch.rand(BATCH, generator=generator) < DROP).tolist()
             captions = ["" if drop else self.captions[i] for i, drop in zip(chosen.tolist(), dropped, strict=True)]
             loss = self.error(captions, latents[chosen], generator)
-            learner.update({"loss": loss}, step, step / steps)
+            learner.update({"loss": loss}, step / steps)
             average.update(step)
         average._write(average.weights)
 

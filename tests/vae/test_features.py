@@ -159,6 +159,6 @@ def test_recipes_are_read(tmp_path: Path) -> None:
     words = ["alignment.features=f", "alignment.weight=0.2", "images=photos", "image_share=0.25"]
     recipe = load_recipe(VaeRecipe, recipes / "micro" / "vae.yaml", words)
     assert recipe.alignment == AlignmentConfig(features=Path("f"), weight=0.2)
-    assert (recipe.images, recipe.images_in_batch) == (Path("photos"), 3)
+    assert (recipe.images, recipe.images_in_batch) == (Path("photos"), 2)
     with pytest.raises(RecipeError, match="steps=0"):
         build(AlignmentConfig, {"features": "f", "steps": 0})
