@@ -57,7 +57,16 @@ FEATURE_STEPS = 300
 WEIGHT = 0.2
 STRICT, LOOSE = (0.0, 0.0), (0.5, 0.25)
 """Margins of the cosine and of the distance; the loose ones are VA-VAE's."""
-FINDINGS: tuple[str, ...] = ()
+FINDINGS = (
+    """Reproduced: what alignment costs. Strict margins lose half a dB on scenes, loosened ones .3 dB, in every seed; a
+    linear map then explains .78 and .71 of the features' variance in place of .51. Loosening gives back 40 % of the
+    fidelity for a quarter of what alignment had won there.""",
+    """Half reproduced: that aligned latents are easier. The transformer's loss falls from .44 to .29 and .30 of the
+    linear guess's. Its pictures do not get better: composition is .14 and .13 against .18, all near the floor, and
+    the copies of aligned autoencoders themselves are judged worse (.57 and .63 against .77). After 400 steps of 1.1 M
+    parameters fidelity is what limits, and a cost of half a dB weighs more than latents that are easier to predict;
+    we do not take that for a finding about models whose copies are as good as their originals.""",
+)
 """What we read from the table at the sizes that are the defaults."""
 
 
