@@ -41,9 +41,8 @@ def generate(arguments: argparse.Namespace) -> dict[str, Any]:
     images = [_open(path) for path in getattr(arguments, "image", [])]
     if any(not prompt.strip() for prompt in arguments.prompt):
         raise ValueError("a prompt is empty; say what to draw")
-    own = len(pipe.info.sample_sigmas or ()) or pipe.info.num_inference_steps
     settings = {
-        "num_inference_steps": own if arguments.steps is None else arguments.steps,
+        "num_inference_steps": pipe.info.own_steps if arguments.steps is None else arguments.steps,
         "guidance_scale": pipe.info.guidance_scale if arguments.guidance is None else arguments.guidance,
         "negative_prompt": arguments.negative,
         "background": "transparent" if arguments.transparent else "opaque",

@@ -33,6 +33,11 @@ class ModelInfo:
     guidance_scale: float = 1.0
     sample_sigmas: tuple[float, ...] | None = None
 
+    @property
+    def own_steps(self) -> int:
+        """Steps of a picture that asks for none: a student's are those of its grid."""
+        return len(self.sample_sigmas or ()) or self.num_inference_steps
+
 
 def find_model(model: str | Path | None) -> Path:
     """The folder of a model: as given, from the hub, or the best bundled one."""

@@ -251,9 +251,9 @@ class Pipeline:
         return sized(self.info, width, height, images)
 
     def _sigmas(self, steps: int | None, tokens: int) -> Tensor:
-        if self.info.sample_sigmas and steps in (None, len(self.info.sample_sigmas)):  # its own number, said or not
+        if self.info.sample_sigmas and steps in (None, self.info.own_steps):  # its own number, said or not
             return fixed_sigmas(list(self.info.sample_sigmas))
-        return sigmas(self.info.num_inference_steps if steps is None else steps, tokens, self.schedule)
+        return sigmas(self.info.own_steps if steps is None else steps, tokens, self.schedule)
 
 
 class Clock:

@@ -169,7 +169,6 @@ def evaluate_composition(
     verdicts = judge_pictures(judge, prompts, pictures, progress("judging"))
     if sheet is not None:
         verdict_sheet(prompts, pictures, verdicts).save(sheet)
-    own = len(pipe.info.sample_sigmas or ()) or pipe.info.num_inference_steps
     shares = summarise(prompts, verdicts) | {"all_right": share([v.right for v in verdicts], [1] * n)}
     return {
         "model": pipe.info.name,
@@ -177,7 +176,7 @@ def evaluate_composition(
         "captions": captions,
         "split": split,
         "first": first,
-        "steps": steps or own,
+        "steps": steps or pipe.info.own_steps,
         "guidance": pipe.info.guidance_scale if guidance is None else guidance,
         "seconds_per_picture": seconds,
     } | {name: plain(value) for name, value in shares.items()}

@@ -51,7 +51,7 @@ class Desk:
         info = facts.info
         own = {
             "version": facts.version, "width": info.width, "height": info.height, "max_side": info.max_side,
-            "multiple": MULTIPLE, "guidance_scale": info.guidance_scale, "num_inference_steps": facts.own_steps,
+            "multiple": MULTIPLE, "guidance_scale": info.guidance_scale, "num_inference_steps": info.own_steps,
             "fixed_steps": bool(info.sample_sigmas), "max_steps": config.max_steps, "max_n": config.max_n,
             "max_previews": config.max_previews, "max_prompt_tokens": facts.max_prompt_tokens,
             "max_input_images": config.input_images, "enhances": facts.enhances,

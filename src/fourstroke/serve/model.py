@@ -22,14 +22,9 @@ class Facts:
     max_prompt_tokens: int
     enhances: bool
 
-    @property
-    def own_steps(self) -> int:
-        """Steps of a picture that asks for none."""
-        return len(self.info.sample_sigmas or ()) or self.info.num_inference_steps
-
     def steps(self, order: Order) -> int:
         """How many steps a picture takes."""
-        return order.num_inference_steps or self.own_steps
+        return order.num_inference_steps or self.info.own_steps
 
 
 class Model(Protocol):

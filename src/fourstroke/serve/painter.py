@@ -132,7 +132,7 @@ class Painter:
         start_again = time.perf_counter()
         self.pictures(latents, [row.order])
         self.decode_steps = (time.perf_counter() - start_again) / (stepped - start)
-        if self.decode_steps > self.facts.own_steps / 4:
+        if self.decode_steps > self.facts.info.own_steps / 4:
             self.sketch = Sketch.fit(self.pipe.autoencoder)
 
     def _condition(self, prompt: str, order: Order) -> Condition:
