@@ -10,11 +10,15 @@ import pytest
 import torch
 
 from fourstroke import Pipeline
+from fourstroke.data.stream import batches
+from fourstroke.data.world import WorldConfig
 from fourstroke.train import distributed
-from fourstroke.train.dit import DitRecipe, DitStage, train_dit
+from fourstroke.train.dit import DitStage, train_dit
+from fourstroke.train.features import FeaturesRecipe, FeaturesStage
 from fourstroke.train.loop import Trainer
 from fourstroke.train.recipe import RecipeError
-from fourstroke.train.vae import VaeStage
+from fourstroke.train.vae import train_vae
+from fourstroke.vae.features import SemanticConfig
 
 CLOSE = 5e-5
 """Two hundredths of a step of AdamW at this rate: where gradients are tiny, it makes steps of rounding errors."""
@@ -34,7 +38,7 @@ def _tensors(value, name=""):
     return found
 
 
-def _at(recipe: DitRecipe, name: str, steps: int, **changes) -> DitRecipe:
+def _at(recipe, name: str, steps: int, **changes):
     run = dataclasses.replace(recipe.run, out=recipe.run.out.with_name(name), steps=steps)
     return dataclasses.replace(recipe, run=run, **changes)
 
@@ -66,10 +70,21 @@ def test_the_ranks_rows_are_those_of_one_batch(monkeypatch):
 
 
 def test_stages_of_one_process_refuse_several(vae_recipe, monkeypatch):
+    same = {name: getattr(vae_recipe, name) for name in ("world", "run", "optimizer", "batch_size")}
+    stage = FeaturesStage(FeaturesRecipe(model=SemanticConfig(widths=(4, 4, 4, 8, 8)), **same))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RecipeError, match="train vae runs in one process"):
-        Trainer(VaeStage(vae_recipe), vae_recipe.run, vae_recipe.optimizer, {})
+    with pytest.raises(RecipeError, match="train features runs in one process"):
+        Trainer(stage, vae_recipe.run, vae_recipe.optimizer, {})
     assert not os.path.exists(vae_recipe.run.out)
+
+
+def test_ranks_take_turns_in_one_stream():
+    config = WorldConfig(width=32, height=32, sprites=0)
+    together = next(batches(config, 4, start=1))
+    apart = [next(batches(config, 2, start=1, rank=rank, ranks=2)) for rank in range(2)]
+    assert [sample.caption for sample in together[0::2]] == [sample.caption for sample in apart[0]]
+    assert [sample.caption for sample in together[1::2]] == [sample.caption for sample in apart[1]]
+    assert len({sample.caption for sample in together}) > 1
 
 
 @pytest.mark.slow
@@ -111,6 +126,25 @@ def test_two_ranks_reach_the_weights_of_one_process(steady, launch):
     trainer.save(alone.run.out / "state")
     for name, value in _tensors(_state(alone)).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=CLOSE, msg=name)
+
+
+@pytest.mark.slow
+def test_two_ranks_train_the_autoencoder_of_one_process(vae_recipe, launch):
+    """Scenes, pages, crops and noise are those of one batch, matrices are shared out, gradients averaged."""
+    optimizer = dataclasses.replace(vae_recipe.optimizer, cooldown=0.0)
+    own = {"page_share": 0.5, "page_sizes": (8, 12), "crop": 16, "latent_noise": 0.0}
+    steady = dataclasses.replace(vae_recipe, optimizer=optimizer, **own)
+    one = _at(steady, "one", 3)
+    train_vae(one)
+    expected = _tensors(_state(one))
+    two = _at(steady, "two", 3, batch_size=2)
+    code, out, errors = launch("vae", two)
+    assert code == 0, errors
+    assert out.count("samples at step 3") == 1
+    found = _tensors(_state(two))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=CLOSE, msg=name)
 
 
 @pytest.mark.slow

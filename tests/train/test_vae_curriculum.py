@@ -225,6 +225,13 @@ def test_balanced_pictures_have_the_gradient_of_the_mean_logarithm() -> None:
     torch.testing.assert_close(found / errors.log().mean().exp(), wanted)
 
 
+def test_squared_errors_count_where_asked(recipe: VaeRecipe) -> None:
+    plain, asked = (VaeStage(dataclasses.replace(recipe, squared=weight)).loss(0) for weight in (0.0, 10.0))
+    assert "squared" not in plain
+    assert asked["squared"] > asked["l1"] ** 2  # the mean of squares is at least the square of the mean
+    torch.testing.assert_close(asked["loss"] - plain["loss"], 10 * asked["squared"])
+
+
 def finished(folder: Path, **changes: object) -> Autoencoder:
     """An autoencoder with statistics, in a folder."""
     torch.manual_seed(3)

@@ -181,10 +181,20 @@ def random_window(picture: np.ndarray, height: int, width: int, rng: np.random.G
 
 
 def image_batches(
-    images: Images, batch_size: int, height: int, width: int, *, start: int = 0, seed: int = 0, workers: int = 0
+    images: Images,
+    batch_size: int,
+    height: int,
+    width: int,
+    *,
+    start: int = 0,
+    seed: int = 0,
+    workers: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Iterator[Tensor]:
     """Endless batches (b, 4, height, width) in [-1, 1]; batch s is a function of (seed, s) alone, `start` the first.
 
+    Of several ranks each takes every `ranks`-th picture of what all of them draw in a step.
     Each round through the pictures has an order of its own; a broken one gives its place to the next, and is noted in
     the report. Raises ValueError where nothing can be read.
     """
@@ -192,7 +202,7 @@ def image_batches(
     loader: DataLoader[tuple[np.ndarray, dict[str, str]]] = DataLoader(
         windows,
         batch_size=batch_size,
-        sampler=itertools.count(start * batch_size),
+        sampler=itertools.count(start * batch_size * ranks + rank, ranks),
         num_workers=workers,
         collate_fn=list,
         prefetch_factor=4 if workers else None,

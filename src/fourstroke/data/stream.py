@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -24,21 +25,25 @@ class WorldSamples(Dataset[Sample]):
 
 
 def batches(
-    config: WorldConfig, batch_size: int, *, start: int = 0, seed: int = 0, split: Split = "train", workers: int = 0
+    config: WorldConfig,
+    batch_size: int,
+    *,
+    start: int = 0,
+    seed: int = 0,
+    split: Split = "train",
+    workers: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Iterator[list[Sample]]:
-    """Batches from step `start` on; step s holds the samples s * batch_size … of a range of its own for each seed."""
-    first = (seed << 40) + start * batch_size
+    """Batches from step `start` on; step s holds the samples s * batch_size … of a range of its own for each seed.
 
-    def indices() -> Iterator[int]:
-        index = first
-        while True:
-            yield index
-            index += 1
-
+    Of several ranks each takes every `ranks`-th sample of what all of them draw in a step.
+    """
+    first = (seed << 40) + start * batch_size * ranks + rank
     loader: DataLoader[Sample] = DataLoader(
         WorldSamples(config, split),
         batch_size=batch_size,
-        sampler=_Endless(indices()),
+        sampler=_Endless(itertools.count(first, ranks)),
         num_workers=workers,
         collate_fn=list,
         prefetch_factor=4 if workers else None,

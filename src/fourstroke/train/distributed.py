@@ -100,6 +100,29 @@ def mean(scalars: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(scalars, values / world(), strict=True))
 
 
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """The means over the ranks of the gradients of parameters that each holds whole; FSDP2 sees to the others."""
+    grads = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
+    if world() == 1 or not grads:
+        return
+    together = torch.cat([grad.flatten() for grad in grads])
+    dist.all_reduce(together)
+    together /= world()
+    for grad, part in zip(grads, together.split([grad.numel() for grad in grads]), strict=True):
+        grad.copy_(part.view(grad.shape))
+
+
+def shared_out(x: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """`make` of equal rows (n, ...), row by row, each rank making every world-th of them for all."""
+    if world() == 1:
+        return make(x)
+    done = torch.zeros_like(x)
+    if rank() < len(x):
+        done[rank() :: world()] = make(x[rank() :: world()])
+    dist.all_reduce(done)
+    return done
+
+
 def first(make: Callable[[], T]) -> T:
     """What `make` returns on the first rank, on all of them; an error there is raised everywhere."""
     if world() == 1:

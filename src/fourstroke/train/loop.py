@@ -107,6 +107,7 @@ class Learner:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
         scalars["loss"].backward()
+        distributed.average_gradients(self.parameters)
         scalars["grad_norm"] = distributed.full(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
         for optimizer in self.optimizers.values():
             optimizer.step()

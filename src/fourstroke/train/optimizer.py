@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fourstroke.train.distributed import full, local, placed
+from fourstroke.train.distributed import full, local, placed, shared_out
 
 GATHERED = 8
 """So many matrices that lie on several ranks are in one piece at a time."""
@@ -66,6 +66,7 @@ class Muon(torch.optim.Optimizer):
 
     Parameters of one shape are updated in one batch of matrix products. Where a matrix lies on several ranks, each of
     them gathers and orthogonalises all of it and keeps its own rows: the same work everywhere, but nothing to agree on.
+    Matrices that every rank holds whole are shared out instead, each orthogonalised by one of them for all.
     """
 
     def __init__(self, params: Iterable[Tensor], *, lr: float, momentum: float, weight_decay: float) -> None:
@@ -87,7 +88,9 @@ class Muon(torch.optim.Optimizer):
     def _move(self, batch: list[Tensor], shape: tuple[int, int], group: dict[str, Any]) -> None:
         updates = [full(self._momentum(p, group["momentum"])).reshape(shape) for p in batch]
         scale = 0.2 * max(shape) ** 0.5
-        for p, update in zip(batch, orthogonal(torch.stack(updates)), strict=True):
+        whole = torch.stack(updates)
+        split = batch[0] is not local(batch[0])
+        for p, update in zip(batch, orthogonal(whole) if split else shared_out(whole, orthogonal), strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])
             p.add_(placed(update.view(p.shape), p), alpha=-group["lr"] * scale)
 

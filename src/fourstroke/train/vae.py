@@ -6,16 +6,21 @@ decoder sees (in units of their own deviation), so that it forgives the small er
 
 VAE-2.0 report, Curriculum: resolution and aspect ratio, content, and alignment change together as training goes on.
 The first two are `phases` of the recipe, the third opens its own margins; all go by the share of the run that is done.
+
+Several ranks (see `distributed`) each hold the whole model, take their rows of one batch, and average gradients.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourstroke.checkpoint import write_json
@@ -24,6 +29,7 @@ from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.stream import as_pixels, batches, pixels
 from fourstroke.data.world import Sample, World, WorldConfig
 from fourstroke.data.world.page import render_page
+from fourstroke.train import distributed
 from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
@@ -106,6 +112,8 @@ class VaeRecipe:
     optimizer: OptimizerConfig
     batch_size: int
     edge: float = 1.0
+    squared: float = 0.0
+    """Weight of the mean squared error, which few large errors fill, as they do what PSNR measures; 0 leaves it out."""
     balanced: bool = False
     """Weigh pictures by the reciprocal of their errors: what is nearly right counts as much as what is far off.
 
@@ -219,6 +227,9 @@ class VaeStage:
         seen = balance(y, x) if self.recipe.balanced else y
         parts = {"l1": l1(seen, x), "edge": edge(seen, x)}
         loss = parts["l1"] + self.recipe.edge * parts["edge"]
+        if self.recipe.squared:
+            parts["squared"] = F.mse_loss(seen, x)
+            loss = loss + self.recipe.squared * parts["squared"]
         if self.perceptual is not None:
             extra, more = self.perceptual.loss(x, y)
             loss, parts = loss + extra, parts | more
@@ -230,6 +241,10 @@ class VaeStage:
             parts["anchor"] = self._drift(x[pages:], z[pages:])
             loss = loss + self.recipe.anchor.weight * parts["anchor"]
         return {"loss": loss, **parts}
+
+    def whole(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing to gather: every rank holds all of the model."""
+        return contextlib.nullcontext()
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
         """A sheet of held-out scenes and pages beside their reconstructions, and the RGB PSNR over all of them."""
@@ -292,8 +307,10 @@ class VaeStage:
         """Noise whose strength differs between pictures, from none to `latent_noise` deviations."""
         config = self.model.config
         shape = (len(x), config.z_dim, x.shape[2] // config.factor, x.shape[3] // config.factor)
-        strength = self.recipe.latent_noise * torch.rand(len(x), 1, 1, 1, generator=generator)
-        return (strength * torch.randn(shape, generator=generator)).to(x.device)
+        count, *rest = shape[0] * distributed.world(), *shape[1:]
+        strength = self.recipe.latent_noise * torch.rand(count, 1, 1, 1, generator=generator)
+        noise = distributed.own(strength * torch.randn(count, *rest, generator=generator))
+        return noise.to(x.device)
 
     def _reconstruct(self, x: Tensor) -> Tensor:
         parts = x.to(self.device, memory_format=torch.channels_last).split(16)
@@ -316,8 +333,10 @@ class VaeStage:
         scenes, windows = self._streams[place]
         x = pixels(next(scenes))
         if (pages := round(mixture.page_share * len(x))) > 0:
-            first, (width, height) = (self.recipe.run.seed << 48) + (phase << 40) + step * len(x), mixture.sizes[place]
-            drawn = [render_page(first + i, width, height, mixture.page_sizes, "train") for i in range(pages)]
+            rank, ranks = distributed.rank(), distributed.world()
+            first = (self.recipe.run.seed << 48) + (phase << 40) + step * len(x) * ranks + rank
+            indices = range(first, first + pages * ranks, ranks)
+            drawn = [render_page(i, *mixture.sizes[place], mixture.page_sizes, "train") for i in indices]
             x[:pages] = as_pixels(drawn)
         if mixture.crop is not None:
             x = random_crops(x, mixture.crop, generator)
@@ -329,19 +348,22 @@ class VaeStage:
         seed, (width, height) = recipe.run.seed + (phase << 20) + (place << 10), mixture.sizes[place]
         world = replace(recipe.world, width=width, height=height)
         own = 0 if self.images is None else mixture.images
-        scenes = batches(world, mixture.batch_size - own, start=turn, seed=seed, workers=recipe.workers)
+        rank, ranks = distributed.rank(), distributed.world()
+        common: dict[str, Any] = {"start": turn, "seed": seed, "workers": recipe.workers, "rank": rank, "ranks": ranks}
+        scenes = batches(world, mixture.batch_size - own, **common)
         if self.images is None:
             return scenes, iter(())
         size = (mixture.crop or height, mixture.crop or width)
-        return scenes, image_batches(self.images, own, *size, start=turn, seed=seed, workers=recipe.workers)
+        return scenes, image_batches(self.images, own, *size, **common)
 
 
 def train_vae(recipe: VaeRecipe, resume: bool = False) -> Path:
     """Train by a recipe; returns the folder of the finished autoencoder."""
-    stage = VaeStage(recipe)
-    trainer = Trainer(stage, recipe.run, recipe.optimizer, resolved(recipe))
-    stage.progress = lambda step: trainer.progress
-    return trainer.run(resume)
+    with distributed.ranks():
+        stage = VaeStage(recipe)
+        trainer = Trainer(stage, recipe.run, recipe.optimizer, resolved(recipe))
+        stage.progress = lambda step: trainer.progress
+        return trainer.run(resume)
 
 
 def _anchor(config: AnchorConfig, new: AutoencoderConfig, device: torch.device) -> Autoencoder:
@@ -367,8 +389,9 @@ def balance(y: Tensor, x: Tensor) -> Tensor:
 
 def random_crops(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
     """One square of `side` pixels from every picture (B, C, H, W), each at its own place."""
-    rows = torch.randint(x.shape[2] - side + 1, (len(x),), generator=generator).tolist()
-    columns = torch.randint(x.shape[3] - side + 1, (len(x),), generator=generator).tolist()
+    count = len(x) * distributed.world()
+    rows = distributed.own(torch.randint(x.shape[2] - side + 1, (count,), generator=generator)).tolist()
+    columns = distributed.own(torch.randint(x.shape[3] - side + 1, (count,), generator=generator)).tolist()
     parts = [p[:, r : r + side, c : c + side] for p, r, c in zip(x, rows, columns, strict=True)]
     return torch.stack(parts)
 
