@@ -15,8 +15,8 @@ from ..train.conftest import Launch, launch  # noqa: F401
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 2])
-def test_two_ranks_distil_what_one_process_does(recipe, launch: Launch, rank):  # noqa: F811
+@pytest.mark.parametrize(("rank", "whole"), [(0, False), (2, False), (0, True), (2, True)])
+def test_two_ranks_distil_what_one_process_does(recipe, launch: Launch, rank, whole):  # noqa: F811
     lenient = dataclasses.replace(recipe.watch, limits=CollapseLimits(diversity=0.0, saturation=1e6))
     changes = {"lora_rank": rank, "watch": lenient, "gradient_checkpointing": bool(rank)}
     runs = [
@@ -26,7 +26,7 @@ def test_two_ranks_distil_what_one_process_does(recipe, launch: Launch, rank):  
     one = dataclasses.replace(recipe, run=runs[0], batch_size=4, **changes)
     two = dataclasses.replace(recipe, run=runs[1], batch_size=2, **changes)
     train_distill(one)
-    code, out, errors = launch("distill", two)
+    code, out, errors = launch("distill", two, whole=whole)
     assert code == 0, errors
     states = [torch.load(run.out / "state" / "state.pt", weights_only=True) for run in runs]
     for key, weights in states[0]["models"].items():

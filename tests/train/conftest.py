@@ -83,12 +83,21 @@ class Launch:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def __call__(self, stage: str, recipe: Any, *options: str, stop_when: Path | None = None) -> tuple[int, str, str]:
-        """Exit code, output and errors; with `stop_when` an interrupt is sent once that file is there."""
+    def __call__(
+        self, stage: str, recipe: Any, *options: str, stop_when: Path | None = None, whole: bool = False
+    ) -> tuple[int, str, str]:
+        """Exit code, output and errors; with `stop_when` an interrupt is sent once that file is there.
+
+        These models are small enough to stay whole on every rank, and are split all the same but for `whole`.
+        """
         file = self.folder / f"{stage}.yaml"
         file.write_text(yaml.safe_dump(resolved(recipe)["recipe"]))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        command += ["-m", "fourstroke.cli", "train", stage, "--recipe", str(file), *options]
+        program = self.folder / "program.py"
+        split = "" if whole else "distributed.WHOLE = 0\n"
+        lines = "from fourstroke.cli import main\nfrom fourstroke.train import distributed\n"
+        program.write_text(f"{lines}{split}raise SystemExit(main())\n")
+        command += [str(program), "train", stage, "--recipe", str(file), *options]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         with subprocess.Popen(
             command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE

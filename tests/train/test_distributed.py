@@ -88,13 +88,14 @@ def test_ranks_take_turns_in_one_stream():
 
 
 @pytest.mark.slow
-def test_two_ranks_reach_the_weights_of_one_process(steady, launch):
+@pytest.mark.parametrize("whole", [False, True])
+def test_two_ranks_reach_the_weights_of_one_process(steady, launch, whole):
     """And again after an interruption, on two ranks as well as in one process."""
     one = _at(steady, "one", 4)
     train_dit(one)
     expected = _tensors(_state(one))
     two = _at(steady, "two", 4, batch_size=2)
-    code, out, errors = launch("dit", two)
+    code, out, errors = launch("dit", two, whole=whole)
     assert code == 0, errors
     found = _tensors(_state(two))
     assert found.keys() == expected.keys()
@@ -114,11 +115,11 @@ def test_two_ranks_reach_the_weights_of_one_process(steady, launch):
     assert Pipeline.from_pretrained(two.run.out / "model")("a red circle", seed=1).images[0].size == (32, 32)
 
     parts = [_at(steady, "parts", steps, batch_size=2) for steps in (2, 4)]
-    assert launch("dit", parts[0])[0] == 0
+    assert launch("dit", parts[0], whole=whole)[0] == 0
     alone = _at(steady, "parts", 2)
     trainer = Trainer(DitStage(alone), alone.run, alone.optimizer, {})
     trainer.load(alone.run.out / "state")
-    assert launch("dit", parts[1], "--resume")[0] == 0
+    assert launch("dit", parts[1], "--resume", whole=whole)[0] == 0
     resumed = _tensors(_state(parts[1]))
     assert all(torch.equal(value, found[name]) for name, value in resumed.items())
     for _ in range(2):

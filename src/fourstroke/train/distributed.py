@@ -1,9 +1,10 @@
 """Several processes, started by torchrun, that train one model: each keeps a part of its weights (FSDP2).
 
-Large families do not fit into one GPU with their optimisers. Every rank draws its own rows of one common batch, so that
-N ranks with batches of b see what one process with a batch of N b would; gradients are averaged by FSDP2. What is not
-training (sheets, scores, exports, the log) is done by the first rank alone, with a plain copy of the model that is
-filled for it, while the others wait: it is the same code as in one process, and nothing in it can tell ranks apart.
+Large families do not fit into one GPU with their optimisers; small ones stay whole on every rank. Every rank draws its
+own rows of one common batch, so that N ranks with batches of b see what one process with a batch of N b would;
+gradients are averaged. What is not training (sheets, scores, exports, the log) is done by the first rank alone, with a
+plain copy of the model that is filled for it, while the others wait: it is the same code as in one process, and nothing
+in it can tell ranks apart.
 
 In one process, without torchrun, nothing here does anything.
 """
@@ -29,6 +30,9 @@ from fourstroke.train.recipe import RecipeError
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
+
+WHOLE = 100_000_000
+"""Parameters from which a model is split."""
 
 PATIENCE = datetime.timedelta(hours=2)
 """How long ranks wait for one another; the first may draw pictures for a while."""
@@ -154,13 +158,15 @@ def first_alone() -> Iterator[None]:
 class Split(Generic[M]):
     """A model in parts on all ranks, and how to have it in one piece; in one process it is just the model.
 
+    Of fewer than `WHOLE` parameters every rank keeps all: they fit, and gathering them would take longer than the step.
     `methods` are those that are called from outside beside `forward`. Whatever stands in a `ModuleList` (the blocks) is
     gathered when it runs and let go afterwards; the rest is gathered while the model runs.
     """
 
     def __init__(self, model: M, methods: Sequence[str] = ()) -> None:
         self.model = model
-        if world() == 1:
+        self.parted = world() > 1 and sum(p.numel() for p in model.parameters()) >= WHOLE
+        if not self.parted:
             return
         shells = {id(p): nn.Parameter(p.to("meta"), requires_grad=p.requires_grad) for p in model.parameters()}
         self._shell = copy.deepcopy(model, cast(dict[int, Any], shells))  # everything but the weights
@@ -180,8 +186,8 @@ class Split(Generic[M]):
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[M]:
-        """A plain model with all weights as they are now on the first rank; elsewhere one without any."""
-        if world() == 1:
+        """A plain model with all weights as they are now on the first rank; elsewhere perhaps one without any."""
+        if not self.parted:
             yield self.model
             return
         gathered: dict[int, nn.Parameter] = {}
