@@ -232,7 +232,7 @@ are medians of {ROUNDS} pictures drawn one at a time, the settings taking turns;
 
 {table(rows, n)}
 
-![composition against evaluations]({stem}.png)
+![composition, diversity and what is kept, against evaluations]({stem}.png)
 
 One column a prompt, one row a setting, the same noise in every row:
 
@@ -241,13 +241,13 @@ One column a prompt, one row a setting, the same noise in every row:
 
 
 def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """Composition against evaluations of the transformer."""
+    """Composition, diversity, and what is kept of the first row's pictures, against evaluations of the transformer."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4), dpi=120)
+    figure, panels = plt.subplots(1, 3, figsize=(13, 3.8), dpi=110)
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         who, *rest = row["name"].split(", ")
@@ -256,13 +256,20 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
         x, y = [r["evaluations"] for r in group], [r["composition"]["value"] for r in group]
         low = [v - r["composition"]["low"] for v, r in zip(y, group, strict=True)]
         high = [r["composition"]["high"] - v for v, r in zip(y, group, strict=True)]
-        axes.errorbar(x, y, yerr=[low, high], marker="o", capsize=3, label=name)
-    axes.set(xscale="log", xlabel="evaluations of the transformer for a picture", ylabel="composition", ylim=(0, 1))
+        panels[0].errorbar(x, y, yerr=[low, high], marker="o", capsize=3, label=name)
+        panels[1].plot(x, [ratio(r["diversity"], rows[0]["diversity"]) for r in group], marker="o", label=name)
+        others = [r for r in group if r["kept"] is not None]  # the first row is what is to be kept
+        panels[2].plot([r["evaluations"] for r in others], [r["kept"] for r in others], marker="o", label=name)
+    panels[0].set(ylabel="composition", ylim=(0, 1.02))
+    panels[1].set(ylabel="diversity, of the first row's")
+    panels[2].set(ylabel=f"PSNR to {rows[0]['name']}, dB")
     ticks = [1, 2, 4, 8, 20, 40, 80]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend()
+    for axes in panels:
+        axes.set(xscale="log", xlabel="evaluations of the transformer for a picture")
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    panels[0].legend()
     figure.tight_layout()
     figure.savefig(file)
 
