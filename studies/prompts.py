@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", type=Path, default=Path("recipes/micro/distill.yaml"))
     parser.add_argument("--prompts", type=int, default=4000, help="to distil with, in every arm")
     parser.add_argument("--warm", type=int, default=30, help="steps along the teacher's path")
-    parser.add_argument("--steps", type=int, default=90, help="in all; those after the warm-up match distributions")
+    parser.add_argument("--steps", type=int, default=60, help="in all; those after the warm-up match distributions")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--n", type=int, default=150, help="held-out prompts that are drawn")
     parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="where finished arms are kept")
