@@ -39,7 +39,14 @@ KINDS: Mapping[str, tuple[float, ...]] = {
 }
 """How often scenes have one, two and three things."""
 DIVERSE, SEEDS_A_PROMPT = 16, 4
-FINDINGS: tuple[str, ...] = ()
+FINDINGS: tuple[str, ...] = (
+    """Flash's finding is not reproduced, and this world cannot test it well: all students lie within a prompt or two
+    of one another and of their teacher, which draws nearly every one of these prompts in four steps itself. Mixed
+    prompts are not worse than those of one kind, and scenes of a single thing teach scenes of three no worse than
+    these do: what a student learns here is to take larger steps, not what stands where.""",
+    """What differs from the teacher in as many steps is diversity, which all students raise by a fifth or more,
+    whatever they were shown.""",
+)
 """What we read from the table at the sizes that are the defaults."""
 
 
