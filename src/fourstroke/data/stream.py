@@ -43,7 +43,7 @@ def batches(
     loader: DataLoader[Sample] = DataLoader(
         WorldSamples(config, split),
         batch_size=batch_size,
-        sampler=_Endless(itertools.count(first, ranks)),
+        sampler=itertools.count(first, ranks),
         num_workers=workers,
         collate_fn=list,
         prefetch_factor=4 if workers else None,
@@ -62,13 +62,3 @@ def as_pixels(pictures: Sequence[np.ndarray]) -> Tensor:
     if not pictures:
         return torch.empty(0)
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-class _Endless(torch.utils.data.Sampler[int]):
-    """A sampler without an end (DataLoader never asks for its length)."""
-
-    def __init__(self, indices: Iterator[int]) -> None:
-        self.indices = indices
-
-    def __iter__(self) -> Iterator[int]:
-        return self.indices

@@ -306,11 +306,10 @@ class VaeStage:
     def _jitter(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Noise whose strength differs between pictures, from none to `latent_noise` deviations."""
         config = self.model.config
-        shape = (len(x), config.z_dim, x.shape[2] // config.factor, x.shape[3] // config.factor)
-        count, *rest = shape[0] * distributed.world(), *shape[1:]
+        count = len(x) * distributed.world()
+        shape = (count, config.z_dim, x.shape[2] // config.factor, x.shape[3] // config.factor)
         strength = self.recipe.latent_noise * torch.rand(count, 1, 1, 1, generator=generator)
-        noise = distributed.own(strength * torch.randn(count, *rest, generator=generator))
-        return noise.to(x.device)
+        return distributed.own(strength * torch.randn(shape, generator=generator)).to(x.device)
 
     def _reconstruct(self, x: Tensor) -> Tensor:
         parts = x.to(self.device, memory_format=torch.channels_last).split(16)
