@@ -12,7 +12,7 @@ import fourstroke
 
 SOURCE = Path(fourstroke.__file__).parent
 TIERS = (
-    {"version", "checkpoint"},
+    {"version", "checkpoint", "fonts"},
     {"nn"},
     {"vae", "dit", "text", "flow"},
     {"enhancer", "folder"},

@@ -1,4 +1,4 @@
-"""What this installation can do: versions, devices, extras, fonts, bundled models."""
+"""What this installation can do: versions, devices, extras, bundled models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 
 from fourstroke.checkpoint import CheckpointError
-from fourstroke.data.world.fonts import EMOJI_FONT, find_font
 from fourstroke.folder import find_model
 from fourstroke.version import __version__
 
@@ -42,7 +41,7 @@ def examine() -> list[Fact]:
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
         value = f"lacks {', '.join(missing)}: pip install '.[{extra}]'" if missing else "installed"
         facts.append(Fact(f"[{extra}]", value, not missing))
-    return [*facts, _fonts()]
+    return facts
 
 
 def _gpu() -> Fact:
@@ -57,10 +56,3 @@ def _bundled() -> Fact:
         return Fact("model", str(find_model(None)))
     except CheckpointError as error:
         return Fact("model", str(error), good=False)
-
-
-def _fonts() -> Fact:
-    try:
-        return Fact("fonts", str(find_font(EMOJI_FONT)))
-    except FileNotFoundError as error:
-        return Fact("fonts", f"{error} (needed to train and evaluate, not to draw)", good=False)

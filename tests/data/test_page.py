@@ -10,21 +10,8 @@ import pytest
 from PIL import ImageDraw
 
 from fourstroke.data.world import page
-from fourstroke.data.world.fonts import SIGN_FONTS, find_font
 from fourstroke.data.world.page import render_page
 from fourstroke.data.world.words import choose_words
-
-
-def missing_fonts() -> str:
-    try:
-        for name in SIGN_FONTS["latin"].values():
-            find_font(name)
-    except FileNotFoundError as error:
-        return str(error)
-    return ""
-
-
-pytestmark = pytest.mark.skipif(bool(missing_fonts()), reason=missing_fonts() or "fonts found")
 
 
 class Pen:

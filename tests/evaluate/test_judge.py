@@ -8,24 +8,12 @@ import pytest
 from PIL import Image, ImageFilter
 
 from fourstroke.data.world import World, WorldConfig
-from fourstroke.data.world.fonts import EMOJI_FONT, SIGN_FONTS, find_font
 from fourstroke.data.world.graph import INVERSE, Background, Object, Relation, Scene, Sign
 from fourstroke.data.world.palette import SHAPE_COLOURS
 from fourstroke.evaluate.composition import held_out_prompts, judge_pictures, summarise
 from fourstroke.evaluate.judge import Judge, match, nearest_shape_colour
 from fourstroke.evaluate.reading import compare, levenshtein
 
-
-def missing_fonts() -> str:
-    try:
-        for name in (EMOJI_FONT, *SIGN_FONTS["latin"].values()):
-            find_font(name)
-    except FileNotFoundError as error:
-        return str(error)
-    return ""
-
-
-pytestmark = pytest.mark.skipif(bool(missing_fonts()), reason=missing_fonts() or "fonts found")
 MICRO = WorldConfig()
 WORLD = World(MICRO)
 PROMPTS = held_out_prompts(WORLD, 32)

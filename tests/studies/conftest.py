@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.test_world import missing_fonts
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "studies"))
 
 
@@ -16,8 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "studies"))
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little to measure, so that a study ends in seconds."""
     pytest.importorskip("matplotlib")
-    if missing := missing_fonts():
-        pytest.skip(missing)
     import arms
 
     for name, value in {"HELD_OUT_SCENES": 2, "HELD_OUT_PAGES": 2, "WATCHED": 2, "BATCH": 2}.items():

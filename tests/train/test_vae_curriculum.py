@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from fourstroke.data.world import WorldConfig
-from fourstroke.data.world.fonts import find_font
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import RecipeError, build, load_recipe
@@ -31,17 +30,6 @@ SMALL = AutoencoderConfig(
     num_res_blocks=1,
     temperal_downsample=(False,) * 4,
 )
-
-
-def have_fonts() -> bool:
-    try:
-        find_font("DejaVuSans.ttf")
-    except FileNotFoundError:
-        return False
-    return True
-
-
-needs_fonts = pytest.mark.skipif(not have_fonts(), reason="needs DejaVu: apt-get install fonts-dejavu-core")
 
 
 @pytest.fixture
@@ -177,7 +165,6 @@ def test_images_of_ones_own_follow_the_sizes(recipe: VaeRecipe, tmp_path: Path) 
     assert shapes(Watched(recipe), range(3, 6)) == [(6, 4, 16, 16), (3, 4, 48, 32), (3, 4, 32, 64)]
 
 
-@needs_fonts
 def test_pages_take_their_share_and_their_letters_shrink(recipe: VaeRecipe) -> None:
     recipe = dataclasses.replace(
         recipe,
@@ -198,7 +185,6 @@ def test_pages_take_their_share_and_their_letters_shrink(recipe: VaeRecipe) -> N
     assert torch.equal(again.last, early)
 
 
-@needs_fonts
 def test_training_and_held_out_pages_differ(recipe: VaeRecipe) -> None:
     stage = Watched(dataclasses.replace(recipe, phases=(), page_share=1.0, page_sizes=(8, 8)))
     stage.loss(0)
@@ -269,7 +255,6 @@ def test_anchored_latents_come_near_those_of_another_architecture(recipe: VaeRec
         VaeStage(dataclasses.replace(recipe, model=fewer))
 
 
-@needs_fonts
 def test_pages_are_free_of_the_anchor(recipe: VaeRecipe, tmp_path: Path) -> None:
     finished(tmp_path / "other")
     recipe = dataclasses.replace(
@@ -338,7 +323,6 @@ def test_the_full_recipes_describe_their_models(name: str) -> None:
     assert recipe.perceptual is not None
 
 
-@needs_fonts
 @pytest.mark.parametrize("name", FULL)
 def test_the_full_recipes_run_when_made_small(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(VaeRecipe, RECIPES / "7b" / f"{name}.yaml")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fourstroke.data.world.fonts import load_font
+from fourstroke.fonts import load_font
 
 MARGIN = 8
 PAPER, INK = (255, 255, 255), (40, 40, 46)
@@ -29,7 +29,7 @@ def contact_sheet(
     if captions is not None and len(captions) != len(images):
         raise ValueError(f"{len(images)} pictures, but {len(captions)} captions")
     pictures = [_opaque(image, upscale) for image in images]
-    font = _caption_font(font_size)
+    font = load_font("DejaVuSans.ttf", font_size)
     cell = max(picture.width for picture in pictures)
     texts = [_wrap(caption, font, cell) for caption in captions] if captions is not None else [""] * len(pictures)
     line = font_size + 3
@@ -61,14 +61,7 @@ def _opaque(image: np.ndarray | Image.Image, upscale: int) -> Image.Image:
     return Image.alpha_composite(board, picture).convert("RGB")
 
 
-def _caption_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    try:
-        return load_font("DejaVuSans.ttf", size)
-    except FileNotFoundError:
-        return ImageFont.load_default(size)
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     lines: list[str] = []
     for paragraph in text.splitlines():
         current = ""

@@ -12,11 +12,11 @@ from PIL import Image, ImageDraw
 
 from fourstroke.data.world.chance import generator, pick
 from fourstroke.data.world.compose import draw_background
-from fourstroke.data.world.fonts import SIGN_FONTS, load_font
 from fourstroke.data.world.graph import Split
 from fourstroke.data.world.palette import BACKGROUND_COLOURS, INKS, RGB, SHAPE_COLOURS, distance
 from fourstroke.data.world.render import light_field, paint_background
-from fourstroke.data.world.words import choose_words
+from fourstroke.data.world.words import SIGN_FONTS, choose_words
+from fourstroke.fonts import load_font
 
 PAGE_STREAM = 3
 READABLE = 190.0

@@ -1,16 +1,21 @@
 """The sprites: emoji of Noto Color Emoji with plain English names, ordered so that a prefix is a good vocabulary.
 
+Their pictures travel with the package in one atlas, which `scripts/build_atlas.py` draws from the font.
 The first twenty differ from each other in outline and in colour; a model that knows few sprites should know these.
 """
 
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from fourstroke.data.world.fonts import EMOJI_FONT, EMOJI_SIZE, load_font
+ATLAS = Path(__file__).parent / "assets" / "noto.webp"
+CELL = 128
+"""Pixels of a cell's side; a sprite's picture starts at its top left corner."""
+COLUMNS = 16
 
 _LIST = """
 cat 🐱, house 🏠, apple 🍎, rocket 🚀, tree 🌳, fish 🐟, sunflower 🌻, mushroom 🍄, car 🚗, star ⭐,
@@ -86,11 +91,14 @@ def choose_sprites(choice: int | tuple[str, ...]) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=512)
 def sprite_picture(name: str) -> Image.Image:
-    """The sprite as RGBA with straight alpha, about 120 pixels, cropped to the box of its alpha."""
-    font = load_font(EMOJI_FONT, EMOJI_SIZE)
-    picture = Image.new("RGBA", (200, 200), (0, 0, 0, 0))
-    ImageDraw.Draw(picture).text((24, 24), SPRITES[name], font=font, embedded_color=True)
-    box = Image.fromarray(((np.asarray(picture)[..., 3] > 8) * 255).astype(np.uint8)).getbbox()
-    if box is None:
-        raise ValueError(f"the emoji font has no glyph for {name!r}: install a newer fonts-noto-color-emoji")
-    return picture.crop(box)
+    """The sprite as RGBA with straight alpha, 70 to 128 pixels on its longer side, cropped to the box of its alpha."""
+    row, column = divmod(tuple(SPRITES).index(name), COLUMNS)
+    cell = _atlas()[row * CELL :, column * CELL :][:CELL, :CELL]
+    height, width = (int(np.flatnonzero(cell[..., 3].max(axis)).max()) + 1 for axis in (1, 0))
+    return Image.fromarray(np.ascontiguousarray(cell[:height, :width]))
+
+
+@functools.lru_cache(maxsize=1)
+def _atlas() -> np.ndarray:
+    with Image.open(ATLAS) as picture:
+        return np.asarray(picture.convert("RGBA"))

@@ -1,4 +1,4 @@
-"""Short common words for signs, by script, and their split into train and held-out words by a stable hash."""
+"""Short common words for signs and the fonts they are set in, by script; a stable hash holds some words out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ import functools
 
 from fourstroke.data.world.graph import Split, is_held_out
 
+SIGN_FONTS: dict[str, dict[str, str]] = {  # script -> name as captions say it -> file; another script is another entry
+    "latin": {
+        "sans-serif": "DejaVuSans.ttf",
+        "bold sans-serif": "DejaVuSans-Bold.ttf",
+        "serif": "DejaVuSerif.ttf",
+        "bold serif": "DejaVuSerif-Bold.ttf",
+        "monospaced": "DejaVuSansMono-Bold.ttf",
+    },
+}
 _LATIN = """
 able acid acorn actor adult age agent air alarm album alive alley amber angel angle ankle apple april apron arch area
 arena arm army arrow art ask atlas atom aunt autumn award axis baby back bag bake bakery ball bamboo banana band bank
