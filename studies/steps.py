@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import World
+from fourstroke.device import find_device
 from fourstroke.distill.monitors import diversity, flat_noise, ratio, saturation
 from fourstroke.distill.watch import draw_seeds, is_flat, likeness, stack
 from fourstroke.evaluate.composition import Prompt, draw, held_out_prompts, judge_pictures, summarise
@@ -64,11 +65,15 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=2.0, help="of the teacher's guided rows")
     parser.add_argument("--n", type=int, default=200, help="held-out prompts")
     parser.add_argument("--diversity", type=int, default=16, help="prompts that are drawn from four seeds each")
-    parser.add_argument("--device")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: the GPU if there is one)")
     parser.add_argument("--out", type=Path, default=Path("docs/steps"), help="prefix of the files")
     arguments = parser.parse_args()
-    teacher = Pipeline.from_pretrained(arguments.teacher, device=arguments.device)
-    student = Pipeline.from_pretrained(arguments.student, device=arguments.device) if arguments.student else None
+    try:
+        device = find_device(arguments.device)
+    except ValueError as error:
+        parser.error(str(error))
+    teacher = Pipeline.from_pretrained(arguments.teacher, device=device)
+    student = Pipeline.from_pretrained(arguments.student, device=device) if arguments.student else None
     config = find_world(None, arguments.teacher, teacher.info.name)
     judge, prompts = Judge(config), held_out_prompts(World(config), arguments.n)
     crowded = held_out_prompts(World(dataclasses.replace(config, count_weights=(0.0, 0.0, 1.0))), arguments.n)

@@ -12,8 +12,8 @@ import fourstroke
 
 SOURCE = Path(fourstroke.__file__).parent
 TIERS = (
-    {"version", "checkpoint", "fonts"},
-    {"nn"},
+    {"version", "checkpoint", "fonts", "arguments", "files"},
+    {"nn", "seeds", "device"},
     {"vae", "dit", "text", "flow"},
     {"enhancer", "folder"},
     {"sizes"},
@@ -22,6 +22,7 @@ TIERS = (
     {"doctor", "speedrun", "estimate"},
     {"commands"},
     {"cli"},
+    {"__main__"},
 )
 TIER = {name: rank for rank, names in enumerate(TIERS) for name in names}
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fourstroke.checkpoint import CheckpointError, read_json, write_json
+from fourstroke.files import user_path
 
 ENHANCER = "prompt_enhancer"
 ADAPTER, ADAPTER_WEIGHTS = "lora", "pytorch_lora_weights.safetensors"
@@ -49,10 +50,12 @@ def find_model(model: str | Path | None) -> Path:
         raise CheckpointError(
             f"no bundled model in {', '.join(map(str, _bundles()))}; name a folder or hub id, or run `make speedrun`"
         )
-    for folder in (Path(model), *(root / str(model) for root in _bundles())):
+    if not str(model).strip():
+        raise CheckpointError("the model's name is empty; name a folder or hub id, or leave it out for the bundled one")
+    for folder in (user_path(model), *(root / str(model) for root in _bundles())):
         if (folder / "model_index.json").exists():
             return folder
-    if Path(model).exists():
+    if user_path(model).exists():
         raise CheckpointError(f"{model} has no model_index.json: name the folder that holds transformer/ and vae/")
     if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "~", "/")):
         from huggingface_hub import snapshot_download
@@ -109,4 +112,4 @@ def write_info(folder: Path, info: ModelInfo) -> None:
 def _bundles() -> list[Path]:
     """Where bundled models may be: a folder of the user's choice, or beside the source."""
     chosen = os.environ.get("FOURSTROKE_MODELS")
-    return [Path(chosen)] if chosen else [Path(__file__).resolve().parents[2] / "models"]
+    return [user_path(chosen)] if chosen else [Path(__file__).resolve().parents[2] / "models"]

@@ -5,29 +5,40 @@ The parts come from a folder (`folder`) and draw what the model's sizes allow (`
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from fourstroke.arguments import MAX_GUIDANCE, real, shown, texts, whole
 from fourstroke.checkpoint import CheckpointError, atomic_folder, read_json, read_tensors
+from fourstroke.device import Device, find_device, weights_dtype
 from fourstroke.dit import Layout, PrefixCache, Transformer
 from fourstroke.enhance.enhancer import Enhanced, PromptEnhancer
+from fourstroke.files import user_path
 from fourstroke.flow.sampler import OnStep, Velocity, check_finite, euler, guided, seeded_noise
 from fourstroke.flow.schedule import ScheduleConfig, fixed_sigmas, sigmas
 from fourstroke.folder import ADAPTER, ADAPTER_WEIGHTS, ENHANCER, ModelInfo, find_model, read_info, write_info
 from fourstroke.nn.lora import merge
+from fourstroke.seeds import Seeds, following, seeds_of
 from fourstroke.sizes import PATCH, fit, shaped, sized
 from fourstroke.text import TextEncoder, TextFeatures
 from fourstroke.text.templates import transparent as transparent_prompt
 from fourstroke.vae import Autoencoder
+
+NO_NEGATIVE = "the negative prompt has no effect at guidance 1; ask for more guidance, or leave it out"
+
+
+class NoEffectWarning(UserWarning):
+    """Something was asked for that changes nothing here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path | None = None, *, dtype: torch.dtype | None = None, device: str | None = None
+        cls, model: str | Path | None = None, *, dtype: torch.dtype | str | None = None, device: Device | None = None
     ) -> Pipeline:
         """Load a checkpoint: a folder, a hub id, or the best bundled model.
 
@@ -73,10 +84,11 @@ class Pipeline:
 
         Raises:
             CheckpointError: if the folder is missing or damaged; the message says what to do.
+            ValueError: for a device that this machine does not have, or a dtype that is none.
         """
+        device = find_device(device)
+        dtype = weights_dtype(dtype, device)
         folder = find_model(model)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
         if (folder / ADAPTER / "adapter.json").exists():
             return cls._adapted(folder, dtype, device)
         return cls(
@@ -90,7 +102,7 @@ class Pipeline:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole checkpoint into `folder`, complete or not at all."""
-        with atomic_folder(Path(folder)) as partial:
+        with atomic_folder(user_path(folder)) as partial:
             self.transformer.save_pretrained(partial / "transformer")
             self.autoencoder.save_pretrained(partial / "vae")
             self.text_encoder.save_pretrained(partial / "text_encoder", partial / "processor")
@@ -102,7 +114,7 @@ class Pipeline:
                 self._enhancer.save_pretrained(partial / ENHANCER)
 
     @classmethod
-    def _adapted(cls, folder: Path, dtype: torch.dtype, device: str) -> Pipeline:
+    def _adapted(cls, folder: Path, dtype: torch.dtype, device: torch.device) -> Pipeline:
         """The model that an adapter belongs to, with the adapter added to its weights."""
         base = read_json(folder / ADAPTER / "adapter.json").get("base")
         if not isinstance(base, str):
@@ -136,14 +148,14 @@ class Pipeline:
         self,
         prompt: str | Sequence[str],
         *,
-        images: Sequence[Image.Image] | None = None,
+        images: Image.Image | Sequence[Image.Image] | None = None,
         width: int | None = None,
         height: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        negative_prompt: str | None = None,
+        negative_prompt: str | Sequence[str | None] | None = None,
         num_images: int = 1,
-        seed: int | None = None,
+        seed: Seeds | None = None,
         enhance: bool = False,
         transparent: bool = False,
         latents: Tensor | None = None,
@@ -153,34 +165,49 @@ class Pipeline:
 
         Args:
             prompt: one prompt, or several of one size drawn together.
-            images: input images for editing, shared by the prompts; None draws from words alone.
+            images: input images for editing, one or several, shared by the prompts; None draws from words alone.
             width, height: pixels, multiples of 32; None is the model's own size, the shape that the enhancer chose, or
                 the last input image's.
             num_inference_steps: None is the checkpoint's own grid.
-            guidance_scale: 1 switches guidance off; None is the checkpoint's own.
-            negative_prompt: what guidance leads away from; None is the empty prompt.
-            num_images: for each prompt; image j has the seed `seed + j`.
-            seed: None draws one; `Output.seeds` tells which.
+            guidance_scale: 0 to 100; 1 switches guidance off; None is the checkpoint's own.
+            negative_prompt: what guidance leads away from, one for all prompts or one each; None is the empty prompt.
+            num_images: for each prompt; image j has the prompt's seed + j, and after the largest seed comes 0.
+            seed: 0 to `seeds.MAX_SEED`, one for all prompts or one each; None draws one; `Output.seeds` tells which.
             enhance: have the checkpoint's enhancer rewrite the prompts first. Off unless asked for, so that what is
-                measured is what was written; without an enhancer nothing happens.
+                measured is what was written; without an enhancer there is a warning.
             transparent: ask for an RGBA picture with a transparent background.
             latents: (pictures, tokens, 64), noise at t = 1, tokens row by row, in place of the seeds' noise.
             on_step: called after every step with (step, steps, predicted clean latents).
 
+        Warns:
+            NoEffectWarning: for a negative prompt without guidance, or `enhance` without an enhancer.
+
         Raises:
-            ValueError: for an empty prompt, a size or a step count out of range, a prompt over the token limit.
+            ValueError: for an empty prompt, a number that is none or out of range, a prompt over the token limit,
+                seeds or negative prompts that are not as many as the prompts.
             NonFiniteError: if a latent or a picture is not finite; it names the stage.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts, away = texts("prompt", prompt), texts("negative_prompt", negative_prompt)
         if not prompts or any(not p.strip() for p in prompts):
             raise ValueError("the prompt is empty; say what to draw")
-        if num_images < 1:
-            raise ValueError(f"num_images is {num_images}; it must be at least 1")
-        seed = secrets.randbelow(2**31) if seed is None else seed
+        if len(away) not in (1, len(prompts)):
+            raise ValueError(f"{len(away)} negative prompts for {len(prompts)} prompts; give one each, or one for all")
+        images = _pictures(images)
+        width = None if width is None else whole("width", width)
+        height = None if height is None else whole("height", height)
+        steps = None if num_inference_steps is None else whole("num_inference_steps", num_inference_steps)
+        num_images = whole("num_images", num_images, 1)
+        scale = real("guidance_scale", guidance_scale, 0, MAX_GUIDANCE) if guidance_scale is not None else None
+        scale = self.info.guidance_scale if scale is None else scale
+        if scale == 1 and any(away):
+            warnings.warn(NO_NEGATIVE, NoEffectWarning, stacklevel=3)
+        if enhance and self.enhancer is None:
+            warnings.warn(f"enhance has no effect: {self.info.name} has no enhancer", NoEffectWarning, stacklevel=3)
+        first = seeds_of(seed, len(prompts))
         clock = Clock()
         enhanced: list[Enhanced] = []
         if enhance and self.enhancer is not None:
-            enhanced = [self.enhancer(p, images or (), seed=seed) for p in prompts]
+            enhanced = [self.enhancer(p, images, seed=s) for p, s in zip(prompts, first, strict=True)]
             prompts = [e.prompt or e.request or p for e, p in zip(enhanced, prompts, strict=True)]
             ratios = {e.ratio for e in enhanced}
             if width is None and height is None and latents is None and not images and len(ratios) == 1:
@@ -188,17 +215,17 @@ class Pipeline:
             clock.lap("enhance")
         width, height = self._size(width, height, images)
         grid = (height // PATCH, width // PATCH)
-        levels = self._sigmas(num_inference_steps, grid[0] * grid[1])
-        scale = self.info.guidance_scale if guidance_scale is None else guidance_scale
-        seeds = [seed + j for _ in prompts for j in range(num_images)]
+        levels = self._sigmas(steps, grid[0] * grid[1])
+        seeds = [following(one, j) for one in first for j in range(num_images)]
 
-        inputs = [fit(image, self.info) for image in images or ()]
+        inputs = [fit(image, self.info) for image in images]
         asked = [transparent_prompt(p) if transparent else p for p in prompts]
         condition = self._prefix(asked, inputs, grid, num_images)
-        negative = self._prefix([negative_prompt or ""], inputs, grid, len(seeds)) if scale != 1 else None
+        negative = self._prefix(away, inputs, grid, len(seeds) // len(away)) if scale != 1 else None
         clock.lap("encode")
 
-        x = seeded_noise(seeds, grid[0] * grid[1], self.transformer.config.in_channels) if latents is None else latents
+        x = seeded_noise(seeds, grid[0] * grid[1], self.transformer.config.in_channels)
+        x = x if latents is None else torch.as_tensor(latents)
         if x.shape != (len(seeds), grid[0] * grid[1], self.transformer.config.in_channels):
             raise ValueError(
                 f"latents have the shape {tuple(x.shape)}; these pictures need "
@@ -254,6 +281,17 @@ class Pipeline:
         if self.info.sample_sigmas and steps in (None, self.info.own_steps):  # its own number, said or not
             return fixed_sigmas(list(self.info.sample_sigmas))
         return sigmas(self.info.own_steps if steps is None else steps, tokens, self.schedule)
+
+
+def _pictures(images: Any) -> list[Image.Image]:
+    """One picture or several as a list; raises ValueError for what is none."""
+    if images is None:
+        return []
+    found = list(images) if isinstance(images, list | tuple) else [images]
+    for image in found:
+        if not isinstance(image, Image.Image):
+            raise ValueError(f"an input image is {shown(image)}; open it as a PIL.Image, or make it one (fromarray)")
+    return found
 
 
 class Clock:

@@ -33,7 +33,7 @@ def sized(
     """
     if width is None and height is None and images:
         width, height = fit(images[-1], info).size
-    width, height = width or info.width, height or info.height
+    width, height = info.width if width is None else width, info.height if height is None else height
     for name, side in (("width", width), ("height", height)):
         if side < MULTIPLE or side % MULTIPLE:
             near = max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)

@@ -13,7 +13,7 @@ from fourstroke.checkpoint import CheckpointError
 from fourstroke.enhance.enhancer import EnhancerConfig, EnhancerWarning, LocalModel, PresencePenalty, PromptEnhancer
 from fourstroke.enhance.protocol import ANSWER_OPEN, messages, write_answer
 from fourstroke.folder import ModelInfo
-from fourstroke.pipeline import Pipeline
+from fourstroke.pipeline import NoEffectWarning, Pipeline
 from fourstroke.sizes import shaped
 
 from .conftest import SETTINGS
@@ -135,7 +135,8 @@ def test_saved_and_loaded_it_says_the_same(enhancer, tmp_path):
 
 
 def test_a_pipeline_carries_its_enhancer_and_draws_its_words(tiny, enhancer, tmp_path):
-    assert tiny("a cat", enhance=True, seed=1).prompts == ["a cat"]  # it has none: nothing happens
+    with pytest.warns(NoEffectWarning, match="no enhancer"):
+        assert tiny("a cat", enhance=True, seed=1).prompts == ["a cat"]
     pipe = Pipeline(tiny.transformer, tiny.autoencoder, tiny.text_encoder, tiny.schedule, tiny.info, enhancer)
     pipe.save_pretrained(tmp_path / "m")
     loaded = Pipeline.from_pretrained(tmp_path / "m", device="cpu")

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fourstroke.checkpoint import CheckpointError, load_weights, read_json, save_weights
+from fourstroke.device import Device, find_device
 from fourstroke.dit.block import Block, Modulation
 from fourstroke.dit.cache import PrefixCache
 from fourstroke.dit.embed import TIME_CHANNELS, TextProjection, TimeEmbedding
@@ -220,14 +221,15 @@ class Transformer(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+        cls, folder: str | Path, dtype: torch.dtype = torch.float32, device: Device | None = "cpu"
     ) -> Self:
-        """Load a `transformer/` folder, ours or Qwen-Image-2.1's.
+        """Load a `transformer/` folder, ours or Qwen-Image-2.1's; a `device` of None is the GPU if there is one.
 
         Raises:
             CheckpointError: a file is missing or damaged, or names and shapes are not those of the config.
+            ValueError: this machine does not have the device.
         """
-        folder = Path(folder)
+        folder, device = Path(folder), find_device(device)
         config = TransformerConfig.from_dict(read_json(folder / "config.json"), str(folder / "config.json"))
         with torch.device("meta"):
             model = cls(config)

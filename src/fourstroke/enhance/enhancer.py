@@ -29,9 +29,11 @@ from transformers import (
 )
 
 from fourstroke.checkpoint import CheckpointError, atomic_folder, read_json, write_json
+from fourstroke.device import Device, find_device, weights_dtype
 from fourstroke.enhance import protocol
 from fourstroke.enhance.checks import Lexicon, problems, quoted
 from fourstroke.enhance.endpoint import Endpoint, EndpointError, data_url
+from fourstroke.seeds import check_seed, following
 
 SETTINGS, SYSTEM_FILE = "enhancer.json", "system_prompt.txt"
 
@@ -101,14 +103,17 @@ class PromptEnhancer:
         Args:
             request: what the user wrote; control characters and broken UTF-8 are cleaned away.
             images: of an editing request; they need an endpoint whose model sees.
-            seed: of the sampling.
+            seed: of the sampling, 0 to `seeds.MAX_SEED`.
+
+        Raises:
+            ValueError: for a seed that is none.
         """
-        start = time.perf_counter()
+        seed, start = check_seed(seed), time.perf_counter()
         request = protocol.clean(request)
         reason = self._unfit(request, images)
         for attempt in range(0 if reason else self.config.attempts):
             try:
-                answer = self._ask(request, images, seed + attempt * 1_000_003)
+                answer = self._ask(request, images, following(seed, attempt * 1_000_003))
             except protocol.AnswerError as error:
                 reason = f"the answer cannot be used: {error}"
                 continue
@@ -149,17 +154,18 @@ class PromptEnhancer:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+        cls, folder: str | Path, *, dtype: torch.dtype | str | None = None, device: Device | None = None
     ) -> PromptEnhancer:
         """Read a `prompt_enhancer/` folder, ours or an official one; on a CPU in float32, on a GPU in bfloat16.
 
         Raises:
             CheckpointError: for missing or damaged files.
+            ValueError: for a device that this machine does not have, or a dtype that is none.
         """
         folder = Path(folder)
         read_json(folder / "config.json")
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+        device = find_device(device)
+        dtype = weights_dtype(dtype, device)
         try:
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True

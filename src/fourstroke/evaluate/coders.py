@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fourstroke.checkpoint import read_json
+from fourstroke.device import Device, find_device
 from fourstroke.folder import find_model, read_info
 from fourstroke.vae import Autoencoder
 
@@ -37,19 +38,20 @@ class Coder:
     """Of its checkpoint, or its own."""
 
 
-def load_coder(model: str | Path | None, device: str | None = None) -> Coder:
+def load_coder(model: str | Path | None, device: Device | None = None) -> Coder:
     """Load a checkpoint's autoencoder, or an autoencoder's own folder, ours or a peer's.
 
     Raises:
-        ValueError: if there is none, or a peer's needs diffusers and that is missing or does not know it.
+        ValueError: if there is none, a peer's needs diffusers and that is missing or does not know it, or this machine
+            does not have the device.
     """
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = find_device(device)
     if model is not None:
         for part in (Path(model), Path(model) / "vae"):
             kind = read_json(part / "config.json").get("_class_name") if (part / "config.json").is_file() else OURS
             if kind != OURS:
                 return _peer(part, str(kind), chosen)
-    autoencoder, folder, name = load_autoencoder(model, device)
+    autoencoder, folder, name = load_autoencoder(model, chosen)
     parameter = next(autoencoder.parameters())
 
     def code(x: Tensor) -> Tensor:
@@ -58,7 +60,7 @@ def load_coder(model: str | Path | None, device: str | None = None) -> Coder:
     return Coder(name=name, code=code, multiple=autoencoder.config.factor, device=chosen, folder=folder)
 
 
-def load_autoencoder(model: str | Path | None, device: str | None = None) -> tuple[Autoencoder, Path, str]:
+def load_autoencoder(model: str | Path | None, device: Device | None = None) -> tuple[Autoencoder, Path, str]:
     """An autoencoder, its checkpoint's folder and family; `model` may be a whole checkpoint or an autoencoder alone."""
     if model is not None and (Path(model) / "config.json").is_file():
         part = Path(model)
@@ -67,7 +69,6 @@ def load_autoencoder(model: str | Path | None, device: str | None = None) -> tup
         whole = find_model(model)
         part = whole / "vae"
     folder, family = (whole, read_info(whole).name) if whole else (part, part.name)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Autoencoder.from_pretrained(part, device=device), folder, family
 
 

@@ -19,12 +19,14 @@ from PIL import Image
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import World, WorldConfig
 from fourstroke.data.world.graph import Scene, Split
+from fourstroke.device import Device
 from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.evaluate.statistics import Share, share
 from fourstroke.evaluate.world import find_world
 from fourstroke.flow.sampler import seeded_noise
 from fourstroke.folder import find_model
 from fourstroke.pipeline import Pipeline
+from fourstroke.seeds import check_seed
 from fourstroke.sizes import PATCH
 
 Captions = Literal["mixed", "short", "rich"]
@@ -57,6 +59,7 @@ def held_out_prompts(
     """
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1")
+    first = check_seed(first, "first")
     first += 0 if split == "heldout" else UNSEEN
     prompts = []
     for seed in range(first, first + n):
@@ -147,7 +150,7 @@ def evaluate_composition(
     steps: int | None = None,
     guidance: float | None = None,
     batch: int = 8,
-    device: str | None = None,
+    device: Device | None = None,
     sheet: Path | None = None,
 ) -> dict[str, Any]:
     """Draw n prompts of a world with a model, judge the pictures, and write a sheet of the first ones.
@@ -168,6 +171,7 @@ def evaluate_composition(
     seconds = (time.perf_counter() - start) / n
     verdicts = judge_pictures(judge, prompts, pictures, progress("judging"))
     if sheet is not None:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
         verdict_sheet(prompts, pictures, verdicts).save(sheet)
     shares = summarise(prompts, verdicts) | {"all_right": share([v.right for v in verdicts], [1] * n)}
     return {

@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLForCondi
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from fourstroke.checkpoint import CheckpointError, atomic_folder, read_json, write_json
+from fourstroke.device import Device, find_device
 from fourstroke.text import templates, vision
 
 
@@ -152,11 +153,16 @@ class TextEncoder(nn.Module):
         text_encoder_folder: str | Path,
         processor_folder: str | Path,
         dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
+        device: Device | None = "cpu",
         max_tokens: int = 1000,
     ) -> TextEncoder:
-        """Read `text_encoder/` and `processor/`; raises `CheckpointError` for missing or damaged files."""
-        folder, processor = Path(text_encoder_folder), Path(processor_folder)
+        """Read `text_encoder/` and `processor/`; a `device` of None is the GPU if there is one.
+
+        Raises:
+            CheckpointError: files are missing or damaged.
+            ValueError: this machine does not have the device.
+        """
+        folder, processor, device = Path(text_encoder_folder), Path(processor_folder), find_device(device)
         read_json(folder / "config.json")
         read_json(processor / "tokenizer_config.json")
         try:

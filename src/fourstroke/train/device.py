@@ -6,14 +6,16 @@ import contextlib
 
 import torch
 
+from fourstroke.device import find_device
+
 
 def pick_device() -> torch.device:
     """The GPU if there is one, with TF32 for what stays in float32."""
-    if torch.cuda.is_available():
+    device = find_device(None)
+    if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-        return torch.device("cuda")
-    return torch.device("cpu")
+    return device
 
 
 def autocast(device: torch.device, wide: bool = False) -> contextlib.AbstractContextManager[None]:

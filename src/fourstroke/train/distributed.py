@@ -26,6 +26,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from fourstroke.device import find_device
 from fourstroke.train.recipe import RecipeError
 
 T = TypeVar("T")
@@ -54,7 +55,7 @@ def ranks() -> Iterator[None]:
         return
     backend = "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(find_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}"))
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=PATIENCE)
     with contextlib.ExitStack() as stack:

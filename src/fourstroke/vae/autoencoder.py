@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourstroke.checkpoint import CheckpointError, load_weights, read_json, save_weights
+from fourstroke.device import Device, find_device
 from fourstroke.vae import tiling
 from fourstroke.vae.blocks import (
     ChannelRMSNorm,
@@ -225,10 +226,15 @@ class Autoencoder(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+        cls, folder: str | Path, dtype: torch.dtype = torch.float32, device: Device | None = "cpu"
     ) -> Self:
-        """Load a folder of `config.json` and safetensors; raises `CheckpointError` if they are missing or disagree."""
-        folder = Path(folder)
+        """Load a folder of `config.json` and safetensors; a `device` of None is the GPU if there is one.
+
+        Raises:
+            CheckpointError: files are missing or disagree.
+            ValueError: this machine does not have the device.
+        """
+        folder, device = Path(folder), find_device(device)
         config = AutoencoderConfig.from_json(read_json(folder / "config.json"))
         with torch.device("meta"):
             model = cls(config)

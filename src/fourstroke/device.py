@@ -1,0 +1,60 @@
+"""Where a model runs and in which precision: names of callers to what this machine has."""
+
+from __future__ import annotations
+
+import torch
+
+from fourstroke.arguments import shown
+
+Device = str | int | torch.device
+"""`"cpu"`, `"cuda"`, `"cuda:1"` …, the number of a GPU, or torch's own object."""
+
+
+def find_device(device: Device | None) -> torch.device:
+    """The device that was asked for; None is the GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: if this machine has no such device; the message says which it has.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found, there = name_device(device), present()
+    if not any(found.type == other.type and found.index in (None, other.index) for other in there):
+        bare = found.type == "cuda" and torch.version.cuda is None and torch.version.hip is None
+        why = "; this PyTorch is built without GPUs" if bare else ""
+        raise ValueError(f"there is no device '{found}': this machine has {_listed(there)}{why}")
+    return found
+
+
+def name_device(device: Device) -> torch.device:
+    """The device of a name, be it here or on another machine; raises ValueError if nothing is called so."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"there is no device {shown(device)}: this machine has {_listed(present())}") from None
+
+
+def present() -> list[torch.device]:
+    """The devices of this machine, each with its number."""
+    devices = [torch.device("cpu", 0)]
+    if torch.accelerator.is_available() and (kind := torch.accelerator.current_accelerator()) is not None:
+        devices += [torch.device(kind.type, index) for index in range(torch.accelerator.device_count())]
+    return devices
+
+
+def weights_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    """The precision of weights: as asked for, also by its name; None is bfloat16 on a GPU and float32 on a CPU.
+
+    Raises:
+        ValueError: if it is no precision of torch's for numbers with a point.
+    """
+    if dtype is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype is {dtype}; it must be float32, bfloat16, float16 or another floating one of torch's")
+    return found
+
+
+def _listed(devices: list[torch.device]) -> str:
+    return ", ".join("cpu" if device.type == "cpu" else str(device) for device in devices)
