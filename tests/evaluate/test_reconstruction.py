@@ -1,6 +1,7 @@
 """PSNR and SSIM of a coder: perfect for the identity, known values else."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,27 @@ def test_a_folder_is_measured_and_its_broken_pictures_are_named(tmp_path: Path) 
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height > 3 * 48
     json.dumps(result)
+
+
+@pytest.mark.parametrize("shards", [False, True], ids=["folder", "shards"])
+def test_where_no_picture_can_be_measured_the_reasons_are_told(tmp_path: Path, shards: bool) -> None:
+    Autoencoder(SMALL).save_pretrained(tmp_path / "vae")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "broken.png").write_bytes(b"\x89PNG and no more")
+    (pictures / "empty.jpg").write_bytes(b"")
+    Image.new("RGB", (40, 8)).save(pictures / "flat.png")
+    source = pictures
+    if shards:
+        source = tmp_path / "shard.tar"
+        with tarfile.open(source, "w") as shard:
+            shard.add(pictures, ".")
+    with pytest.raises(ValueError, match="there is no picture to measure: ") as error:
+        evaluate_reconstruction(tmp_path / "vae", images=source)
+    message = str(error.value)
+    assert "\n" not in message
+    for name, reason in (("broken.png", "picture"), ("empty.jpg", "empty file"), ("flat.png", "40 x 8 pixels")):
+        assert reason in message.split(name)[1]
 
 
 def test_a_peer_stands_beside_ours_on_the_same_pictures(tmp_path: Path) -> None:

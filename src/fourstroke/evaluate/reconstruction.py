@@ -26,6 +26,7 @@ from fourstroke.data.images import ImageError, Images, crop_to_multiple
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import World, WorldConfig
 from fourstroke.data.world.page import render_page
+from fourstroke.device import Device
 from fourstroke.evaluate.coders import forget_peak, load_autoencoder, load_coder, peak_memory
 from fourstroke.evaluate.composition import progress
 from fourstroke.evaluate.reading import READING_SIDE, _reader, levenshtein
@@ -174,7 +175,7 @@ def evaluate_reconstruction(
     n: int = 200,
     read: bool = False,
     lpips: Path | None = None,
-    device: str | None = None,
+    device: Device | None = None,
     sheet: Path | None = None,
 ) -> dict[str, Any]:
     """Measure autoencoders on the same pictures; write a sheet of some with reconstructions and differences.
@@ -209,6 +210,7 @@ def evaluate_reconstruction(
         found = {g.name: measure(coder.code, g.pictures(), g.batch, g.name, total=g.count, **extra) for g in groups}
         results.append(found | {"peak_mb": round(peak_memory(coder.device), 1)})
     if sheet is not None:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
         _sheet(
             [(list(itertools.islice(g.pictures(), SHEET_COLUMNS)), results[0][g.name]["copies"]) for g in groups]
         ).save(sheet)
@@ -259,9 +261,13 @@ def _drawn(config: WorldConfig, n: int) -> list[Group]:
 
 
 def _own(source: Images, n: int, multiple: int, least: int) -> Group:
-    """The first n pictures of one's own that can be used: those of `least` pixels a side, cut to the multiple."""
+    """The first n pictures of one's own that can be used: those of `least` pixels a side, cut to the multiple.
+
+    Going through them raises ValueError with the reasons if there is none.
+    """
 
     def pictures() -> Iterator[np.ndarray]:
+        used = 0
         for name, picture in source:
             try:
                 whole = crop_to_multiple(picture, multiple)
@@ -271,7 +277,10 @@ def _own(source: Images, n: int, multiple: int, least: int) -> Group:
             if min(whole.shape[:2]) < least:
                 source.skip(name, f"{whole.shape[1]} x {whole.shape[0]} pixels, less than {least} a side")
                 continue
+            used += 1
             yield whole
+        if not used:
+            raise ValueError(f"there is no picture to measure: {source.report}")
 
     return Group("images", lambda: itertools.islice(pictures(), n), min(n, len(source)))
 
