@@ -81,6 +81,16 @@ def test_the_official_async_client_draws_together(live, tiny):
         assert_same(opened(answer.data[0].b64_json), tiny("a red circle", seed=seed).images[0])
 
 
+def test_a_negative_prompt_without_guidance_is_told(live):
+    told = ["the negative prompt has no effect at guidance 1; ask for more guidance, or leave it out"]
+    extra = {"negative_prompt": "blue"}
+    assert client(live).images.generate(prompt="a cat", extra_body=extra).warnings == told
+    (done,) = client(live).images.generate(prompt="a cat", stream=True, extra_body=extra)
+    assert done.warnings == told
+    guided = client(live).images.generate(prompt="a cat", extra_body=extra | {"guidance_scale": 2})
+    assert not hasattr(guided, "warnings")
+
+
 def test_edits_take_one_image_or_several(live, tiny):
     red, blue = Image.new("RGB", (64, 32), "red"), Image.new("RGB", (64, 32), "blue")
     one = client(live).images.edit(image=("r.png", png()), prompt="make it blue", extra_body={"seed": 3})

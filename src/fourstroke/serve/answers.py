@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from fourstroke.pictures import RECIPE_KEY
+from fourstroke.pipeline import NO_NEGATIVE
 from fourstroke.serve.fields import Drawing
 from fourstroke.serve.model import Facts
 from fourstroke.serve.rows import Order
@@ -60,6 +61,8 @@ class Answer:
 
     def __init__(self, drawing: Drawing, orders: list[Order], text_tokens: int, kind: str) -> None:
         self.drawing, self.orders, self.kind = drawing, orders, kind
+        idle = orders[0].negative_prompt and orders[0].evaluations == 1
+        self.warnings = {"warnings": [NO_NEGATIVE]} if idle else {}
         image_tokens = sum(i.width * i.height for i in orders[0].inputs) // 16**2
         drawn = sum(order.grid[0] * order.grid[1] for order in orders)
         self.usage = {
@@ -72,7 +75,7 @@ class Answer:
     def body(self, pictures: list[bytes]) -> dict[str, Any]:
         """The answer without streaming."""
         data = [self._picture(data) | self._ours(index) for index, data in enumerate(pictures)]
-        return {"created": int(time.time()), "data": data, "usage": self.usage, **self._facts()}
+        return {"created": int(time.time()), "data": data, "usage": self.usage, **self._facts(), **self.warnings}
 
     def partial(self, index: int, number: int, data: bytes, step: int, steps: int) -> tuple[str, dict[str, Any]]:
         """The event of a partial image: its name and data."""
@@ -81,7 +84,7 @@ class Answer:
 
     def completed(self, index: int, data: bytes) -> tuple[str, dict[str, Any]]:
         """The event of a finished picture."""
-        more = {"usage": self.usage, "image_index": index, **self._ours(index)}
+        more = {"usage": self.usage, "image_index": index, **self._ours(index), **self.warnings}
         return self._event("completed", data, more)
 
     def _event(self, name: str, data: bytes, more: dict[str, Any]) -> tuple[str, dict[str, Any]]:
