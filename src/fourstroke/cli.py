@@ -12,8 +12,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from fourstroke import commands
+from fourstroke.files import user_path
+from fourstroke.seeds import MAX_SEED, check_seed
 from fourstroke.version import __version__
 
 
@@ -21,14 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
-    if hasattr(arguments, "overrides"):  # argparse alone takes key=value only in one place among the options
-        arguments.overrides += [word for word in rest if "=" in word and not word.startswith("-")]
-        rest = [word for word in rest if word not in arguments.overrides]
-    if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments = argparse.Namespace(debug=False)
     try:
+        _parse(_parser(), argv, arguments)
         result = arguments.run(arguments)
     except KeyboardInterrupt:
         return 130
@@ -42,13 +40,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are ours: one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ValueError."""
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, arguments: argparse.Namespace) -> None:
+    _, rest = parser.parse_known_args(argv, arguments)
+    if hasattr(arguments, "overrides"):  # argparse alone takes key=value only in one place among the options
+        arguments.overrides += [word for word in rest if "=" in word and not word.startswith("-")]
+        rest = [word for word in rest if word not in arguments.overrides]
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+
+
 def _span(text: str) -> tuple[int, int]:
     least, _, most = text.partition(":")
     return int(least), int(most or least)
 
 
+def _seed(text: str) -> int:
+    try:
+        return check_seed(int(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed: a whole number from 0 to {MAX_SEED}") from None
+
+
+def _path(text: str) -> Path:
+    try:
+        return user_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _name(text: str) -> str:
+    """A folder or hub id."""
+    _path(text)
+    return os.path.expanduser(text)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fourstroke", description="From prompt to picture in four strokes.")
+    parser = _Parser(prog="fourstroke", description="From prompt to picture in four strokes.")
     parser.add_argument("--version", action="version", version=f"fourstroke {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -58,20 +93,20 @@ def _parser() -> argparse.ArgumentParser:
     generate.set_defaults(run=commands.generate, image=[])
     edit = verbs.add_parser("edit", help="change pictures by an instruction")
     edit.add_argument("prompt", nargs=1, help="what to change")
-    edit.add_argument("--image", type=Path, action="append", required=True, help="an input image; may be repeated")
+    edit.add_argument("--image", type=_path, action="append", required=True, help="an input image; may be repeated")
     edit.set_defaults(run=commands.generate)
     for command in (generate, edit):
-        command.add_argument("--model", help="folder or hub id (default: the best bundled model)")
-        command.add_argument("--out", type=Path, default=Path("outputs"), help="folder for the pictures")
+        command.add_argument("--model", type=_name, help="folder or hub id (default: the best bundled model)")
+        command.add_argument("--out", type=_path, default=Path("outputs"), help="folder for the pictures")
         command.add_argument("--width", type=int, help="pixels, a multiple of 32")
         command.add_argument("--height", type=int, help="pixels, a multiple of 32")
         command.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
         command.add_argument("--guidance", type=float, help="guidance scale; 1 switches it off")
         command.add_argument("--negative", help="what guidance leads away from")
         command.add_argument("--num-images", type=int, default=1, help="pictures for each prompt")
-        command.add_argument("--seed", type=int, help="seed of the first picture (default: drawn, and printed)")
+        command.add_argument("--seed", type=_seed, help="seed of the first picture (default: drawn, and printed)")
         command.add_argument("--transparent", action="store_true", help="RGBA with a transparent background")
-        command.add_argument("--sheet", type=Path, help="also write one sheet of all pictures with their prompts")
+        command.add_argument("--sheet", type=_path, help="also write one sheet of all pictures with their prompts")
         command.add_argument("--device", help="cpu, cuda, cuda:1 … (default: the GPU if there is one)")
         command.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -83,17 +118,19 @@ def _parser() -> argparse.ArgumentParser:
 
     enhance = verbs.add_parser("enhance", help="rewrite prompts and print them")
     enhance.add_argument("prompt", nargs="+", help="what to rewrite")
-    enhance.add_argument("--model", help="folder or hub id with a prompt_enhancer (default: the best bundled model)")
-    enhance.add_argument("--seed", type=int, default=0, help="the same prompt and seed give the same rewrite")
+    enhance.add_argument(
+        "--model", type=_name, help="folder or hub id with a prompt_enhancer (default: the best bundled model)"
+    )
+    enhance.add_argument("--seed", type=_seed, default=0, help="the same prompt and seed give the same rewrite")
     enhance.add_argument("--device", help="cpu, cuda … (default: the GPU if there is one)")
     enhance.set_defaults(run=commands.enhance)
 
     data = verbs.add_parser("data", help="make training data")
     kinds = data.add_subparsers(required=True, metavar="WHAT", dest="what")
     degrade = kinds.add_parser("degrade", help="captions to triplets (short prompt, reasoning, caption)")
-    degrade.add_argument("captions", type=Path, help="JSONL of rows with a caption, and a scene where there is one")
-    degrade.add_argument("--out", type=Path, help="triplets, appended to (default: <captions>.triplets.jsonl)")
-    degrade.add_argument("--seed", type=int, default=0, help="of the sampled strategies")
+    degrade.add_argument("captions", type=_path, help="JSONL of rows with a caption, and a scene where there is one")
+    degrade.add_argument("--out", type=_path, help="triplets, appended to (default: <captions>.triplets.jsonl)")
+    degrade.add_argument("--seed", type=_seed, default=0, help="of the sampled strategies")
     degrade.add_argument("--workers", type=int, default=8, help="captions asked about at a time")
     degrade.set_defaults(run=commands.degrade)
     for command in (enhance, degrade):
@@ -103,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = verbs.add_parser("train", help="train a stage by a recipe")
     train.add_argument("stage", choices=commands.STAGES)
-    train.add_argument("--recipe", type=Path, required=True, help="recipes/<family>/<stage>.yaml")
+    train.add_argument("--recipe", type=_path, required=True, help="recipes/<family>/<stage>.yaml")
     train.add_argument("--resume", action="store_true", help="continue the run in the recipe's folder")
     train.add_argument("--json", action="store_true", help="print one JSON object")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="change a number of the recipe")
@@ -111,8 +148,8 @@ def _parser() -> argparse.ArgumentParser:
 
     speedrun = verbs.add_parser("speedrun", help="train and measure a family's whole chain from nothing")
     speedrun.add_argument("family", help="micro (two CPU cores) or mini (one GPU)")
-    speedrun.add_argument("--recipes", type=Path, default=Path("recipes"), help="folder of the families' recipes")
-    speedrun.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the runs")
+    speedrun.add_argument("--recipes", type=_path, default=Path("recipes"), help="folder of the families' recipes")
+    speedrun.add_argument("--runs", type=_path, default=Path("runs"), help="folder for the runs")
     speedrun.add_argument("--n", type=int, default=200, help="prompts and scenes to measure on")
     speedrun.add_argument("--json", action="store_true", help="print one JSON object")
     speedrun.set_defaults(run=commands.speedrun)
@@ -130,25 +167,27 @@ def _parser() -> argparse.ArgumentParser:
         default="heldout",
         help="combinations that training never shows, or does",
     )
-    composition.add_argument("--first", type=int, default=0, help="seed of the first prompt")
+    composition.add_argument("--first", type=_seed, default=0, help="seed of the first prompt")
     composition.add_argument("--batch", type=int, default=8, help="pictures drawn together; does not change them")
-    composition.add_argument("--sheet", type=Path, help="write a sheet of the first 32 pictures with the verdicts")
+    composition.add_argument("--sheet", type=_path, help="write a sheet of the first 32 pictures with the verdicts")
     reconstruction = subjects.add_parser("reconstruction", help="PSNR, SSIM, LPIPS and NED of autoencoders")
     reconstruction.add_argument("--n", type=int, default=200, help="held-out scenes and pages, or pictures at most")
-    reconstruction.add_argument("--images", type=Path, help="a folder, a picture or .tar shards in place of the world")
-    reconstruction.add_argument("--peer", dest="peers", action="append", default=[], help="autoencoder beside it")
+    reconstruction.add_argument("--images", type=_path, help="a folder, a picture or .tar shards in place of the world")
+    reconstruction.add_argument(
+        "--peer", dest="peers", type=_name, action="append", default=[], help="autoencoder beside it"
+    )
     reconstruction.add_argument("--read", action="store_true", help="read the words of both sides (needs RapidOCR)")
-    reconstruction.add_argument("--lpips", type=Path, help="folder or file of published LPIPS weights: measure it too")
-    reconstruction.add_argument("--sheet", type=Path, help="write originals, reconstructions and differences")
+    reconstruction.add_argument("--lpips", type=_path, help="folder or file of published LPIPS weights: measure it too")
+    reconstruction.add_argument("--sheet", type=_path, help="write originals, reconstructions and differences")
     for subject in (composition, reconstruction):
-        subject.add_argument("--model", help="folder or hub id (default: the best bundled model)")
-        subject.add_argument("--world", type=Path, help="world.yaml (default: the model's own world.json)")
+        subject.add_argument("--model", type=_name, help="folder or hub id (default: the best bundled model)")
+        subject.add_argument("--world", type=_path, help="world.yaml (default: the model's own world.json)")
         subject.add_argument("--device", help="cpu, cuda … (default: the GPU if there is one)")
         subject.add_argument("--json", action="store_true", help="print one JSON object")
         subject.set_defaults(run=commands.evaluate)
 
     server = verbs.add_parser("serve", help="serve OpenAI's image API, and the studio as a web page")
-    server.add_argument("--model", help="folder or hub id (default: the best bundled model)")
+    server.add_argument("--model", type=_name, help="folder or hub id (default: the best bundled model)")
     server.add_argument("--device", help="cpu, cuda … (default: the GPU if there is one)")
     server.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine alone)")
     server.add_argument("--port", type=int, help="port to listen on (default: 8000)")
@@ -168,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     server.set_defaults(run=commands.serve)
 
     needs = verbs.add_parser("estimate", help="say what a distillation needs, before it is started")
-    needs.add_argument("recipe", type=Path, help="recipes/<family>/distill.yaml")
+    needs.add_argument("recipe", type=_path, help="recipes/<family>/distill.yaml")
     needs.add_argument("overrides", nargs="*", metavar="key=value", help="change a number of the recipe")
     needs.add_argument("--text-tokens", type=int, default=400, help="of a prompt")
     needs.add_argument("--tflops", type=float, default=400, help="10^12 operations a second that are really reached")

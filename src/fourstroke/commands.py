@@ -151,21 +151,24 @@ def _endpoint(arguments: argparse.Namespace) -> Any:
 
 
 def _say_warnings() -> None:
-    """One line for a warning of the enhancer, as for an error, each time."""
+    """One line for a warning of ours, as for an error."""
     from fourstroke.enhance.enhancer import EnhancerWarning
+    from fourstroke.pipeline import NoEffectWarning
 
+    ours = EnhancerWarning, NoEffectWarning
     show = warnings.showwarning
 
     def plainly(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
     ) -> None:
-        if issubclass(category, EnhancerWarning):
+        if issubclass(category, ours):
             print(f"fourstroke: {message}", file=sys.stderr)
         else:
             show(message, category, filename, lineno, file, line)
 
     warnings.showwarning = plainly
     warnings.simplefilter("always", EnhancerWarning)
+    warnings.simplefilter("default", NoEffectWarning)  # once, however many prompts
 
 
 def speedrun(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -225,10 +228,13 @@ def serve(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _serve_cluster(arguments: argparse.Namespace, config: Any) -> dict[str, Any]:
+    from fourstroke.device import name_device
     from fourstroke.serve.server import serve
 
     if arguments.endpoint:
         raise ValueError("--endpoint does not go with --ray: replicas use their model's own enhancer")
+    if arguments.device is not None:
+        name_device(arguments.device)  # whether it is there, the replicas' machines know
     try:
         from fourstroke.serve.cluster import cluster
     except ModuleNotFoundError as error:
