@@ -26,14 +26,13 @@ from typing import Any
 import numpy as np
 
 from fourstroke.data.sheet import contact_sheet
-from fourstroke.enhance.checks import lost_words
-from fourstroke.enhance.enhancer import PromptEnhancer
+from fourstroke.enhance.checks import lost_words, problems
+from fourstroke.enhance.enhancer import LocalModel, PromptEnhancer
 from fourstroke.enhance.judge import HeldOutJudge, JudgeConfig, train_judge
-from fourstroke.enhance.measure import Shares, Studio, handed_on, text_scores, world_triplets
+from fourstroke.enhance.measure import Shares, Studio, answers, rewrites, text_scores, world_triplets
 from fourstroke.enhance.triplet import CATEGORIES, Triplet
 from fourstroke.evaluate.world import find_world
 from fourstroke.pipeline import Pipeline
-from fourstroke.train.enhance_rl import curves
 
 SCORES = ("consistency", "richness", "held out", "presence", "finish", "words kept")
 SHEET_PROMPTS = 8
@@ -124,6 +123,33 @@ def read(name: str, enhancer: PromptEnhancer, triplets: Sequence[Triplet]) -> di
     return found
 
 
+def handed_on(enhancer: PromptEnhancer, requests: Sequence[str], batch: int = 32) -> tuple[list[str | None], list[str]]:
+    """The first answers' rewrites, and what an enhancer hands on for each request, in batches.
+
+    As in `PromptEnhancer` an answer that fails the checks is asked for again, `attempts` times in all; then the request
+    itself is handed on. A small enhancer's are the requests of its world, so none is turned away unread.
+    """
+    assert isinstance(enhancer.backend, LocalModel)
+    first: list[str | None] = []
+    final, waiting = list(requests), list(range(len(requests)))
+    for attempt in range(enhancer.config.attempts):
+        asked = [requests[index] for index in waiting]
+        seed = attempt * 1_000_003
+        found = rewrites(
+            answers(enhancer.backend, asked, enhancer.system_prompt, enhancer.config, seed=seed, batch=batch)
+        )
+        first = first or found
+        good = {
+            index: text
+            for index, text in zip(waiting, found, strict=True)
+            if text is not None and not problems(requests[index], text, enhancer.lexicon)
+        }
+        for index, text in good.items():
+            final[index] = text
+        waiting = [index for index in waiting if index not in good]
+    return first, final
+
+
 def reworded(enhancer: PromptEnhancer, triplets: Sequence[Triplet]) -> list[str]:
     """What the enhancer hands on for each prompt: its checks and the user's own words included."""
     return handed_on(enhancer, [t.short for t in triplets])[1]
@@ -183,6 +209,21 @@ def table(record: dict[str, Any], n: int, texts: int) -> str:
             *lines(["held-out judge by category", *record["rows"]], categories),
         ]
     )
+
+
+def curves(log: Path) -> dict[str, list[tuple[int, float]]]:
+    """From a run's `log.jsonl`: (step, value) of the reward, each single one (`rewards/words`), the KL, and readings of
+    the held-out prompts (`consistency` is theirs, `rewards/consistency` that of the rewrites in training).
+    """
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in log.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        named = {key.removesuffix("/mean"): row[key] for key in row if key.endswith("/mean")}
+        values = {"reward": row.get("reward"), "kl": row.get("kl"), **named, **row.get("scores", {})}
+        for key, value in values.items():
+            if value is not None:
+                found.setdefault(key, []).append((row["step"], value))
+    return found
 
 
 def plot(runs: dict[str, dict[str, list[tuple[int, float]]]], file: Path) -> None:

@@ -35,11 +35,11 @@ def test_a_seed_gives_the_same_sample_in_another_process() -> None:
     program = (
         "import hashlib; from fourstroke.data.world import World, WorldConfig;"
         "s = World(WorldConfig(words=0.5)).sample(11);"
-        "print(hashlib.sha256(s.image.tobytes() + s.caption.encode() + s.short.encode()).hexdigest())"
+        "print(hashlib.sha256(s.image.tobytes() + s.rich.encode() + s.short.encode()).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
     sample = World(WorldConfig(words=0.5)).sample(11)
-    assert other == hashlib.sha256(sample.image.tobytes() + sample.caption.encode() + sample.short.encode()).hexdigest()
+    assert other == hashlib.sha256(sample.image.tobytes() + sample.rich.encode() + sample.short.encode()).hexdigest()
 
 
 def digest(pictures: Iterable[np.ndarray]) -> str:
@@ -253,7 +253,6 @@ def test_the_world_is_fast() -> None:
         {"sprites": 9999},
         {"sprites": ("cat", "gryphon")},
         {"count_weights": ()},
-        {"rich": 1.5},
         {"scripts": ("klingon",)},
         {"sprites": 0, "shapes": False},
         {"width": 8},

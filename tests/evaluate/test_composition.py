@@ -80,7 +80,7 @@ def test_ground_truth_makes_a_table_and_a_sheet() -> None:
 def test_words_are_summed() -> None:
     (prompt,) = held_out_prompts(WORLD, 1)
     verdicts = [
-        Verdict(objects=(), colours=(), relations=(), backgrounds=(), word=compare(text, "cat"), detections=())
+        Verdict(objects=(), colours=(), relations=(), backgrounds=(), word=compare(text, "cat"))
         for text in ("cat", "car")
     ]
     shares = summarise([prompt, prompt], verdicts)

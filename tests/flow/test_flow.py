@@ -6,12 +6,11 @@ import torch
 from fourstroke.flow import path, sampler, schedule
 
 
-def test_path_and_velocity_recover_both_ends():
+def test_path_and_velocity_recover_the_picture():
     x_0, noise = torch.randn(2, 5, 3, 8).double()
     t = torch.rand(5).double()
     x_t, v = path.interpolate(x_0, noise, t), path.velocity(x_0, noise)
     torch.testing.assert_close(path.clean(x_t, v, t), x_0)
-    torch.testing.assert_close(path.noisy(x_t, v, t), noise)
 
 
 def test_velocity_is_the_derivative_of_the_path():

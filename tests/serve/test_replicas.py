@@ -91,7 +91,7 @@ def drawn(cluster, job_order=None):
 
 
 def test_a_picture_whose_replica_dies_is_drawn_again_and_no_preview_comes_twice(front):
-    handle = Handle([PREVIEWS[0], RayActorError()], [RayActorError()], [*PREVIEWS, Done(IMAGE, 4, 0.1)])
+    handle = Handle([PREVIEWS[0], RayActorError()], [RayActorError()], [*PREVIEWS, Done(IMAGE)])
     cluster = front(handle)
     events = drawn(cluster)
     assert [getattr(event, "step", None) for event in events] == [1, 2, None]
@@ -109,7 +109,7 @@ def test_it_gives_up_where_every_replica_dies(front):
 
 
 def test_cancelling_ends_the_remote_work_and_counts(front):
-    handle = Handle([Done(IMAGE, 4, 0.1)])
+    handle = Handle([Done(IMAGE)])
     handle.hold.clear()
     cluster, told = front(handle), []
     job = Job(order(), told.append)
@@ -124,7 +124,7 @@ def test_cancelling_ends_the_remote_work_and_counts(front):
 
 
 def test_what_is_under_way_is_bounded_and_draining_takes_no_more(front):
-    handle = Handle([Done(IMAGE, 4, 0.1)])
+    handle = Handle([Done(IMAGE)])
     handle.hold.clear()
     cluster, told = front(handle, queue=2, replicas=(1, 2)), []
     cluster.submit([Job(order(), told.append) for _ in range(4)])

@@ -82,9 +82,9 @@ def test_ranks_take_turns_in_one_stream():
     config = WorldConfig(width=32, height=32, sprites=0)
     together = next(batches(config, 4, start=1))
     apart = [next(batches(config, 2, start=1, rank=rank, ranks=2)) for rank in range(2)]
-    assert [sample.caption for sample in together[0::2]] == [sample.caption for sample in apart[0]]
-    assert [sample.caption for sample in together[1::2]] == [sample.caption for sample in apart[1]]
-    assert len({sample.caption for sample in together}) > 1
+    assert [sample.rich for sample in together[0::2]] == [sample.rich for sample in apart[0]]
+    assert [sample.rich for sample in together[1::2]] == [sample.rich for sample in apart[1]]
+    assert len({sample.rich for sample in together}) > 1
 
 
 @pytest.mark.slow

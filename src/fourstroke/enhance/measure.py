@@ -11,9 +11,9 @@ from fourstroke.data.world import BACKGROUND_COLOURS, SHAPE_COLOURS, SHAPES, Wor
 from fourstroke.data.world.graph import Split
 from fourstroke.data.world.palette import BOARD_COLOURS
 from fourstroke.enhance import protocol
-from fourstroke.enhance.checks import Lexicon, lost_words, problems
+from fourstroke.enhance.checks import Lexicon, lost_words
 from fourstroke.enhance.degrade import WorldEngine
-from fourstroke.enhance.enhancer import EnhancerConfig, LocalModel, PromptEnhancer
+from fourstroke.enhance.enhancer import EnhancerConfig, LocalModel
 from fourstroke.enhance.rewards import consistency, language, richness
 from fourstroke.enhance.triplet import Caption, Triplet
 from fourstroke.evaluate.judge import Judge
@@ -82,33 +82,6 @@ def rewrites(turns: Sequence[str]) -> list[str | None]:
         except protocol.AnswerError:
             found.append(None)
     return found
-
-
-def handed_on(enhancer: PromptEnhancer, requests: Sequence[str], batch: int = 32) -> tuple[list[str | None], list[str]]:
-    """The first answers' rewrites, and what an enhancer hands on for each request, in batches.
-
-    As in `PromptEnhancer` an answer that fails the checks is asked for again, `attempts` times in all; then the request
-    itself is handed on. A small enhancer's are the requests of its world, so none is turned away unread.
-    """
-    assert isinstance(enhancer.backend, LocalModel)
-    first: list[str | None] = []
-    final, waiting = list(requests), list(range(len(requests)))
-    for attempt in range(enhancer.config.attempts):
-        asked = [requests[index] for index in waiting]
-        seed = attempt * 1_000_003
-        found = rewrites(
-            answers(enhancer.backend, asked, enhancer.system_prompt, enhancer.config, seed=seed, batch=batch)
-        )
-        first = first or found
-        good = {
-            index: text
-            for index, text in zip(waiting, found, strict=True)
-            if text is not None and not problems(requests[index], text, enhancer.lexicon)
-        }
-        for index, text in good.items():
-            final[index] = text
-        waiting = [index for index in waiting if index not in good]
-    return first, final
 
 
 def text_scores(requests: Sequence[str], given: Sequence[str | None], lexicon: Lexicon) -> dict[str, Share | None]:

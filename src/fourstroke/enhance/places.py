@@ -39,7 +39,6 @@ _CORNER = re.compile(r"<(\d+)> (?:at|in) (top|bottom|upper|lower) (left|right)")
 _MIDDLE = re.compile(r"<(\d+)> (?:in|at) (?:middle|center|centre)")
 _ROW = re.compile(r"<(\d+)>(?: and)? <(\d+)> and <(\d+)> in (?:row|column) from (left|right|top|bottom)")
 _BETWEEN = re.compile(r"<(\d+)> between <(\d+)>[^<]*? and <(\d+)>")
-_THEM = re.compile(r"<(\d+)> (above|over|below|under|beneath) them")
 
 
 def places(text: str, names: list[str]) -> set[Place]:

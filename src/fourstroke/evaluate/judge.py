@@ -42,11 +42,6 @@ class Detection:
     size: float
     score: float
 
-    @property
-    def title(self) -> str:
-        """The name with its colour."""
-        return f"{self.colour} {self.name}" if self.colour else self.name
-
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -62,7 +57,6 @@ class Verdict:
     """Whether each colour of the background, or its transparency, is right."""
     word: Reading | None
     """The reading of the sign, if there is one."""
-    detections: tuple[Detection, ...]
     likeness: tuple[float, ...] = ()
     """How well each object's own picture explains what was drawn for it (`Detection.score`); 0 if it is not there."""
 
@@ -103,7 +97,6 @@ class Judge:
             relations=tuple(_holds(r.predicate, matches[r.subject], matches[r.object]) for r in scene.relations),
             backgrounds=judge_background(image, scene, detections),
             word=None if scene.sign is None else compare(read_line(opaque(image)), scene.sign.word),
-            detections=tuple(detections),
             likeness=tuple(0.0 if m is None else m.score for m in matches),
         )
 

@@ -31,11 +31,6 @@ def clean(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
     return x_t - _expand(t, x_t) * v
 
 
-def noisy(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """The noise that a velocity implies: e = x_t + (1 - t) v."""
-    return x_t + (1 - _expand(t, x_t)) * v
-
-
 def sample_times(n: int, *, mean: float = 0.0, std: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
     """Draw n training times from a logit-normal distribution, stratified: one from each n-th of its mass.
 

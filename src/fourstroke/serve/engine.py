@@ -42,8 +42,6 @@ class Done:
     """The picture."""
 
     image: Image.Image
-    steps: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -344,7 +342,7 @@ class Engine:
         self._seconds += 0.2 * (seconds - self._seconds)
         self.metrics.draw_seconds.observe(seconds)
         self.metrics.pictures.add(outcome="done")
-        job.listen(Done(image, row.steps, seconds))
+        job.listen(Done(image))
 
     def _leave(self, job: Job, batch: Batch, jobs: list[Job]) -> None:
         assert job.row is not None

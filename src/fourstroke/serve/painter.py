@@ -54,10 +54,6 @@ class Painter:
         limit, enhances = self.pipe.text_encoder.max_tokens, self.pipe.enhancer is not None
         return Facts(info=self.pipe.info, version=self.version, max_prompt_tokens=limit, enhances=enhances)
 
-    def refresh(self) -> None:
-        """Take note of changed weights: prefixes of the old ones are no longer used."""
-        self.version = fingerprint(self.pipe)
-
     def count_tokens(self, prompt: str) -> int:
         """Tokens of a prompt in its template.
 

@@ -10,7 +10,6 @@ when it falls for some looks in a row the rewards are being hacked and the run s
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -287,21 +286,6 @@ def judge_pictures(
         "consistency": _mean([p[0] for p in pixels]),
         "richness": _mean([p[1] for p in pixels]),
     }
-
-
-def curves(log: Path) -> dict[str, list[tuple[int, float]]]:
-    """From a run's `log.jsonl`: (step, value) of the reward, each single one (`rewards/words`), the KL, and readings of
-    the held-out prompts (`consistency` is theirs, `rewards/consistency` that of the rewrites in training).
-    """
-    found: dict[str, list[tuple[int, float]]] = {}
-    for line in log.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        named = {key.removesuffix("/mean"): row[key] for key in row if key.endswith("/mean")}
-        values = {"reward": row.get("reward"), "kl": row.get("kl"), **named, **row.get("scores", {})}
-        for key, value in values.items():
-            if value is not None:
-                found.setdefault(key, []).append((row["step"], value))
-    return found
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -6,7 +6,7 @@ from fourstroke.data.world.graph import Background, Object, Relation, Scene, Sig
 from fourstroke.data.world.palette import BACKGROUND_COLOURS, SHAPE_COLOURS
 from fourstroke.data.world.sprites import SPRITES
 from fourstroke.data.world.words import WORDS
-from fourstroke.data.world.world import Sample, World, WorldConfig, resized
+from fourstroke.data.world.world import Sample, World, WorldConfig
 
 __all__ = [
     "BACKGROUND_COLOURS",
@@ -26,6 +26,5 @@ __all__ = [
     "World",
     "WorldConfig",
     "category_of",
-    "resized",
     "split_of",
 ]

@@ -7,12 +7,12 @@ words, in the report's four categories (General, Portrait, Text, Complex Text). 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from fourstroke.data.world.caption import category_of, describe_richly, describe_shortly
-from fourstroke.data.world.chance import generator, pick, pick_weighted, stable_fraction
+from fourstroke.data.world.caption import describe_richly, describe_shortly
+from fourstroke.data.world.chance import generator, pick, pick_weighted
 from fourstroke.data.world.compose import (
     arrange,
     arrange_beside_sign,
@@ -57,13 +57,11 @@ class WorldConfig:
     """Share of backgrounds with a texture."""
     lights: float = 0.3
     """Share of scenes in another light than an even one."""
-    rich: float = 0.5
-    """Share of rich captions; the others are short."""
     transparent: float = 0.0
     """Share of stickers, on a transparent background."""
 
     def __post_init__(self) -> None:
-        for name in ("shape_share", "centred", "words", "textures", "lights", "rich", "transparent"):
+        for name in ("shape_share", "centred", "words", "textures", "lights", "transparent"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}={getattr(self, name)}: it is a share, choose between 0 and 1")
         if not 1 <= len(self.count_weights) <= 3 or min(self.count_weights) < 0 or sum(self.count_weights) <= 0:
@@ -89,14 +87,10 @@ class Sample:
     image: np.ndarray
     """(height, width, 4) uint8, straight alpha."""
     scene: Scene
-    caption: str
-    """Rich or short, as the configuration's share decides."""
     short: str
     """A short caption of the same scene."""
     rich: str
     """A rich caption of the same scene."""
-    category: str
-    """``General``, ``Portrait``, ``Text`` or ``Complex Text``."""
 
 
 class World:
@@ -131,15 +125,7 @@ class World:
         """Scene, picture and captions of a seed."""
         scene = self.scene(seed, split)
         short, rich = (self.caption(scene, rich=kind, seed=seed) for kind in (False, True))
-        is_rich = stable_fraction("rich caption", str(seed)) < self.config.rich
-        return Sample(
-            image=self.render(scene),
-            scene=scene,
-            caption=rich if is_rich else short,
-            short=short,
-            rich=rich,
-            category=category_of(scene),
-        )
+        return Sample(image=self.render(scene), scene=scene, short=short, rich=rich)
 
     def _draw(self, rng: np.random.Generator, split: Split) -> Scene:
         config = self.config
@@ -163,8 +149,3 @@ class World:
         titles = draw_titles(rng, count, self.sprites, self.shape_share, background)
         arrangement = arrange_beside_sign(rng, count, place) if count else None
         return build_scene(config.width, config.height, background, titles, arrangement, sign)
-
-
-def resized(world: World, width: int, height: int) -> World:
-    """The same world with pictures of another size; a seed gives the same scene, only wider, taller or larger."""
-    return World(replace(world.config, width=width, height=height))
