@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast, Qwen3_5ForCausalLM, Qwen3_5TextConfig
@@ -62,23 +63,9 @@ def build_model(config: SmallEnhancerConfig, tokenizer: PreTrainedTokenizerFast)
     model = Qwen3_5ForCausalLM(
         Qwen3_5TextConfig(
             vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            layer_types=["full_attention"] * config.num_layers,
             max_position_embeddings=32_768,
             tie_word_embeddings=True,
-            initializer_range=config.initializer_range,
-            rope_parameters={
-                "rope_type": "default",
-                "rope_theta": config.rope_theta,
-                "partial_rotary_factor": config.rotary_share,
-                "mrope_section": [0, 0, 0],
-                "mrope_interleaved": True,
-            },
+            **sizes(config),
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
@@ -86,3 +73,24 @@ def build_model(config: SmallEnhancerConfig, tokenizer: PreTrainedTokenizerFast)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
+
+
+def sizes(config: SmallEnhancerConfig) -> dict[str, Any]:
+    """The sizes as Qwen3.5's configuration names them; the vocabulary's is the tokenizer's."""
+    return {
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "layer_types": ["full_attention"] * config.num_layers,
+        "initializer_range": config.initializer_range,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": config.rope_theta,
+            "partial_rotary_factor": config.rotary_share,
+            "mrope_section": [0, 0, 0],
+            "mrope_interleaved": True,
+        },
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, trainers
 from tokenizers.models import BPE
@@ -81,7 +82,7 @@ class SmallTextConfig:
 
 def build_text_encoder(config: SmallTextConfig, tokenizer: PreTrainedTokenizerFast) -> TextEncoder:
     """A text encoder with random weights from torch's generator, frozen; call `trainable()` to train it."""
-    side = config.head_dim // 2 * 5 // 16  # the open model's split: 24, 20, 20 of 64 pairs
+    parts = sizes(config)
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")}
     model = Qwen3VLForConditionalGeneration(
         Qwen3VLConfig(
@@ -92,36 +93,49 @@ def build_text_encoder(config: SmallTextConfig, tokenizer: PreTrainedTokenizerFa
             tie_word_embeddings=True,
             text_config={
                 "vocab_size": len(tokenizer),
-                "hidden_size": config.hidden_size,
-                "intermediate_size": config.intermediate_size,
-                "num_hidden_layers": config.num_layers,
-                "num_attention_heads": config.num_heads,
-                "num_key_value_heads": config.num_kv_heads,
-                "head_dim": config.head_dim,
                 "max_position_embeddings": 32_768,
                 "tie_word_embeddings": True,
-                "rope_parameters": {
-                    "rope_type": "default",
-                    "rope_theta": config.rope_theta,
-                    "mrope_section": [config.head_dim // 2 - 2 * side, side, side],
-                    "mrope_interleaved": True,
-                },
+                **parts["text_config"],
             },
             vision_config={
-                "depth": config.vision_depth,
-                "hidden_size": config.vision_hidden_size,
-                "intermediate_size": config.vision_intermediate_size,
-                "num_heads": config.vision_num_heads,
                 "patch_size": vision.PATCH_SIZE,
                 "spatial_merge_size": vision.MERGE_SIZE,
                 "temporal_patch_size": 2,
-                "out_hidden_size": config.hidden_size,
-                "num_position_embeddings": config.vision_positions,
-                "deepstack_visual_indexes": list(config.deepstack_layers),
+                **parts["vision_config"],
             },
         )
     )
     return TextEncoder(model, tokenizer, vision.image_processor(config.min_pixels), config.max_tokens)
+
+
+def sizes(config: SmallTextConfig) -> dict[str, dict[str, Any]]:
+    """The sizes as Qwen3-VL's configuration names them; the vocabulary's is the tokenizer's."""
+    side = config.head_dim // 2 * 5 // 16  # the open model's split: 24, 20, 20 of 64 pairs
+    return {
+        "text_config": {
+            "hidden_size": config.hidden_size,
+            "intermediate_size": config.intermediate_size,
+            "num_hidden_layers": config.num_layers,
+            "num_attention_heads": config.num_heads,
+            "num_key_value_heads": config.num_kv_heads,
+            "head_dim": config.head_dim,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": config.rope_theta,
+                "mrope_section": [config.head_dim // 2 - 2 * side, side, side],
+                "mrope_interleaved": True,
+            },
+        },
+        "vision_config": {
+            "depth": config.vision_depth,
+            "hidden_size": config.vision_hidden_size,
+            "intermediate_size": config.vision_intermediate_size,
+            "num_heads": config.vision_num_heads,
+            "out_hidden_size": config.hidden_size,
+            "num_position_embeddings": config.vision_positions,
+            "deepstack_visual_indexes": list(config.deepstack_layers),
+        },
+    }
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:

@@ -118,6 +118,10 @@ class DistillRecipe:
             raise ValueError(f"fake_updates is {self.fake_updates}; it must be at least 1")
         if (self.world is None) == (self.prompts is None) or (self.world is None) != (self.cache is None):
             raise ValueError("name either a world with its cache, or a file of prompts")
+        if self.world is not None and (self.width, self.height) != (None, None):
+            raise ValueError("width and height are those of a file of prompts; a world has its own")
+        if self.world is None and self.samples:
+            raise ValueError("samples are the scenes of a world; of a file every prompt is taken")
         if not 0 < self.edit_share <= 1:
             raise ValueError(f"edit_share is {self.edit_share}; choose above 0 and up to 1, or leave edits out")
         if self.flow_weight and self.world is None:

@@ -32,13 +32,13 @@ from fourstroke.flow.schedule import ScheduleConfig
 from fourstroke.folder import ModelInfo
 from fourstroke.pipeline import Pipeline
 from fourstroke.text import TextEncoder
-from fourstroke.text.small import SmallTextConfig, build_text_encoder, train_tokenizer
+from fourstroke.text.small import SmallTextConfig, build_text_encoder, sizes, train_tokenizer
 from fourstroke.train import distributed
 from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.features import cell_labels, cell_names, known_cross_entropy
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.train.recipe import resolved
+from fourstroke.train.recipe import agree, resolved
 from fourstroke.vae import Autoencoder
 from fourstroke.vae.features import SemanticConfig
 
@@ -65,7 +65,8 @@ class DitRecipe:
 
     `samples` scenes are rendered and encoded once into `cache`; `draws` noise draws share each prompt's prefix;
     `time_mean` and `time_std` set the logit-normal distribution of t; `init` names a checkpoint to start from, and
-    `text_from` the folder of a trained `text_encoder` and `processor`, which go before those of `init`.
+    `text_from` the folder of a trained `text_encoder` and `processor`, which go before those of `init`. `model` and
+    `text` are the sizes of new ones; beside a checkpoint they may be left out, and must agree with it if they are not.
     """
 
     world: WorldConfig
@@ -73,8 +74,8 @@ class DitRecipe:
     cache: Path
     samples: int
     held_out: int = 256
-    model: TransformerConfig
-    text: SmallTextConfig
+    model: TransformerConfig | None = None
+    text: SmallTextConfig | None = None
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     info: ModelInfo
     run: RunConfig
@@ -97,6 +98,10 @@ class DitRecipe:
     def __post_init__(self) -> None:
         if self.held_out < 1:
             raise ValueError(f"held_out={self.held_out}: the loss is watched on 1 scene or more")
+        if self.model is None and self.init is None:
+            raise ValueError("there is no transformer: name the sizes of a new one, model, or a checkpoint, init")
+        if self.text is None and self.text_from is None and self.init is None:
+            raise ValueError("there is no text encoder: name the sizes of a new one, text, or a trained one, text_from")
         if self.freeze_text and self.text_from is None and self.init is None:
             raise ValueError("freeze_text=true needs a trained text encoder: name text_from or init")
         if self.semantics is not None and self.compile:
@@ -120,16 +125,21 @@ class DitStage:
         torch.manual_seed(recipe.run.seed)  # after the caches: building one draws from the global generator
         if recipe.init is not None:
             self.transformer = Transformer.from_pretrained(recipe.init / "transformer", device=str(self.device))
+            agree("model", recipe.model, self.transformer.config, recipe.init)
         else:
+            assert recipe.model is not None
             self.transformer = Transformer(recipe.model).to(self.device)
         if (text := recipe.text_from or recipe.init) is not None:
             self.text_encoder = TextEncoder.from_pretrained(
                 text / "text_encoder", text / "processor", device=str(self.device)
             )
+            agree("text", recipe.text and sizes(recipe.text), self.text_encoder.model.config.to_dict(), text)
         else:
+            new = recipe.text
+            assert new is not None
             captions = [c for kind in (self.cache.short, self.cache.rich) for c in kind[:20_000]]
-            tokenizer = distributed.first(lambda: train_tokenizer(captions, recipe.text.vocab_size))
-            self.text_encoder = build_text_encoder(recipe.text, tokenizer).to(self.device)
+            tokenizer = distributed.first(lambda: train_tokenizer(captions, new.vocab_size))
+            self.text_encoder = build_text_encoder(new, tokenizer).to(self.device)
         self.text_encoder.trainable(not recipe.freeze_text)
         self.models: dict[str, nn.Module] = {"transformer": self.transformer}
         self._transformer = distributed.Split(self.transformer, ("prefill", "denoise"))

@@ -28,11 +28,11 @@ from fourstroke.enhance.bulk import read_triplets
 from fourstroke.enhance.checks import Lexicon
 from fourstroke.enhance.enhancer import SYSTEM_FILE, EnhancerConfig, LocalModel, PromptEnhancer, read_config, render
 from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, text_scores, world_triplets
-from fourstroke.enhance.small import SYSTEM_PROMPT, SmallEnhancerConfig, build_model, build_tokenizer
+from fourstroke.enhance.small import SYSTEM_PROMPT, SmallEnhancerConfig, build_model, build_tokenizer, sizes
 from fourstroke.enhance.triplet import Triplet
 from fourstroke.train.loop import DivergedError, RunConfig
 from fourstroke.train.optimizer import OptimizerConfig, Together, build_optimizers
-from fourstroke.train.recipe import RecipeError, resolved
+from fourstroke.train.recipe import RecipeError, agree, resolved
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,7 +54,8 @@ class LoraSettings:
 class EnhanceSftRecipe:
     """Every number of a fine-tuning.
 
-    `base` is a hub id or a folder; without one a model of the sizes `model` is built. `samples` triplets come from the
+    `base` is a hub id or a folder; without one a model of the sizes `model` is built (None: micro's), and beside one
+    `model`, if it is given, must agree with it. `samples` triplets come from the
     world, further ones from `triplets`. A step sees `batch_size * accumulate` of them. Held-out ones come from the
     world's held-out split, or, without a world, from the end of the file.
     """
@@ -65,7 +66,7 @@ class EnhanceSftRecipe:
     triplets: Path | None = None
     held_out: int = 64
     base: str | None = None
-    model: SmallEnhancerConfig = field(default_factory=SmallEnhancerConfig)
+    model: SmallEnhancerConfig | None = None
     lora: LoraSettings | None = None
     settings: EnhancerConfig = field(default_factory=EnhancerConfig)
     run: RunConfig
@@ -324,10 +325,12 @@ def _model(recipe: EnhanceSftRecipe, triplets: list[Triplet]) -> tuple[PreTraine
     """The model to train, its tokenizer and its system prompt."""
     if recipe.base is None:
         texts = (text for t in triplets[:TOKENIZER_TRIPLETS] for text in (t.short, t.reasoning, t.rich))
-        tokenizer = build_tokenizer(itertools.chain(texts, [SYSTEM_PROMPT] * 8), recipe.model.vocab_size)
-        return build_model(recipe.model, tokenizer), tokenizer, SYSTEM_PROMPT
+        config = recipe.model or SmallEnhancerConfig()
+        tokenizer = build_tokenizer(itertools.chain(texts, [SYSTEM_PROMPT] * 8), config.vocab_size)
+        return build_model(config, tokenizer), tokenizer, SYSTEM_PROMPT
     dtype = torch.bfloat16 if torch.cuda.is_available() and recipe.lora is not None else torch.float32
     model = AutoModelForCausalLM.from_pretrained(recipe.base, dtype=dtype)
+    agree("model", recipe.model and sizes(recipe.model), model.config.to_dict(), recipe.base)
     words = Path(recipe.base) / SYSTEM_FILE
     system = words.read_text(encoding="utf-8").strip() if words.exists() else protocol.SYSTEM_PROMPT
     return model, AutoTokenizer.from_pretrained(recipe.base), system

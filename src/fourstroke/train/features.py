@@ -38,6 +38,10 @@ class FeaturesRecipe:
     batch_size: int
     workers: int = 0
 
+    def __post_init__(self) -> None:
+        if self.model.things or self.model.colours:
+            raise ValueError("model.things and model.colours come from the world; leave them out")
+
 
 class FeaturesStage:
     """Batches, loss, scores and export of the semantic network."""

@@ -12,7 +12,7 @@ import platform
 import subprocess
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -67,6 +67,33 @@ def build(kind: type[T], tree: dict[str, Any], where: str = "") -> T:
         return kind(**values)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{where}: {error}") from None
+
+
+def agree(key: str, wanted: Any, found: Any, source: Path | str) -> None:
+    """Refuse sizes of a recipe's `key` that are not those of the checkpoint that the run starts from.
+
+    `wanted` and `found` are dataclasses or mappings; what `wanted` does not name, or `wanted` None, agrees.
+
+    Raises:
+        RecipeError: with the first sizes that differ.
+    """
+    if wanted is None:
+        return
+    if differ := list(_differences(_plain(wanted), _plain(found))):
+        more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+        raise RecipeError(
+            f"{key} is not what {source} holds: {', '.join(differ[:3])}{more}; leave {key} out ({key}=null), or start "
+            "from another checkpoint"
+        )
+
+
+def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in wanted.items():
+        there = found.get(key)
+        if isinstance(value, dict) and isinstance(there, dict):
+            yield from _differences(value, there, f"{prefix}{key}.")
+        elif value != there:
+            yield f"{prefix}{key} is {value}, there {there}"
 
 
 def resolved(recipe: Any) -> dict[str, Any]:
@@ -151,6 +178,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

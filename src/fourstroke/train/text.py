@@ -20,12 +20,12 @@ from fourstroke.data.world.graph import Split
 from fourstroke.nn import RMSNorm, SwiGLU
 from fourstroke.text import TextEncoder
 from fourstroke.text.encoder import TextFeatures
-from fourstroke.text.small import SmallTextConfig, build_text_encoder, train_tokenizer
+from fourstroke.text.small import SmallTextConfig, build_text_encoder, sizes, train_tokenizer
 from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.features import UNKNOWN, cell_labels, cell_names, known_cross_entropy
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.train.recipe import resolved
+from fourstroke.train.recipe import agree, resolved
 from fourstroke.vae.features import SemanticConfig
 
 HELD_OUT = 256
@@ -33,15 +33,22 @@ HELD_OUT = 256
 
 @dataclass(frozen=True, kw_only=True)
 class TextRecipe:
-    """Every number of a run; `init` names a checkpoint whose text encoder and tokenizer it starts from."""
+    """Every number of a run; `init` names a checkpoint whose text encoder and tokenizer it starts from.
+
+    `text` are the sizes of a new encoder; beside `init` they may be left out, and must agree with it if they are not.
+    """
 
     world: WorldConfig
-    text: SmallTextConfig
+    text: SmallTextConfig | None = None
     run: RunConfig
     optimizer: OptimizerConfig
     batch_size: int
     tokenizer_captions: int = 20_000
     init: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.text is None and self.init is None:
+            raise ValueError("there is no text encoder: name the sizes of a new one, text, or a checkpoint, init")
 
 
 class LayoutReader(nn.Module):
@@ -82,7 +89,9 @@ class TextStage:
         if recipe.init is not None:
             folders = recipe.init / "text_encoder", recipe.init / "processor"
             self.text_encoder = TextEncoder.from_pretrained(*folders, device=str(self.device))
+            agree("text", recipe.text and sizes(recipe.text), self.text_encoder.model.config.to_dict(), recipe.init)
         else:
+            assert recipe.text is not None
             scenes = enumerate(map(self.world.scene, range(recipe.tokenizer_captions)))
             captions = [self.world.caption(scene, rich, seed) for seed, scene in scenes for rich in (False, True)]
             tokenizer = train_tokenizer(captions, recipe.text.vocab_size)

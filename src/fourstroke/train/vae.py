@@ -33,7 +33,7 @@ from fourstroke.train import distributed
 from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.train.recipe import resolved
+from fourstroke.train.recipe import agree, resolved
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.losses import edge, l1, psnr
 from fourstroke.vae.objective import Alignment, AlignmentConfig, Perceptual, PerceptualConfig
@@ -107,7 +107,8 @@ class VaeRecipe:
     """Every number of a VAE run."""
 
     world: WorldConfig
-    model: AutoencoderConfig
+    model: AutoencoderConfig | None = None
+    """Sizes of a new autoencoder; beside `init` it may be left out, and must agree with it if it is not."""
     run: RunConfig
     optimizer: OptimizerConfig
     batch_size: int
@@ -135,7 +136,7 @@ class VaeRecipe:
     perceptual: PerceptualConfig | None = None
     anchor: AnchorConfig | None = None
     init: Path | None = None
-    """Folder of an autoencoder to start from; its sizes take the place of `model`."""
+    """Folder of an autoencoder to start from."""
     freeze_encoder: bool = False
     """Train the decoder of `init` alone: latents and their statistics stay what transformers have learnt."""
     workers: int = 0
@@ -148,6 +149,8 @@ class VaeRecipe:
             raise ValueError(f"phases end at {ends}: each later than the one before, the last at 1")
         if self.statistics < 1:
             raise ValueError(f"statistics={self.statistics}: latents need 1 scene or more")
+        if self.model is None and self.init is None:
+            raise ValueError("there is no autoencoder: name the sizes of a new one, model, or a trained one, init")
         schedule = self.schedule  # whatever a phase says wrong is said now, not hours later
         if self.images is not None and any(mixture.batch_size < 2 for mixture in schedule):
             raise ValueError("batch_size=1: images beside the world need 2 or more")
@@ -182,9 +185,12 @@ class VaeStage:
         self.recipe, self.device = recipe, pick_device()
         torch.manual_seed(recipe.run.seed)
         if recipe.init is None:
+            assert recipe.model is not None
             self.model = Autoencoder(recipe.model).to(self.device)
         else:
             self.model = Autoencoder.from_pretrained(recipe.init, device=str(self.device)).train()
+            unmeasured = replace(self.model.config, latents_mean=None, latents_std=None)
+            agree("model", recipe.model, unmeasured, recipe.init)
         if recipe.freeze_encoder:
             self.model.encoder.requires_grad_(False)
             self.model.quant_conv.requires_grad_(False)
