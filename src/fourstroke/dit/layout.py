@@ -46,7 +46,6 @@ class Layout:
     The prefix has the same layout in all samples, since padding stands on its right and changes nothing before it.
     """
 
-    grid: Grid
     image_grids: tuple[Grid, ...]
     text_lengths: Tensor  # (B,), valid text tokens, slots included
     text_tokens: int  # L
@@ -118,7 +117,6 @@ class Layout:
             valid = start - torch.tensor(padding)[:, None]
             key_mask = ((places < valid) | (places >= start))[:, None, None].to(device)
         return cls(
-            grid=(int(grid[0]), int(grid[1])),
             image_grids=image_grids,
             text_lengths=torch.tensor(lengths, device=device),
             text_tokens=width,
