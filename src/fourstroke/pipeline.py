@@ -125,6 +125,8 @@ class Pipeline:
         except ValueError as error:
             raise CheckpointError(f"{folder / ADAPTER} does not fit {base}: {error}") from None
         pipe.info = read_info(folder)
+        if (folder / "scheduler").exists():
+            pipe.schedule = ScheduleConfig.from_pretrained(folder / "scheduler")
         return pipe
 
     @property
@@ -279,7 +281,7 @@ class Pipeline:
 
     def _sigmas(self, steps: int | None, tokens: int) -> Tensor:
         if self.info.sample_sigmas and steps in (None, self.info.own_steps):  # its own number, said or not
-            return fixed_sigmas(list(self.info.sample_sigmas))
+            return fixed_sigmas(self.info.sample_sigmas, tokens, self.schedule)
         return sigmas(self.info.own_steps if steps is None else steps, tokens, self.schedule)
 
 

@@ -48,6 +48,28 @@ def test_schedule_equals_the_reference(steps, tokens):
     torch.testing.assert_close(schedule.sigmas(steps, tokens, config), reference.sigmas, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("tokens", [36, 4096])
+@pytest.mark.parametrize("levels", [[1.0], [1.0, 0.83, 0.62, 0.35], [0.9, 0.1]])
+@pytest.mark.parametrize(
+    "config",
+    [
+        schedule.UNSHIFTED,
+        schedule.ScheduleConfig(),
+        schedule.ScheduleConfig(shift_terminal=None),
+        schedule.ScheduleConfig(use_dynamic_shifting=False, shift=3.0),
+    ],
+)
+def test_own_levels_pass_the_schedule_as_in_the_reference(config, levels, tokens, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    if levels == [1.0] and config.shift_terminal:
+        return  # the reference divides by zero
+    config.save_pretrained(tmp_path)
+    reference = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(tmp_path)
+    reference.set_timesteps(sigmas=levels, mu=schedule.shift_strength(tokens, config))
+    found = schedule.fixed_sigmas(levels, tokens, config)
+    torch.testing.assert_close(found, reference.sigmas, atol=0 if config == schedule.UNSHIFTED else 1e-6, rtol=0)
+
+
 def test_schedule_round_trips_through_its_file(tmp_path):
     config = schedule.ScheduleConfig(base_shift=0.4, shift_terminal=None)
     config.save_pretrained(tmp_path)

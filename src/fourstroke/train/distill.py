@@ -39,7 +39,7 @@ from fourstroke.distill.watch import Watch, WatchConfig, WordsWatch
 from fourstroke.dit import Transformer
 from fourstroke.flow import path
 from fourstroke.flow.sampler import NonFiniteError, Velocity
-from fourstroke.flow.schedule import fixed_sigmas
+from fourstroke.flow.schedule import UNSHIFTED, fixed_sigmas
 from fourstroke.folder import ModelInfo, save_adapter
 from fourstroke.nn.lora import adapter_tensors
 from fourstroke.pipeline import Pipeline
@@ -113,7 +113,7 @@ class DistillRecipe:
     def __post_init__(self) -> None:
         if self.sigmas[:1] != (1.0,):
             raise ValueError(f"sigmas are {list(self.sigmas)}; they start at 1.0, where the noise is")
-        fixed_sigmas(list(self.sigmas))
+        fixed_sigmas(self.sigmas)
         if self.fake_updates < 1:
             raise ValueError(f"fake_updates is {self.fake_updates}; it must be at least 1")
         if (self.world is None) == (self.prompts is None) or (self.world is None) != (self.cache is None):
@@ -153,7 +153,7 @@ class DistillStage:
         for teacher in self.specialists:
             distributed.Split(teacher.pipe.transformer, CALLED)
         self.batch_size = recipe.batch_size * recipe.draws
-        self.sigmas = fixed_sigmas(list(recipe.sigmas))
+        self.sigmas = fixed_sigmas(recipe.sigmas)
         self.best: tuple[float, float, int] | None = None  # score, highest composition, step
         self._reference: Readings | None = None
 
@@ -318,7 +318,7 @@ class DistillStage:
     def pipeline(self) -> Pipeline:
         """The student as it is now, with its own grid and without guidance; an adapter must be active."""
         base = self.base.pipe
-        return Pipeline(self.student, base.autoencoder, base.text_encoder, base.schedule, self._info())
+        return Pipeline(self.student, base.autoencoder, base.text_encoder, UNSHIFTED, self._info())
 
     def recall(self) -> None:
         """Take up the best checkpoint that an earlier part of this run kept."""
@@ -333,6 +333,7 @@ class DistillStage:
             if self.recipe.lora_rank:
                 tensors = adapter_tensors(self.student, "student")
                 save_adapter(partial, self.recipe.teacher, self._info(), tensors)
+                pipe.schedule.save_pretrained(partial / "scheduler")
             else:
                 pipe.save_pretrained(partial)
             score, highest, step = self.best
