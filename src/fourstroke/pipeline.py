@@ -234,7 +234,7 @@ class Pipeline:
                 f"{(len(seeds), grid[0] * grid[1], self.transformer.config.in_channels)}"
             )
         velocity: Velocity = guided(condition, negative or condition, scale)
-        x = euler(velocity, x.to(self.device), levels, on_step)
+        x = euler(velocity, x.to(self.device, torch.float32), levels, on_step)
         clock.lap("denoise")
 
         pictures = self.decode(x, grid, transparent)

@@ -14,6 +14,7 @@ from fourstroke.distill.monitors import CollapseLimits, Readings
 from fourstroke.distill.rollout import bind
 from fourstroke.distill.teachers import SpecialistConfig
 from fourstroke.dit import Transformer, TransformerConfig
+from fourstroke.folder import ModelInfo
 from fourstroke.train.distill import CollapsedError, DistillRecipe, DistillStage, WarmConfig, train_distill
 from fourstroke.train.loop import DivergedError, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
@@ -233,6 +234,11 @@ def test_max_minutes_ends_in_a_model(recipe):
 def test_bundled_recipes_are_valid(family):
     recipe = load_recipe(DistillRecipe, RECIPES / family / "distill.yaml")
     assert len(recipe.sigmas) == 4
+
+
+def test_the_teacher_of_the_open_weights_is_asked_as_it_is_meant_to_be_sampled():
+    recipe = load_recipe(DistillRecipe, RECIPES / "7b" / "distill.yaml")
+    assert recipe.guidance == ModelInfo().guidance_scale == 1.0
 
 
 @pytest.mark.parametrize(

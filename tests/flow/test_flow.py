@@ -114,6 +114,12 @@ def test_guidance():
     assert sampler.guided(f := (lambda x, t: a), lambda x, t: b, 1.0) is f
 
 
+def test_guidance_of_half_precision_is_mixed_in_float32():
+    a, b = torch.randn(2, 1, 64, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    v = sampler.guided(lambda x, t: a, lambda x, t: b, 4.0)(a, torch.ones(1))
+    assert torch.equal(v, b.float() + 4 * (a.float() - b.float()))
+
+
 def test_noise_belongs_to_its_seed_alone():
     together, alone = sampler.seeded_noise([3, 4, 5], 6, 8), sampler.seeded_noise([4], 6, 8)
     assert torch.equal(together[1:2], alone)
