@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fourstroke.checkpoint import atomic_folder, read_json, write_json
@@ -30,12 +32,12 @@ from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import WorldConfig
 from fourstroke.distill.batch import Batch, Batches
 from fourstroke.distill.dmd import RenoiseConfig, dmd_gradient, dmd_loss, flow_matching_loss
-from fourstroke.distill.monitors import Readings, checkpoint_score, collapse, ratio
+from fourstroke.distill.monitors import Readings, checkpoint_score, collapse, compared, teacher_error
 from fourstroke.distill.prompts import PromptSet, read_prompts
 from fourstroke.distill.pupils import CALLED, Pupils
 from fourstroke.distill.rollout import clean_prediction, rollout, trajectory, trajectory_loss
 from fourstroke.distill.teachers import SpecialistConfig, Teacher, load_specialists, teacher_mix
-from fourstroke.distill.watch import Watch, WatchConfig, WordsWatch
+from fourstroke.distill.watch import Watch, WatchConfig, WordsWatch, stack
 from fourstroke.dit import Transformer
 from fourstroke.flow import path
 from fourstroke.flow.sampler import NonFiniteError, Velocity
@@ -156,6 +158,7 @@ class DistillStage:
         self.sigmas = fixed_sigmas(recipe.sigmas)
         self.best: tuple[float, float, int] | None = None  # score, highest composition, step
         self._reference: Readings | None = None
+        self._taught: list[Image.Image] = []  # the teacher's own pictures of what the monitors look at
 
     @property
     def student(self) -> Transformer:
@@ -265,6 +268,8 @@ class DistillStage:
     def sample(self, folder: Path, step: int) -> dict[str, float]:
         """Read the monitors, draw a sheet, keep the checkpoint if it is the best so far.
 
+        An untrained student is kept until there is any other: it is the teacher, and near to it whatever it draws.
+
         Raises:
             CollapsedError: if the monitors say that the student is lost.
         """
@@ -274,6 +279,9 @@ class DistillStage:
                 student, pictures = self.watch.look(pipe)
         except NonFiniteError:
             raise self._collapsed(step, "its pictures are not finite") from None
+        if student.composition is None:
+            drawn, taught = (stack([np.asarray(image) for image in part]) for part in (pictures, self._taught))
+            student = dataclasses.replace(student, teacher_error=teacher_error(drawn, taught))
         upscale = max(1, 192 // pictures[0].width)
         sheet = contact_sheet(pictures[:16], self.watch.captions[:16], columns=8, upscale=upscale)
         sheet.save(folder / f"step-{step:06d}.png")
@@ -282,30 +290,19 @@ class DistillStage:
         if reason := collapse(student, teacher, best[1], self.recipe.watch.limits):
             raise self._collapsed(step, reason)
         highest = max(best[1], student.composition or 0.0)
-        if score > best[0]:
+        if score > best[0] or best[2] == 0 < step:
             self.best = (score, highest, step)
             self._keep(pipe, student, teacher)
         else:
             self.best = (best[0], highest, best[2])
             self._note(highest)
-        scores = {
-            "score": score,
-            "diversity_ratio": ratio(student.diversity, teacher.diversity),
-            "saturation_ratio": ratio(student.saturation, teacher.saturation),
-        }
-        pairs = {
-            "composition_ratio": (student.composition, teacher.composition),
-            "words_ratio": (student.words, teacher.words),
-            "noise_ratio": (student.flat_noise, teacher.flat_noise),
-            "likeness_ratio": (student.likeness, teacher.likeness),
-        }
-        return scores | {key: ratio(a, b) for key, (a, b) in pairs.items() if a is not None and b is not None}
+        return {"score": score, **compared(student, teacher)}
 
     def reference(self) -> Readings:
         """The teacher's readings at its own steps and with its guidance, taken once a run."""
         if self._reference is None:
             steps = self.recipe.watch.teacher_steps or self.base.pipe.info.num_inference_steps
-            self._reference, _ = self.watch.look(self.base.pipe, steps, self.recipe.guidance)
+            self._reference, self._taught = self.watch.look(self.base.pipe, steps, self.recipe.guidance)
             readings = [(k, v) for k, v in dataclasses.asdict(self._reference).items() if v is not None]
             print(f"teacher, {steps} steps: " + "  ".join(f"{k} {v:.4f}" for k, v in readings), flush=True)
         return self._reference
