@@ -168,8 +168,9 @@ class Flow:
         generator, errors = torch.Generator().manual_seed(0), []
         for start in range(0, HELD_OUT, 32):
             part = slice(start, start + 32)
-            errors.append(float(self.error([s.short for s in held_out[part]], latents[part], generator)))
-        loss, linear = sum(errors) / len(errors), gaussian_loss(latents)
+            error = self.error([s.short for s in held_out[part]], latents[part], generator)
+            errors.append(float(error) * len(latents[part]))  # the last part may be short
+        loss, linear = sum(errors) / HELD_OUT, gaussian_loss(latents)
         prompts, judge = held_out_prompts(world, PROMPTS, "short"), Judge(world.config)
         originals = as_pixels([world.render(prompt.scene) for prompt in prompts])
         copies = _bytes(reconstruct(space.model, originals))

@@ -58,6 +58,13 @@ def test_latents_take_the_place_of_noise(tiny):
         tiny("a cat", latents=noise[:, :4])
 
 
+def test_steps_are_taken_in_float32_whatever_the_latents_are(tiny):
+    half = torch.randn(1, 8, 64, generator=torch.Generator().manual_seed(9)).bfloat16()
+    seen = []
+    tiny("a cat", latents=half, on_step=lambda step, steps, x: seen.append(x.dtype))
+    assert set(seen) == {torch.float32}
+
+
 def test_input_images_change_the_picture_and_set_its_shape(tiny):
     portrait = Image.new("RGB", (40, 90), "red")
     out = tiny("a cat", images=[portrait], seed=1).images[0]

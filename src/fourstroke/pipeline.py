@@ -125,6 +125,8 @@ class Pipeline:
         except ValueError as error:
             raise CheckpointError(f"{folder / ADAPTER} does not fit {base}: {error}") from None
         pipe.info = read_info(folder)
+        if (folder / "scheduler").exists():
+            pipe.schedule = ScheduleConfig.from_pretrained(folder / "scheduler")
         return pipe
 
     @property
@@ -232,7 +234,7 @@ class Pipeline:
                 f"{(len(seeds), grid[0] * grid[1], self.transformer.config.in_channels)}"
             )
         velocity: Velocity = guided(condition, negative or condition, scale)
-        x = euler(velocity, x.to(self.device), levels, on_step)
+        x = euler(velocity, x.to(self.device, torch.float32), levels, on_step)
         clock.lap("denoise")
 
         pictures = self.decode(x, grid, transparent)
@@ -279,7 +281,7 @@ class Pipeline:
 
     def _sigmas(self, steps: int | None, tokens: int) -> Tensor:
         if self.info.sample_sigmas and steps in (None, self.info.own_steps):  # its own number, said or not
-            return fixed_sigmas(list(self.info.sample_sigmas))
+            return fixed_sigmas(self.info.sample_sigmas, tokens, self.schedule)
         return sigmas(self.info.own_steps if steps is None else steps, tokens, self.schedule)
 
 

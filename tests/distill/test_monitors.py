@@ -15,6 +15,7 @@ from fourstroke.distill.monitors import (
     diversity,
     flat_noise,
     saturation,
+    teacher_error,
 )
 
 TEACHER = Readings(composition=0.8, words=None, diversity=0.2, saturation=0.3, flat_noise=1.0)
@@ -56,6 +57,20 @@ def test_the_score_is_composition_less_what_is_lost():
     assert checkpoint_score(_student(saturation=0.36), TEACHER) == pytest.approx(0.65)
     assert checkpoint_score(_student(saturation=0.24), TEACHER) == pytest.approx(0.65)
     assert checkpoint_score(_student(saturation=0.31), TEACHER) == pytest.approx(0.8)
+
+
+def test_the_error_against_the_teacher_is_in_parts_of_the_range():
+    teacher = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) / 2
+    assert teacher_error(teacher, teacher) == 0
+    assert teacher_error(teacher + torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1, 1), teacher) == pytest.approx(0.2)
+
+
+def test_without_a_scene_graph_the_score_rises_as_the_student_comes_near():
+    teacher = _student(composition=None)
+    scores = [checkpoint_score(dataclasses.replace(teacher, teacher_error=e), teacher) for e in (0.3, 0.2, 0.1)]
+    assert scores == pytest.approx([-0.3, -0.2, -0.1])
+    grey = dataclasses.replace(teacher, teacher_error=0.1, diversity=0.1, saturation=0.15)
+    assert checkpoint_score(grey, teacher) == pytest.approx(-0.1 - 0.4 - 0.45)
 
 
 def test_the_score_sees_bent_faces_where_composition_is_at_its_ceiling():

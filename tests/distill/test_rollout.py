@@ -8,7 +8,7 @@ import torch
 from fourstroke.distill.rollout import bind, clean_prediction, rollout, trajectory, trajectory_loss
 from fourstroke.distill.teachers import SpecialistConfig, Teacher, load_specialists, prompt_category, teacher_mix
 from fourstroke.flow.sampler import euler, guided, seeded_noise
-from fourstroke.flow.schedule import fixed_sigmas
+from fourstroke.flow.schedule import UNSHIFTED, fixed_sigmas
 
 from .conftest import small_pipeline
 
@@ -65,6 +65,7 @@ def test_steps_that_follow_the_trajectory_have_no_loss():
 
 def test_rollout_is_what_the_pipeline_does():
     pipe, seen = small_pipeline(), []
+    pipe.schedule = UNSHIFTED
     pipe.info = pipe.info.__class__(name="s", width=32, height=32, sample_sigmas=(1.0, 0.8, 0.6, 0.3))
     pipe(PROMPTS[0], seed=5, on_step=lambda step, steps, x: seen.append(x))
     velocity = bind(pipe.transformer, pipe.text_encoder.encode(PROMPTS[:1]), (2, 2), repeats=1)

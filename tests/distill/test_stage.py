@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from fourstroke import Pipeline
+from fourstroke.checkpoint import read_tensors
 from fourstroke.distill.monitors import CollapseLimits, Readings
 from fourstroke.distill.rollout import bind
 from fourstroke.distill.teachers import SpecialistConfig
 from fourstroke.dit import Transformer, TransformerConfig
+from fourstroke.folder import ADAPTER_WEIGHTS, ModelInfo
 from fourstroke.train.distill import CollapsedError, DistillRecipe, DistillStage, WarmConfig, train_distill
 from fourstroke.train.loop import DivergedError, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
@@ -201,6 +204,45 @@ def test_the_best_checkpoint_is_kept_not_the_last(recipe, monkeypatch, tmp_path)
     assert again.best == stage.best == (0.7, 0.7, 1)
 
 
+@pytest.fixture
+def by_prompts(recipe, tmp_path):
+    """Adapters of a guided teacher by a file of prompts, looked at after every step."""
+    colours, shapes = ("red", "blue", "green", "yellow"), ("circle", "square", "triangle")
+    (tmp_path / "prompts.txt").write_text("\n".join(f"a {c} {s}" for c in colours for s in shapes))
+    run = dataclasses.replace(recipe.run, sample_first=True, sample_minutes=0.0)
+    changes = {"world": None, "cache": None, "samples": 0, "prompts": tmp_path / "prompts.txt", "lora_rank": 2}
+    return dataclasses.replace(recipe, **changes, run=run, watch=_lenient(recipe))
+
+
+def test_a_run_by_prompts_exports_the_student_that_came_nearest_to_its_teacher(by_prompts):
+    warm = OptimizerConfig(kind="adamw", lr=3e-3, warmup=1, cooldown=0.0, ema=0.0)
+    folder = train_distill(dataclasses.replace(by_prompts, guidance=4.0, warm=WarmConfig(steps=6, optimizer=warm)))
+    rows = [json.loads(line) for line in (by_prompts.run.out / "log.jsonl").read_text().splitlines()]
+    scores = {row["step"]: row["scores"]["score"] for row in rows if "scores" in row}
+    errors = [row["scores"]["teacher_error"] for row in rows if "scores" in row]
+    assert list(scores) == list(range(7))
+    assert len(set(errors)) == 7  # no ceiling: every look has its own
+    kept = json.loads((folder / "distill.json").read_text())
+    assert kept["step"] > 1  # the first that was acceptable is not the last word
+    assert kept["score"] == max(value for step, value in scores.items() if step)
+    tensors = read_tensors(folder / "lora", ADAPTER_WEIGHTS)
+    assert all(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize(("errors", "best"), [((0.0, 0.3, 0.1, 0.2), 2), ((0.0, 0.3, 0.3), 1), ((0.2,), 0)])
+def test_an_untrained_student_is_kept_only_until_there_is_another(by_prompts, monkeypatch, tmp_path, errors, best):
+    stage = DistillStage(by_prompts)
+    readings = Readings(composition=None, words=None, diversity=0.2, saturation=0.3, flat_noise=None)
+    grey = [[Image.new("RGB", (32, 32), (round(255 * e),) * 3)] * 2 for e in (0.0, *errors)]
+    looks = iter([(readings, pictures) for pictures in grey])
+    monkeypatch.setattr(stage.watch, "look", lambda *_: next(looks))
+    for step in range(len(errors)):
+        stage.sample(tmp_path, step)
+    assert stage.best is not None
+    assert stage.best[2] == best
+    assert stage.best[0] == pytest.approx(-errors[best], abs=0.002)
+
+
 def test_a_collapsed_run_is_caught_and_its_best_checkpoint_stays(recipe):
     run = dataclasses.replace(recipe.run, steps=40, sample_first=True, sample_minutes=0.0)
     wild = dataclasses.replace(recipe, run=run, student=dataclasses.replace(recipe.student, lr=3.0, ema=0.0))
@@ -233,6 +275,11 @@ def test_max_minutes_ends_in_a_model(recipe):
 def test_bundled_recipes_are_valid(family):
     recipe = load_recipe(DistillRecipe, RECIPES / family / "distill.yaml")
     assert len(recipe.sigmas) == 4
+
+
+def test_the_teacher_of_the_open_weights_is_asked_as_it_is_meant_to_be_sampled():
+    recipe = load_recipe(DistillRecipe, RECIPES / "7b" / "distill.yaml")
+    assert recipe.guidance == ModelInfo().guidance_scale == 1.0
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,28 @@ def test_schedule_equals_the_reference(steps, tokens):
     torch.testing.assert_close(schedule.sigmas(steps, tokens, config), reference.sigmas, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("tokens", [36, 4096])
+@pytest.mark.parametrize("levels", [[1.0], [1.0, 0.83, 0.62, 0.35], [0.9, 0.1]])
+@pytest.mark.parametrize(
+    "config",
+    [
+        schedule.UNSHIFTED,
+        schedule.ScheduleConfig(),
+        schedule.ScheduleConfig(shift_terminal=None),
+        schedule.ScheduleConfig(use_dynamic_shifting=False, shift=3.0),
+    ],
+)
+def test_own_levels_pass_the_schedule_as_in_the_reference(config, levels, tokens, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    if levels == [1.0] and config.shift_terminal:
+        return  # the reference divides by zero
+    config.save_pretrained(tmp_path)
+    reference = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(tmp_path)
+    reference.set_timesteps(sigmas=levels, mu=schedule.shift_strength(tokens, config))
+    found = schedule.fixed_sigmas(levels, tokens, config)
+    torch.testing.assert_close(found, reference.sigmas, atol=0 if config == schedule.UNSHIFTED else 1e-6, rtol=0)
+
+
 def test_schedule_round_trips_through_its_file(tmp_path):
     config = schedule.ScheduleConfig(base_shift=0.4, shift_terminal=None)
     config.save_pretrained(tmp_path)
@@ -89,6 +111,12 @@ def test_guidance():
     v = sampler.guided(lambda x, t: a, lambda x, t: b, 3.0)(a, torch.ones(1))
     torch.testing.assert_close(v, b + 3 * (a - b))
     assert sampler.guided(f := (lambda x, t: a), lambda x, t: b, 1.0) is f
+
+
+def test_guidance_of_half_precision_is_mixed_in_float32():
+    a, b = torch.randn(2, 1, 64, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    v = sampler.guided(lambda x, t: a, lambda x, t: b, 4.0)(a, torch.ones(1))
+    assert torch.equal(v, b.float() + 4 * (a.float() - b.float()))
 
 
 def test_noise_belongs_to_its_seed_alone():

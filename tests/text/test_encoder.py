@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import BatchEncoding
 
 from fourstroke.checkpoint import CheckpointError
 from fourstroke.text import PromptTooLong, SmallTextConfig, TextEncoder, build_text_encoder, train_tokenizer
 from fourstroke.text.templates import SYSTEM_TURN, chat, transparent
 from fourstroke.text.vision import over_white, patchify
+
+from ..processor import Processor
 
 PROMPTS = ["a red cat", 'A large green house beside a sign that says "OPEN", soft light from the left.', ""]
 
@@ -69,25 +69,6 @@ def test_features_equal_the_oracle_and_each_row_alone(encoder: TextEncoder, size
         assert not out.features[index, length:].any()
         alone = encoder.encode([prompt], [images] if images else None)
         torch.testing.assert_close(out.features[index, :length], alone.features[0], atol=3e-5, rtol=1e-5)
-
-
-class Processor:
-    """What the pipeline needs of Qwen3VLProcessor, which itself does not load without torchvision."""
-
-    def __init__(self, encoder: TextEncoder) -> None:
-        self.tokenizer, self.encoder = encoder.tokenizer, encoder
-
-    def apply_chat_template(self, messages: list, tokenize: bool, return_dict: bool) -> list[list[int]]:
-        return [self.tokenizer.apply_chat_template(messages, tokenize=tokenize, return_dict=return_dict)]
-
-    def __call__(self, text: list[str], images: list[Image.Image] | None = None, **padding: object) -> BatchEncoding:
-        inputs = self.encoder.image_processor(images=images, return_tensors="pt") if images else {}
-        counts = iter((inputs["image_grid_thw"].prod(-1) // 4).tolist() if images else [])
-        pad = "<|image_pad|>"
-        text = [re.sub(re.escape(pad), lambda match: pad * next(counts), row) for row in text]
-        batch = self.tokenizer(text, **padding)
-        kinds = (batch["input_ids"] == self.encoder.image_token_id).int()
-        return BatchEncoding({**batch, **inputs, "mm_token_type_ids": kinds})
 
 
 @pytest.mark.parametrize("sizes", [[], [(64, 32), (32, 96)]])

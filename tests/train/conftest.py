@@ -84,17 +84,24 @@ class Launch:
         self.folder = folder
 
     def __call__(
-        self, stage: str, recipe: Any, *options: str, stop_when: Path | None = None, whole: bool = False
+        self,
+        stage: str,
+        recipe: Any,
+        *options: str,
+        stop_when: Path | None = None,
+        whole: bool = False,
+        split_from: int = 0,
     ) -> tuple[int, str, str]:
         """Exit code, output and errors; with `stop_when` an interrupt is sent once that file is there.
 
-        These models are small enough to stay whole on every rank, and are split all the same but for `whole`.
+        These models are small enough to stay whole on every rank, and are split all the same, but for those of fewer
+        than `split_from` parameters, or with `whole`.
         """
         file = self.folder / f"{stage}.yaml"
         file.write_text(yaml.safe_dump(resolved(recipe)["recipe"]))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         program = self.folder / "program.py"
-        split = "" if whole else "distributed.WHOLE = 0\n"
+        split = "" if whole else f"distributed.WHOLE = {split_from}\n"
         lines = "from fourstroke.cli import main\nfrom fourstroke.train import distributed\n"
         program.write_text(f"{lines}{split}raise SystemExit(main())\n")
         command += [str(program), "train", stage, "--recipe", str(file), *options]

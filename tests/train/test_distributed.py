@@ -13,7 +13,7 @@ from fourstroke import Pipeline
 from fourstroke.data.stream import batches
 from fourstroke.data.world import WorldConfig
 from fourstroke.train import distributed
-from fourstroke.train.dit import DitStage, train_dit
+from fourstroke.train.dit import DitStage, SemanticsConfig, train_dit
 from fourstroke.train.features import FeaturesRecipe, FeaturesStage
 from fourstroke.train.loop import Trainer
 from fourstroke.train.recipe import RecipeError
@@ -127,6 +127,31 @@ def test_two_ranks_reach_the_weights_of_one_process(steady, launch, whole):
     trainer.save(alone.run.out / "state")
     for name, value in _tensors(_state(alone)).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=CLOSE, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("semantics", "split_from"), [(SemanticsConfig(block=1), 100_000), (None, 165_000)])
+def test_models_that_are_split_and_whole_train_together(steady, launch, semantics, split_from):
+    """Of one process's three models two are split and the head is not, or the text encoder is and the transformer not.
+
+    Half the prompts are dropped, so that the ranks differ in how many cells they name.
+    """
+    mixed = dataclasses.replace(steady, semantics=semantics, drop_prompt=0.5)
+    one, two = _at(mixed, "one", 4), _at(mixed, "two", 4, batch_size=2)
+    trainer = Trainer(DitStage(one), one.run, one.optimizer, {})
+    sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in trainer.stage.models.items()}
+    assert min(sizes.values()) < split_from <= max(sizes.values())
+    trainer.run()
+    expected = _tensors(_state(one))
+    code, _, errors = launch("dit", two, split_from=split_from)
+    assert code == 0, errors
+    found = _tensors(_state(two))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=CLOSE, msg=name)
+    alone = Trainer(DitStage(one), one.run, one.optimizer, {})
+    alone.load(two.run.out / "state")  # what was half split is taken up whole
+    assert alone.step == 4
 
 
 @pytest.mark.slow

@@ -1,9 +1,16 @@
 """Muon orthogonalises, the average follows, the schedule has its three parts."""
 
+import importlib
+from collections.abc import Iterator
+
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import distribute_tensor
 
+from fourstroke.train.distributed import clip_gradients, full
 from fourstroke.train.optimizer import (
     MovingAverage,
     Muon,
@@ -96,3 +103,48 @@ def test_the_average_follows_and_gives_the_weights_back():
     with average.applied():
         torch.testing.assert_close(layer.weight.detach(), live + 0.1)
     torch.testing.assert_close(layer.weight.detach(), live + 1.0)
+
+
+@pytest.fixture
+def mesh() -> Iterator[DeviceMesh]:
+    """One process that takes itself for a group, so that tensors can be split over it."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def _weights(mesh: DeviceMesh | None) -> list[tuple[str, nn.Parameter]]:
+    """Matrices and vectors with gradients; every second one is split where there is a mesh."""
+    generator = torch.Generator().manual_seed(0)
+    named = []
+    for index, shape in enumerate([(8, 4), (8, 4), (8, 4), (6, 6), (5,), (5,)]):
+        values = [torch.randn(shape, generator=generator) for _ in range(2)]
+        if mesh is not None and index % 2:
+            values = [distribute_tensor(value, mesh) for value in values]
+        p = nn.Parameter(values[0])
+        p.grad = values[1]
+        named.append((f"blocks.{index}", p))
+    return named
+
+
+@pytest.mark.parametrize("limit", [0.5, 100.0])
+def test_split_and_whole_gradients_are_clipped_by_their_common_norm(mesh, limit):
+    parts, plain = ([p for _, p in _weights(kind)] for kind in (mesh, None))
+    expected = nn.utils.clip_grad_norm_(plain, limit)
+    torch.testing.assert_close(clip_gradients(parts, limit), expected)
+    for p, q in zip(parts, plain, strict=True):
+        torch.testing.assert_close(full(p.grad), q.grad)
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_split_and_whole_weights_move_alike(mesh, kind, monkeypatch):
+    # on GPUs AdamW steps over lists of weights; here that is not the default, so it is made so
+    adam = importlib.import_module("torch.optim.adam")
+    monkeypatch.setattr(adam, "_default_to_fused_or_foreach", lambda *_, **__: (False, True))
+    parts, plain = _weights(mesh), _weights(None)
+    for named in (parts, plain):
+        for optimizer in build_optimizers(named, OptimizerConfig(kind=kind, lr=0.1)).values():
+            optimizer.step()
+            optimizer.step()
+    for (name, p), (_, q) in zip(parts, plain, strict=True):
+        torch.testing.assert_close(full(p.detach()), q.detach(), msg=name)

@@ -68,6 +68,12 @@ def test_dit_run_ends_in_a_pipeline_that_draws(dit_recipe):
     assert pipe.info.name == "tiny"
 
 
+def test_the_held_out_loss_is_the_mean_over_scenes_not_over_batches(dit_recipe, tmp_path):
+    stage = DitStage(dataclasses.replace(dit_recipe, held_out=33))
+    stage._error = lambda prompts, x_0, draws, generator: torch.full((len(x_0) * draws,), 1.0 if len(x_0) > 1 else 5.0)
+    assert stage.sample(tmp_path, 0)["heldout"] == pytest.approx((32 + 5) / 33)
+
+
 def test_a_second_run_into_the_same_folder_is_refused(vae_recipe):
     train_vae(vae_recipe)
     with pytest.raises(RecipeError, match="--resume"):
@@ -120,6 +126,17 @@ def test_max_minutes_ends_cleanly_with_a_state_and_a_model(vae_recipe):
     folder = train_vae(dataclasses.replace(vae_recipe, run=run))
     assert Autoencoder.from_pretrained(folder)
     assert (run.out / "state" / "state.pt").exists()
+
+
+def test_no_step_is_looked_at_or_saved_twice(vae_recipe):
+    run = dataclasses.replace(vae_recipe.run, steps=3, sample_first=True, sample_minutes=0.0, save_minutes=0.0)
+    trainer = Trainer(VaeStage(vae_recipe), run, vae_recipe.optimizer, {})
+    saved, save = [], trainer.save
+    trainer.save = lambda folder: (saved.append(trainer.step), save(folder))
+    trainer.run()
+    rows = [json.loads(line) for line in (run.out / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "scores" in row] == [0, 1, 2, 3]
+    assert saved == [1, 2, 3]
 
 
 def test_a_diverged_run_says_so(vae_recipe):

@@ -52,6 +52,13 @@ def flat_noise(pictures: Tensor) -> float:
     return deviations.sort(dim=1).values[:, :quarter].mean().item()
 
 
+def teacher_error(pictures: Tensor, teacher: Tensor) -> float:
+    """How far pictures (B, 3, H, W) are from the teacher's of the same prompts and noise: the root mean square over
+    pixels, averaged over pictures, 0 to 1.
+    """
+    return (pictures - teacher).square().flatten(1).mean(1).sqrt().mean().item()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Readings:
     """One look at a model; `composition` is None where there is no scene graph to judge by, `words` and
@@ -66,6 +73,8 @@ class Readings:
     flat_noise: float | None
     likeness: float | None = None
     """How well sprites and shapes explain what was drawn for them, 0 to 1; None where there is no scene graph."""
+    teacher_error: float | None = None
+    """`teacher_error` of a student's pictures, where there is no scene graph to judge them by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +92,29 @@ class CollapseLimits:
 def checkpoint_score(student: Readings, teacher: Readings) -> float:
     """The rule by which the best checkpoint is kept; higher is better; of equals the first is kept.
 
-    Composition, less what diversity lacks to 0.9 of the teacher's, less what saturation is off by beyond 5 %, less what
-    likeness lacks: where composition is at its ceiling, only likeness sees a bent face.
+    Composition, or, without a scene graph, minus the error against the teacher; less what diversity lacks to 0.9 of the
+    teacher's, less what saturation is off by beyond 5 %, less what likeness lacks: where composition is at its ceiling,
+    only likeness sees a bent face.
     """
     lacking = max(0.0, DIVERSITY_FLOOR - ratio(student.diversity, teacher.diversity))
     drift = max(0.0, abs(ratio(student.saturation, teacher.saturation) - 1) - SATURATION_SLACK)
     bent = max(0.0, 1 - ratio(student.likeness or 0.0, teacher.likeness or 0.0))
-    return (student.composition or 0.0) - lacking - drift - bent
+    quality = -(student.teacher_error or 0.0) if student.composition is None else student.composition
+    return quality - lacking - drift - bent
+
+
+def compared(student: Readings, teacher: Readings) -> dict[str, float]:
+    """For the log: the ratio of each reading to the teacher's, of those that both have, and the error against it."""
+    pairs = {
+        "diversity_ratio": (student.diversity, teacher.diversity),
+        "saturation_ratio": (student.saturation, teacher.saturation),
+        "composition_ratio": (student.composition, teacher.composition),
+        "words_ratio": (student.words, teacher.words),
+        "noise_ratio": (student.flat_noise, teacher.flat_noise),
+        "likeness_ratio": (student.likeness, teacher.likeness),
+    }
+    error = {} if student.teacher_error is None else {"teacher_error": student.teacher_error}
+    return {key: ratio(a, b) for key, (a, b) in pairs.items() if a is not None and b is not None} | error
 
 
 def collapse(student: Readings, teacher: Readings, best: float, limits: CollapseLimits) -> str | None:

@@ -70,7 +70,10 @@ class Watch:
 
 
 class WordsWatch:
-    """The monitors for prompts without scene graphs: all but composition, words and noise on flat backgrounds."""
+    """The monitors for prompts without scene graphs: all but composition, words and noise on flat backgrounds.
+
+    Every prompt has its own noise, the same at every look, so that pictures can be compared with the teacher's.
+    """
 
     def __init__(self, config: WatchConfig, captions: list[str], width: int, height: int) -> None:
         self.config, self.captions = config, captions

@@ -52,14 +52,22 @@ def euler(velocity: Velocity, x: Tensor, sigmas: Tensor, on_step: OnStep | None 
     return check_finite(x, "denoising")
 
 
+def guide(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> Tensor:
+    """Classifier-free guidance v_u + scale (v_c - v_u) of velocities (B, N, C), in float32 whatever their type.
+
+    The scale enlarges their difference, and with it what half precision would round away. It may be (B, 1, 1).
+    """
+    v_c, v_u = conditional.float(), unconditional.float()
+    return v_u + scale * (v_c - v_u)
+
+
 def guided(conditional: Velocity, unconditional: Velocity, scale: float) -> Velocity:
-    """Classifier-free guidance: v = v_u + scale (v_c - v_u); scale 1 needs no second evaluation."""
+    """A velocity under guidance (`guide`); scale 1 needs no second evaluation."""
     if scale == 1.0:
         return conditional
 
     def velocity(x_t: Tensor, t: Tensor) -> Tensor:
-        v_c, v_u = conditional(x_t, t), unconditional(x_t, t)
-        return v_u + scale * (v_c - v_u)
+        return guide(conditional(x_t, t), unconditional(x_t, t), scale)
 
     return velocity
 

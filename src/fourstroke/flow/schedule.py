@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ class ScheduleConfig:
         write_json(Path(folder) / "scheduler_config.json", config)
 
 
+UNSHIFTED = ScheduleConfig(use_dynamic_shifting=False, shift=1.0, shift_terminal=None)
+"""The schedule of a distilled student: its levels stay what they were in training, here as in diffusers."""
+
+
 def shift_strength(tokens: int, config: ScheduleConfig) -> float:
     """mu for a picture of `tokens` latent tokens: linear between (and beyond) the two lengths of the config."""
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
@@ -61,21 +66,27 @@ def sigmas(num_steps: int, tokens: int, config: ScheduleConfig) -> Tensor:
     """
     if num_steps < 1:
         raise ValueError(f"num_inference_steps is {num_steps}; it must be at least 1")
-    grid = torch.linspace(1.0, 1.0 / num_steps, num_steps, dtype=torch.float64)
-    factor = math.exp(shift_strength(tokens, config)) if config.use_dynamic_shifting else config.shift
-    grid = factor * grid / (1 + (factor - 1) * grid)
-    if config.shift_terminal and num_steps > 1:
-        grid = 1 - (1 - grid) * (1 - config.shift_terminal) / (1 - grid[-1])
-    return torch.cat([grid, grid.new_zeros(1)]).float()
+    return _shifted(torch.linspace(1.0, 1.0 / num_steps, num_steps, dtype=torch.float64), tokens, config)
 
 
-def fixed_sigmas(levels: list[float]) -> Tensor:
-    """The grid of a distilled student: its own levels (`sample_sigmas` of the model index) and a final 0, unshifted.
+def fixed_sigmas(levels: Sequence[float], tokens: int = 0, config: ScheduleConfig = UNSHIFTED) -> Tensor:
+    """The grid of a model with levels of its own (`sample_sigmas` of the model index), and a final 0.
+
+    They go through the schedule like any others, as in diffusers; students that are distilled here are `UNSHIFTED`.
 
     Raises:
         ValueError: unless the levels fall strictly within (0, 1].
     """
     steps = [*levels, 0.0]
     if not levels or levels[0] > 1 or any(a <= b for a, b in itertools.pairwise(steps)):
-        raise ValueError(f"sample_sigmas must fall strictly from at most 1 to above 0, found {levels}")
-    return torch.tensor(steps, dtype=torch.float32)
+        raise ValueError(f"sample_sigmas must fall strictly from at most 1 to above 0, found {list(levels)}")
+    return _shifted(torch.tensor(levels, dtype=torch.float64), tokens, config)
+
+
+def _shifted(grid: Tensor, tokens: int, config: ScheduleConfig) -> Tensor:
+    """Levels (n,) in float64, shifted and stretched by a schedule, and a final 0: (n + 1,) float32."""
+    factor = math.exp(shift_strength(tokens, config)) if config.use_dynamic_shifting else config.shift
+    grid = factor * grid / (1 + (factor - 1) * grid)
+    if config.shift_terminal and grid[-1] < 1:
+        grid = 1 - (1 - grid) * (1 - config.shift_terminal) / (1 - grid[-1])
+    return torch.cat([grid, grid.new_zeros(1)]).float()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fourstroke.dit import PrefixCache
 from fourstroke.flow.path import clean, interpolate
-from fourstroke.flow.sampler import Velocity
+from fourstroke.flow.sampler import Velocity, guide
 from fourstroke.pipeline import Pipeline
 from fourstroke.sizes import PATCH
 
@@ -145,7 +145,7 @@ class Batch:
         out, away = v[: len(self.rows)].clone(), v[len(self.rows) :]
         if guided:
             scales = torch.tensor([self.rows[index].order.guidance_scale for index in guided], device=x.device)
-            out[guided] = away + scales[:, None, None] * (out[guided] - away)
+            out[guided] = guide(out[guided], away, scales[:, None, None])
         return out
 
     def _evaluate(self, x: Tensor, t: Tensor, conditions: Sequence[Condition]) -> Tensor:

@@ -179,9 +179,17 @@ class TextEncoder(nn.Module):
         return cls(model.to(device), tokenizer, image_processor, max_tokens)
 
     def save_pretrained(self, text_encoder_folder: str | Path, processor_folder: str | Path) -> None:
-        """Write both folders as Qwen-Image-2.1 has them, each complete or not at all."""
+        """Write both folders as Qwen-Image-2.1 has them, each complete or not at all.
+
+        Whatever precision the file keeps, its config asks for float32: who names none (`DiffusionPipeline`) gets that
+        for the other parts, and their features must fit.
+        """
         with atomic_folder(Path(text_encoder_folder)) as folder:
             self.model.save_pretrained(folder)
+            config = read_json(folder / "config.json")
+            for part in (config, config["text_config"], config["vision_config"]):
+                part["dtype"] = "float32"
+            write_json(folder / "config.json", config)
         with atomic_folder(Path(processor_folder)) as folder:
             save_processor(self.tokenizer, self.image_processor, folder)
 

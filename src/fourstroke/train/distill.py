@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fourstroke.checkpoint import atomic_folder, read_json, write_json
@@ -30,16 +32,16 @@ from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import WorldConfig
 from fourstroke.distill.batch import Batch, Batches
 from fourstroke.distill.dmd import RenoiseConfig, dmd_gradient, dmd_loss, flow_matching_loss
-from fourstroke.distill.monitors import Readings, checkpoint_score, collapse, ratio
+from fourstroke.distill.monitors import Readings, checkpoint_score, collapse, compared, teacher_error
 from fourstroke.distill.prompts import PromptSet, read_prompts
 from fourstroke.distill.pupils import CALLED, Pupils
 from fourstroke.distill.rollout import clean_prediction, rollout, trajectory, trajectory_loss
 from fourstroke.distill.teachers import SpecialistConfig, Teacher, load_specialists, teacher_mix
-from fourstroke.distill.watch import Watch, WatchConfig, WordsWatch
+from fourstroke.distill.watch import Watch, WatchConfig, WordsWatch, stack
 from fourstroke.dit import Transformer
 from fourstroke.flow import path
 from fourstroke.flow.sampler import NonFiniteError, Velocity
-from fourstroke.flow.schedule import fixed_sigmas
+from fourstroke.flow.schedule import UNSHIFTED, fixed_sigmas
 from fourstroke.folder import ModelInfo, save_adapter
 from fourstroke.nn.lora import adapter_tensors
 from fourstroke.pipeline import Pipeline
@@ -113,7 +115,7 @@ class DistillRecipe:
     def __post_init__(self) -> None:
         if self.sigmas[:1] != (1.0,):
             raise ValueError(f"sigmas are {list(self.sigmas)}; they start at 1.0, where the noise is")
-        fixed_sigmas(list(self.sigmas))
+        fixed_sigmas(self.sigmas)
         if self.fake_updates < 1:
             raise ValueError(f"fake_updates is {self.fake_updates}; it must be at least 1")
         if (self.world is None) == (self.prompts is None) or (self.world is None) != (self.cache is None):
@@ -157,9 +159,10 @@ class DistillStage:
         for teacher in self.specialists:
             distributed.Split(teacher.pipe.transformer, CALLED)
         self.batch_size = recipe.batch_size * recipe.draws
-        self.sigmas = fixed_sigmas(list(recipe.sigmas))
+        self.sigmas = fixed_sigmas(recipe.sigmas)
         self.best: tuple[float, float, int] | None = None  # score, highest composition, step
         self._reference: Readings | None = None
+        self._taught: list[Image.Image] = []  # the teacher's own pictures of what the monitors look at
 
     @property
     def student(self) -> Transformer:
@@ -269,6 +272,8 @@ class DistillStage:
     def sample(self, folder: Path, step: int) -> dict[str, float]:
         """Read the monitors, draw a sheet, keep the checkpoint if it is the best so far.
 
+        An untrained student is kept until there is any other: it is the teacher, and near to it whatever it draws.
+
         Raises:
             CollapsedError: if the monitors say that the student is lost.
         """
@@ -278,6 +283,9 @@ class DistillStage:
                 student, pictures = self.watch.look(pipe)
         except NonFiniteError:
             raise self._collapsed(step, "its pictures are not finite") from None
+        if student.composition is None:
+            drawn, taught = (stack([np.asarray(image) for image in part]) for part in (pictures, self._taught))
+            student = dataclasses.replace(student, teacher_error=teacher_error(drawn, taught))
         upscale = max(1, 192 // pictures[0].width)
         sheet = contact_sheet(pictures[:16], self.watch.captions[:16], columns=8, upscale=upscale)
         sheet.save(folder / f"step-{step:06d}.png")
@@ -286,30 +294,19 @@ class DistillStage:
         if reason := collapse(student, teacher, best[1], self.recipe.watch.limits):
             raise self._collapsed(step, reason)
         highest = max(best[1], student.composition or 0.0)
-        if score > best[0]:
+        if score > best[0] or best[2] == 0 < step:
             self.best = (score, highest, step)
             self._keep(pipe, student, teacher)
         else:
             self.best = (best[0], highest, best[2])
             self._note(highest)
-        scores = {
-            "score": score,
-            "diversity_ratio": ratio(student.diversity, teacher.diversity),
-            "saturation_ratio": ratio(student.saturation, teacher.saturation),
-        }
-        pairs = {
-            "composition_ratio": (student.composition, teacher.composition),
-            "words_ratio": (student.words, teacher.words),
-            "noise_ratio": (student.flat_noise, teacher.flat_noise),
-            "likeness_ratio": (student.likeness, teacher.likeness),
-        }
-        return scores | {key: ratio(a, b) for key, (a, b) in pairs.items() if a is not None and b is not None}
+        return {"score": score, **compared(student, teacher)}
 
     def reference(self) -> Readings:
         """The teacher's readings at its own steps and with its guidance, taken once a run."""
         if self._reference is None:
             steps = self.recipe.watch.teacher_steps or self.base.pipe.info.num_inference_steps
-            self._reference, _ = self.watch.look(self.base.pipe, steps, self.recipe.guidance)
+            self._reference, self._taught = self.watch.look(self.base.pipe, steps, self.recipe.guidance)
             readings = [(k, v) for k, v in dataclasses.asdict(self._reference).items() if v is not None]
             print(f"teacher, {steps} steps: " + "  ".join(f"{k} {v:.4f}" for k, v in readings), flush=True)
         return self._reference
@@ -322,7 +319,7 @@ class DistillStage:
     def pipeline(self) -> Pipeline:
         """The student as it is now, with its own grid and without guidance; an adapter must be active."""
         base = self.base.pipe
-        return Pipeline(self.student, base.autoencoder, base.text_encoder, base.schedule, self._info())
+        return Pipeline(self.student, base.autoencoder, base.text_encoder, UNSHIFTED, self._info())
 
     def recall(self) -> None:
         """Take up the best checkpoint that an earlier part of this run kept."""
@@ -337,6 +334,7 @@ class DistillStage:
             if self.recipe.lora_rank:
                 tensors = adapter_tensors(self.student, "student")
                 save_adapter(partial, self.recipe.teacher, self._info(), tensors)
+                pipe.schedule.save_pretrained(partial / "scheduler")
             else:
                 pipe.save_pretrained(partial)
             score, highest, step = self.best

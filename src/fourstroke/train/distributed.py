@@ -117,6 +117,18 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
         grad.copy_(part.view(grad.shape))
 
 
+def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
+    """Shrink gradients, in place, until their norm is at most `limit`; returns the norm before, the same on all ranks.
+
+    Some may be split and others whole: torch takes no norm of both together, so each kind has its own first.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    kinds = [[grad for grad in grads if isinstance(grad, DTensor) is split] for split in (False, True)]
+    norm = torch.linalg.vector_norm(torch.stack([full(nn.utils.get_total_norm(kind)) for kind in kinds if kind]))
+    torch._foreach_mul_([local(grad) for grad in grads], (limit / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
 def shared_out(x: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
     """`make` of equal rows (n, ...), row by row, each rank making every world-th of them for all."""
     if world() == 1:
@@ -252,7 +264,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
         }
         for index, values in state["state"].items()
     }
-    optimizer.load_state_dict({**state, "state": moments})
+    groups = optimizer.state_dict()["param_groups"]  # the recipe's numbers, which may have changed
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def _started() -> int:

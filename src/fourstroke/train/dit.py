@@ -4,7 +4,7 @@ Qwen-Image-2.0 report, training: linear path, target e - x_0, prompt dropped wit
 tokens are modulated from t = 0, so their keys and values do not depend on the noise level: one prefix serves `draws`
 noise draws of its picture, which costs far less than as many pictures and lowers the variance over t.
 
-Several ranks (see `distributed`) draw their rows of one batch. Only the mean over named cells is then each rank's own.
+Several ranks (see `distributed`) draw their rows of one batch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from fourstroke.text import TextEncoder
 from fourstroke.text.small import SmallTextConfig, build_text_encoder, sizes, train_tokenizer
 from fourstroke.train import distributed
 from fourstroke.train.device import autocast, pick_device
-from fourstroke.train.features import cell_labels, cell_names, known_cross_entropy
+from fourstroke.train.features import UNKNOWN, cell_labels, cell_names, known_cross_entropy
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import agree, resolved
@@ -176,13 +176,13 @@ class DitStage:
         for start in range(0, len(self.held_out), 32):
             prompts = self.held_out.rich[start : start + 32]
             x_0 = self.held_out.latents[start : start + 32].float()
-            errors.append(self._error(prompts, x_0, 2, generator).mean().item())
+            errors.append(self._error(prompts, x_0, 2, generator))
         pipe = self.pipeline()
         world = World(self.recipe.world)
         prompts = [world.sample(index, "heldout").short for index in range(16)]
         images = [pipe(p, seed=index, num_inference_steps=20).images[0] for index, p in enumerate(prompts)]
         contact_sheet(images, prompts, columns=8, upscale=2).save(folder / f"step-{step:06d}.png")
-        scores = {"heldout": sum(errors) / len(errors)}
+        scores = {"heldout": torch.cat(errors).mean().item()}  # the last batch may be short
         if self.recipe.judged:
             chosen = held_out_prompts(world, self.recipe.judged, first=CHOOSING)
             verdicts = judge_pictures(Judge(self.recipe.world), chosen, draw(pipe, chosen, steps=20, batch=16))
@@ -268,16 +268,12 @@ class _Semantics(nn.Module):
     def loss(self, indices: list[int], dropped: Tensor, draws: int) -> Tensor:
         """Cross entropy of things and colours of the samples' scenes; where the prompt was dropped, none is asked."""
         assert self._hidden is not None
-        asked = [index for index, drop in zip(indices, dropped.tolist(), strict=True) if not drop]
-        if not asked:
-            return self.head(self._hidden.float()).sum() * 0  # gradients of zero: other ranks wait for them
-        rows = (~dropped).repeat_interleave(draws).to(self._hidden.device)
-        logits = self.head(self._hidden[rows].float()).mT
-        stacked = [torch.stack(kind) for kind in zip(*map(self._labels, asked), strict=True)]
-        labels = [kind.long().repeat_interleave(draws, dim=0).to(logits.device) for kind in stacked]
+        logits = self.head(self._hidden.float()).mT
+        stacked = [torch.stack(kind).long() for kind in zip(*map(self._labels, indices), strict=True)]
+        asked = [kind.masked_fill(dropped[:, None], UNKNOWN).repeat_interleave(draws, dim=0) for kind in stacked]
         count = len(self.names.things)
-        parts = zip((logits[:, :count], logits[:, count:]), labels, strict=True)
-        return torch.stack([known_cross_entropy(part, target) for part, target in parts]).sum()
+        parts = zip((logits[:, :count], logits[:, count:]), asked, strict=True)
+        return torch.stack([known_cross_entropy(part, target.to(part.device)) for part, target in parts]).sum()
 
     def _labels(self, index: int) -> tuple[Tensor, Tensor]:
         """Things and colours (cells,) of a sample, made when first asked for."""

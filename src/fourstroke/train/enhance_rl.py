@@ -166,6 +166,7 @@ class Lookout(Watchman):
         self.triplets = world_triplets(world, recipe.watch.prompts, "heldout", first=CHOOSING)
         self.best, self.falls = -1.0, 0
         self.local: LocalModel | None = None
+        self._looked = -1
         if (recipe.run.out / "best" / "held_out.json").exists():
             self.best = float(read_json(recipe.run.out / "best" / "held_out.json")["held_out"])
 
@@ -201,7 +202,10 @@ class Lookout(Watchman):
             control.should_training_stop = control.should_save = True
 
     def look(self, state: TrainerState) -> None:
-        """Score, and keep the enhancer if it is the best so far."""
+        """Score, and keep the enhancer if it is the best so far; once a step, whoever asks."""
+        if state.global_step == self._looked:
+            return
+        self._looked = state.global_step
         scores = self.held_out()
         self.write(state, {"scores": scores})
         if scores["held_out"] > self.best:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fourstroke.data.stream import batches, pixels
 from fourstroke.data.world import BACKGROUND_COLOURS, SHAPE_COLOURS, SHAPES, Sample, Scene, World, WorldConfig
+from fourstroke.train import distributed
 from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
@@ -107,9 +108,13 @@ def cell_names(world: World) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def known_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross entropy of logits (b, classes, ...) over the targets (b, ...) that are not UNKNOWN; 0 of none."""
+    """Mean cross entropy of logits (b, classes, ...) over the targets (b, ...) that are not UNKNOWN; 0 of none.
+
+    On several ranks it is divided by the mean of their counts, so that the mean over ranks is that over all targets.
+    """
     total = F.cross_entropy(logits, target, ignore_index=UNKNOWN, reduction="sum")
-    return total / (target != UNKNOWN).sum().clamp_min(1)
+    known = distributed.mean({"count": (target != UNKNOWN).sum()})["count"]
+    return total / known.clamp_min(1 / distributed.world())
 
 
 def cell_labels(scenes: list[Scene], config: SemanticConfig) -> tuple[Tensor, Tensor]:

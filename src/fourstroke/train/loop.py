@@ -108,7 +108,7 @@ class Learner:
             optimizer.zero_grad(set_to_none=True)
         scalars["loss"].backward()
         distributed.average_gradients(self.parameters)
-        scalars["grad_norm"] = distributed.full(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
+        scalars["grad_norm"] = distributed.clip_gradients(self.parameters, self.config.clip)
         for optimizer in self.optimizers.values():
             optimizer.step()
         return distributed.mean({key: value.detach() for key, value in scalars.items()})
@@ -242,6 +242,8 @@ class Trainer:
                 self._check_finite(scalars)
             self.seconds = distributed.latest(self.seconds + time.perf_counter() - start)
             log.add(self.step, self.seconds, scalars, self.progress, self.stage.batch_size * distributed.world())
+            if self.progress >= 1:
+                break  # the last state and look are taken below, whatever the clock says
             if self.seconds - saved > 60 * run.save_minutes:
                 self._check_finite(scalars)
                 self.save(run.out / "state")

@@ -55,8 +55,13 @@ def build_optimizers(
     if matrices:
         optimizers["muon"] = Muon(matrices, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     if others:
+        mixed = len({p is local(p) for p in others}) > 1  # torch's joined step takes split ones or whole ones, not both
         optimizers["adamw"] = torch.optim.AdamW(
-            others, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+            others,
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            foreach=False if mixed else None,
         )
     return optimizers
 
@@ -64,9 +69,9 @@ def build_optimizers(
 class Muon(torch.optim.Optimizer):
     """Momentum whose update, for each matrix, is replaced by the nearest (semi-)orthogonal one.
 
-    Parameters of one shape are updated in one batch of matrix products. Where a matrix lies on several ranks, each of
-    them gathers and orthogonalises all of it and keeps its own rows: the same work everywhere, but nothing to agree on.
-    Matrices that every rank holds whole are shared out instead, each orthogonalised by one of them for all.
+    Parameters of one kind and shape are updated in one batch of matrix products. Where a matrix lies on several ranks,
+    each of them gathers and orthogonalises all of it and keeps its own rows: the same work everywhere, but nothing to
+    agree on. Matrices that every rank holds whole are shared out instead, each orthogonalised by one of them for all.
     """
 
     def __init__(self, params: Iterable[Tensor], *, lr: float, momentum: float, weight_decay: float) -> None:
@@ -76,20 +81,19 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update; parameters without a gradient stay."""
         for group in self.param_groups:
-            shapes: dict[tuple[int, int], list[Tensor]] = {}
+            kinds: dict[tuple[bool, int, int], list[Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    shapes.setdefault((p.shape[0], p.numel() // p.shape[0]), []).append(p)
-            for shape, alike in shapes.items():
-                size = GATHERED if alike[0] is not local(alike[0]) else len(alike)
+                    kinds.setdefault((p is not local(p), p.shape[0], p.numel() // p.shape[0]), []).append(p)
+            for (split, *shape), alike in kinds.items():
+                size = GATHERED if split else len(alike)
                 for start in range(0, len(alike), size):
-                    self._move(alike[start : start + size], shape, group)
+                    self._move(alike[start : start + size], split, shape, group)
 
-    def _move(self, batch: list[Tensor], shape: tuple[int, int], group: dict[str, Any]) -> None:
+    def _move(self, batch: list[Tensor], split: bool, shape: list[int], group: dict[str, Any]) -> None:
         updates = [full(self._momentum(p, group["momentum"])).reshape(shape) for p in batch]
         scale = 0.2 * max(shape) ** 0.5
         whole = torch.stack(updates)
-        split = batch[0] is not local(batch[0])
         for p, update in zip(batch, orthogonal(whole) if split else shared_out(whole, orthogonal), strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])
             p.add_(placed(update.view(p.shape), p), alpha=-group["lr"] * scale)
