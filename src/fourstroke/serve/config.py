@@ -17,7 +17,8 @@ class ServeConfig:
     queue: int = 64  # pictures that may wait
     rows: int = 32  # pictures under way together; a guided one counts twice
     tokens: int = 2**15  # latents of all that is under way, so that large pictures are drawn one after the other
-    cache_bytes: int = 2**29  # for prefixes
+    kv_bytes: int | None = None  # keys and values of all that is under way; None: half of what is free on a GPU
+    cache_bytes: int = 2**29  # for prefixes that may come again
     body_bytes: int = 64 * 2**20
     body_seconds: float = 60.0  # for the whole body to arrive
     input_images: int = 10

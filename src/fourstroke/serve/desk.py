@@ -18,9 +18,12 @@ from fourstroke.enhance.enhancer import Enhanced
 from fourstroke.serve import errors, fields
 from fourstroke.serve.answers import Answer, encode, recipe, sse
 from fourstroke.serve.config import ServeConfig
-from fourstroke.serve.engine import Done, Draining, Event, Failed, Job, Preview, QueueFull, Studio
+from fourstroke.serve.engine import Draining, QueueFull, Studio
 from fourstroke.serve.errors import ApiError
 from fourstroke.serve.fields import Drawing, Rewrite
+from fourstroke.serve.jobs import Done, Event, Failed, Job, Preview
+from fourstroke.serve.memory import NeverFits
+from fourstroke.serve.rows import Order
 from fourstroke.serve.uploads import fit_mask, read_upload
 from fourstroke.sizes import MULTIPLE, fit, shaped
 
@@ -85,6 +88,7 @@ class Desk:
             except ApiError:
                 rewrite = None  # longer than the model reads: the user's own words
         orders = drawing.orders(facts, *sitting, rewrite)
+        await self._check_memory(orders[0])
         answer = Answer(drawing, orders, tokens, kind)
         user = f"{request.state.caller}/{drawing.safety_identifier or drawing.user or ''}"
         inbox: Inbox = asyncio.Queue()
@@ -148,6 +152,15 @@ class Desk:
             return await asyncio.to_thread(self.engine.model.count_tokens, prompt)
         except ValueError as error:
             raise ApiError(400, str(error), param="prompt", code="prompt") from None
+
+    async def _check_memory(self, order: Order) -> None:
+        """Refuse a picture that could never be drawn, before it waits."""
+        model = self.engine.model
+        space = model.facts.space
+        try:
+            space.check(order, await asyncio.to_thread(space.need, order, model.prefix_tokens))
+        except NeverFits as error:
+            raise errors.of_engine(error) from None
 
     async def _enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
         """One rewrite after the other; as many may wait as pictures may."""

@@ -29,7 +29,8 @@ class Server(uvicorn.Server):
 
 def build_engine(pipe: Pipeline, config: ServeConfig) -> Engine:
     """The engine of a loaded model."""
-    return Engine(Painter(pipe, config.cache_bytes), queue=config.queue, rows=config.rows, tokens=config.tokens)
+    painter = Painter(pipe, config.cache_bytes, config.kv_bytes)
+    return Engine(painter, queue=config.queue, rows=config.rows, tokens=config.tokens)
 
 
 def build_server(engine: Studio, config: ServeConfig, *, log_level: str = "info") -> Server:
