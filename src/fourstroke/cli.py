@@ -59,7 +59,10 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, argument
 
 def _span(text: str) -> tuple[int, int]:
     least, _, most = text.partition(":")
-    return int(least), int(most or least)
+    try:
+        return int(least), int(most or least)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no range; write MIN:MAX, such as 1:4") from None
 
 
 def _seed(text: str) -> int:
@@ -197,6 +200,9 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="origin whose pages may call")
     server.add_argument("--queue", type=int, help="pictures that may wait before 429 (default: 64)")
     server.add_argument("--rows", type=int, help="pictures that share a step (default: 32)")
+    server.add_argument(
+        "--kv-bytes", type=int, help="for keys and values of pictures under way (default: half of what a GPU has free)"
+    )
     server.add_argument("--request-seconds", type=float, help="longest a request may take (default: 600)")
     server.add_argument(
         "--ray", metavar="ADDRESS", help="draw with replicas of a Ray cluster: host:port, auto, or local"

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -200,7 +201,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 def serve(arguments: argparse.Namespace) -> dict[str, Any]:
     """Serve until interrupted."""
     try:
-        from fourstroke.serve.server import ServeConfig, build_engine, serve
+        from fourstroke.serve.server import ServeConfig, build_engine, listen, serve
     except ModuleNotFoundError as error:
         raise RuntimeError(f"serving needs {error.name}: run `make install`, or pip install '.[serve]'") from None
     from fourstroke.enhance.enhancer import PromptEnhancer
@@ -208,26 +209,42 @@ def serve(arguments: argparse.Namespace) -> dict[str, Any]:
 
     _quiet()
     _say_warnings()
-    names = ("host", "port", "queue", "rows", "request_seconds", "replicas", "replica_load", "replica_cpus")
+    replicas = ("replicas", "replica_load", "replica_cpus")
+    names = ("host", "port", "queue", "rows", "kv_bytes", "request_seconds", *replicas)
     keys = [*arguments.api_key, *os.environ.get("FOURSTROKE_API_KEYS", "").split()]
     config = ServeConfig(
         **{name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None},
         api_keys=tuple(keys),
         cors_origins=tuple(arguments.cors),
     )
+    given = [name for name in replicas if getattr(arguments, name) is not None]
+    if given and not arguments.ray:
+        raise ValueError(f"--{given[0].replace('_', '-')} is for replicas of a Ray cluster; say which with --ray")
+    if arguments.endpoint_model and not arguments.endpoint:
+        raise ValueError("--endpoint-model is the model of an --endpoint; say where that is")
+    endpoint = _endpoint(arguments) if arguments.endpoint else None
+    if arguments.ray and not re.fullmatch(r"auto|local|(ray://)?[^/\s]+:[0-9]+", arguments.ray):
+        raise ValueError(f"--ray {arguments.ray}: write host:port of a cluster, auto, or local")
+    sockets = listen(config)
     if not config.loopback and not keys:
         print(f"fourstroke: anyone who reaches {config.host} may draw; --api-key changes that", file=sys.stderr)
     if arguments.ray:
-        return _serve_cluster(arguments, config)
+        return _serve_cluster(arguments, config, sockets)
     pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device)
-    if arguments.endpoint:
-        pipe.enhancer = PromptEnhancer.from_endpoint(_endpoint(arguments))
-    print(f"drawing with {pipe.info.name}; studio at http://{config.host}:{config.port}/", file=sys.stderr)
-    serve(build_engine(pipe, config), config)
+    if endpoint is not None:
+        pipe.enhancer = PromptEnhancer.from_endpoint(endpoint)
+    print(f"drawing with {pipe.info.name}; studio at {_address(config, sockets)}", file=sys.stderr)
+    serve(build_engine(pipe, config), config, sockets)
     return {"model": pipe.info.name}
 
 
-def _serve_cluster(arguments: argparse.Namespace, config: Any) -> dict[str, Any]:
+def _address(config: Any, sockets: Any) -> str:
+    """The server's URL, with the port that it really has."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return f"http://{host}:{sockets[0].getsockname()[1]}/"
+
+
+def _serve_cluster(arguments: argparse.Namespace, config: Any, sockets: Any) -> dict[str, Any]:
     from fourstroke.device import name_device
     from fourstroke.serve.server import serve
 
@@ -239,8 +256,8 @@ def _serve_cluster(arguments: argparse.Namespace, config: Any) -> dict[str, Any]
         from fourstroke.serve.cluster import cluster
     except ModuleNotFoundError as error:
         raise RuntimeError(f"--ray needs {error.name}: pip install '.[cluster]'") from None
-    print(f"replicas by Ray at {arguments.ray}; studio at http://{config.host}:{config.port}/", file=sys.stderr)
-    serve(cluster(arguments.ray, arguments.model, arguments.device, config), config)
+    print(f"replicas by Ray at {arguments.ray}; studio at {_address(config, sockets)}", file=sys.stderr)
+    serve(cluster(arguments.ray, arguments.model, arguments.device, config), config, sockets)
     return {"model": arguments.model, "ray": arguments.ray}
 
 

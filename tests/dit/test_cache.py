@@ -26,7 +26,27 @@ def test_joined_rows_equal_each_cache_alone():
     together = model.denoise(torch.cat([x for x, _ in rows]), torch.cat([t for _, t in rows]), joined)
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
     assert joined.rows == 7
-    assert joined.nbytes > sum(cache.nbytes for cache in caches[:3])
+    assert joined.nbytes == sum(cache.nbytes for cache in caches)
+
+
+@torch.no_grad()
+def test_rows_that_share_a_prefix_hold_it_once():
+    model, grid = make_ours(), (2, 4)
+    x_t, t, text, slots, tokens = make_batch(grid, ((4, 4),), [12])
+    cache = model.prefill(text, Layout.build([12], grid, slots, ((4, 4),)), tokens)
+    _, _, short, _, _ = make_batch(grid, (), [3])
+    other = model.prefill(short, Layout.build([3], grid))
+    joined = PrefixCache.join([cache, cache, other, cache])
+    assert joined.nbytes == cache.nbytes + other.nbytes
+    x_t, t = torch.randn(4, *x_t.shape[1:]), torch.rand(4)
+    together = model.denoise(x_t, t, joined)
+    alone = [model.denoise(x_t[i : i + 1], t[i : i + 1], c) for i, c in enumerate((cache, cache, other, cache))]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
+    again = joined.repeat(2)
+    doubled = model.denoise(x_t.repeat_interleave(2, 0), t.repeat_interleave(2), again)
+    torch.testing.assert_close(doubled, together.repeat_interleave(2, 0), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="cannot be joined again"):
+        PrefixCache.join([joined, cache])
 
 
 @torch.no_grad()

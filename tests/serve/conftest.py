@@ -37,9 +37,9 @@ class Brake:
         painter = live.engine.painter
         self.begin, self.painter = painter.begin, painter
 
-        def begin(order):
+        def begin(*order):
             assert self.gate.wait(20)
-            return self.begin(order)
+            return self.begin(*order)
 
         painter.begin = begin
 

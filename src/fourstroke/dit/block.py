@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fourstroke.nn import Attention, KeysValues, Rotary, Span, SwiGLU
+from fourstroke.nn import Attention, KeysValues, Past, Rotary, Span, SwiGLU
 
 
 class Modulation(NamedTuple):
@@ -42,7 +42,7 @@ class Block(nn.Module):
         modulation: Modulation,
         rotary: Rotary,
         spans: Sequence[Span] = (),
-        past: KeysValues | None = None,
+        past: Past | None = None,
         key_mask: Tensor | None = None,
         keys_only: bool = False,
     ) -> tuple[Tensor, KeysValues]:

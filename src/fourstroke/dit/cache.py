@@ -8,20 +8,39 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fourstroke.nn import KeysValues, Rotary
+
+
+@dataclass(frozen=True)
+class JoinedKeysValues:
+    """One layer of joined prefixes: references to theirs, copied to the rows only while that layer reads them."""
+
+    parts: tuple[tuple[KeysValues, int], ...]  # a prefix's keys and values (B, P, H, D), and the rows that it serves
+
+    def then(self, new: KeysValues) -> KeysValues:
+        """Append `new` (rows, S, H, D) to each row's own past, shorter ones padded on their right, in one copy."""
+        copies = len(new.keys) // sum(rows for _, rows in self.parts)
+        shared = [(past, rows * copies // len(past.keys)) for past, rows in self.parts]
+        keys = [row for past, n in shared for row in past.keys for _ in range(n)]
+        values = [row for past, n in shared for row in past.values for _ in range(n)]
+        return KeysValues(_append_each(keys, new.keys), _append_each(values, new.values))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all, each once however many rows it serves."""
+        return sum(past.nbytes for past in {id(past): past for past, _ in self.parts}.values())
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixCache:
     """What `Transformer.prefill` leaves for `Transformer.denoise`; gradients flow through it.
 
-    The layers hold (B, P, heads, head_dim), also after `repeat`: a prefix is copied to the rows that share it only
-    when a layer reads it.
+    The layers hold (B, P, heads, head_dim), also after `repeat` and `join`: a prefix is copied to the rows that share
+    it only when a layer reads it.
     """
 
-    layers: tuple[KeysValues, ...]
+    layers: tuple[KeysValues | JoinedKeysValues, ...]
     rotary: Rotary  # of the target tokens, (rows or 1, T, 1, head_dim / 2)
     key_mask: Tensor | None  # (rows, 1, 1, P + T)
     rows: int
@@ -42,47 +61,49 @@ class PrefixCache:
     def join(cls, caches: Sequence[PrefixCache]) -> PrefixCache:
         """The caches as one batch, row after row, so that strangers of one target size share a step.
 
-        Shorter prefixes are padded on the right and the padding is masked: every row stays what it is alone.
+        Nothing is copied, and a cache that comes several times is there once. Shorter prefixes are padded on the right
+        and the padding is masked: every row stays what it is alone.
 
         Raises:
-            ValueError: no caches, or targets of different numbers of tokens.
+            ValueError: no caches, targets of different numbers of tokens, or caches that are joined already.
         """
         if not caches or len({cache.target_tokens for cache in caches}) != 1:
             sizes = [cache.target_tokens for cache in caches]
             raise ValueError(f"only caches of one target size can be joined, found sizes {sizes}")
         if len(caches) == 1:
             return caches[0]
-        lengths = [cache.layers[0].keys.shape[1] for cache in caches]
+        plain = [[layer for layer in cache.layers if isinstance(layer, KeysValues)] for cache in caches]
+        if any(len(layers) < len(cache.layers) for layers, cache in zip(plain, caches)):
+            raise ValueError("a joined cache cannot be joined again; join what it was made of")
+        lengths = [layers[0].keys.shape[1] for layers in plain]
         longest, target = max(lengths), caches[0].target_tokens
-        layers = tuple(
-            KeysValues(*(torch.cat([_rows(t, c.rows, longest) for t, c in zip(kind, caches)]) for kind in zip(*layer)))
-            for layer in zip(*(cache.layers for cache in caches), strict=True)
-        )
+        rows_of = [cache.rows for cache in caches]
+        layers = tuple(JoinedKeysValues(tuple(zip(layer, rows_of))) for layer in zip(*plain, strict=True))
         turns = zip(*(cache.rotary for cache in caches))
         rotary = Rotary(*(torch.cat([t.expand(c.rows, -1, -1, -1) for t, c in zip(kind, caches)]) for kind in turns))
         key_mask = None
         if len(set(lengths)) > 1 or any(cache.key_mask is not None for cache in caches):
             key_mask = torch.cat([_mask(cache, length, longest) for cache, length in zip(caches, lengths)])
-        rows = sum(cache.rows for cache in caches)
-        return cls(layers=layers, rotary=rotary, key_mask=key_mask, rows=rows, target_tokens=target)
+        return cls(layers=layers, rotary=rotary, key_mask=key_mask, rows=sum(rows_of), target_tokens=target)
 
     @property
     def nbytes(self) -> int:
         """Memory of the keys and values."""
-        return sum(tensor.nbytes for layer in self.layers for tensor in layer)
+        return sum(layer.nbytes for layer in self.layers)
 
 
-def _rows(past: Tensor, rows: int, length: int) -> Tensor:
-    """`b p h d -> rows length h d`: one prefix for each row, padded on the right."""
-    past = past.repeat_interleave(rows // past.shape[0], dim=0)
-    return F.pad(past, (0, 0, 0, 0, 0, length - past.shape[1]))
+def _append_each(past: Sequence[Tensor], new: Tensor) -> Tensor:
+    """`rows of p h d, b s h d -> b (longest p + s) h d`, with zeros between a shorter past and what is new."""
+    longest = max(len(row) for row in past)
+    pieces = [(row, row.new_zeros(longest - len(row), *row.shape[1:]), own) for row, own in zip(past, new, strict=True)]
+    return torch.cat([piece for row in pieces for piece in row]).unflatten(0, (len(new), -1))
 
 
 def _mask(cache: PrefixCache, length: int, longest: int) -> Tensor:
     """The key mask of a cache after padding its prefix from `length` to `longest`: (rows, 1, 1, longest + T)."""
     mask = cache.key_mask
     if mask is None:
-        device = cache.layers[0].keys.device
-        mask = torch.ones(cache.rows, 1, 1, length + cache.target_tokens, dtype=torch.bool, device=device)
+        shape = (cache.rows, 1, 1, length + cache.target_tokens)
+        mask = torch.ones(shape, dtype=torch.bool, device=cache.rotary.cos.device)
     padding = mask.new_zeros(cache.rows, 1, 1, longest - length)
     return torch.cat((mask[..., :length], padding, mask[..., length:]), dim=-1)

@@ -7,7 +7,7 @@ tokens over the keys and values that earlier tokens left behind (`past`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,13 @@ class Span(NamedTuple):
     mask: Tensor | None = None
 
 
+class Past(Protocol):
+    """What earlier tokens left behind, in whatever form."""
+
+    def then(self, new: KeysValues) -> KeysValues:
+        """The past of every row with `new` after it, (rows, past + S, H, D)."""
+
+
 class KeysValues(NamedTuple):
     """What a layer's tokens leave for later ones: keys (normalised, rotated) and values, each (B, S, H, D)."""
 
@@ -38,6 +45,11 @@ class KeysValues(NamedTuple):
     def then(self, new: KeysValues) -> KeysValues:
         """Append `new` along the sequence. Where it has n times the samples, each of ours serves n of its rows."""
         return KeysValues(_append(self.keys, new.keys), _append(self.values, new.values))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of both."""
+        return self.keys.nbytes + self.values.nbytes
 
 
 class Attention(nn.Module):
@@ -60,7 +72,7 @@ class Attention(nn.Module):
         rotary: Rotary,
         *,
         spans: Sequence[Span] = (),
-        past: KeysValues | None = None,
+        past: Past | None = None,
         key_mask: Tensor | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """`b s d -> b s d`, and the keys and values of these tokens (without the past).

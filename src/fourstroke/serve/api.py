@@ -13,6 +13,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from fourstroke.serve import errors
+from fourstroke.serve.bodies import read_json
 from fourstroke.serve.config import ServeConfig
 from fourstroke.serve.desk import Desk, Sitting
 from fourstroke.serve.engine import Studio
@@ -55,14 +56,18 @@ def create_app(engine: Studio, config: ServeConfig) -> FastAPI:
         app.add_middleware(CORSMiddleware, allow_origins=config.cors_origins, allow_methods=["*"], allow_headers=["*"])
     desk = Desk(engine, config)
 
-    @app.post("/v1/images/generations", responses={**DRAWN, **REFUSALS}, response_model=None)
-    async def generations(drawing: Drawing, request: Request) -> Response:
+    @app.post(
+        "/v1/images/generations", responses={**DRAWN, **REFUSALS}, response_model=None,
+        openapi_extra=_body("application/json", Drawing.model_json_schema()),
+    )  # fmt: skip
+    async def generations(request: Request) -> Response:
         """Draw pictures from words."""
+        drawing = await read_json(request, Drawing)
         return await desk.draw(drawing, Sitting([], None), request, "image_generation")
 
     @app.post(
         "/v1/images/edits", responses={**DRAWN, **REFUSALS}, response_model=None,
-        openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _form()}}}},
+        openapi_extra=_body("multipart/form-data", _form()),
     )  # fmt: skip
     async def edits(request: Request) -> Response:
         """Draw pictures from words and input images, sent as `image` (one) or `image[]` (several).
@@ -72,10 +77,12 @@ def create_app(engine: Studio, config: ServeConfig) -> FastAPI:
         drawing, sitting = await desk.read_form(request)
         return await desk.draw(drawing, sitting, request, "image_edit")
 
-    @app.post("/v1/prompts/enhance", responses=REFUSALS)
-    async def enhance(asked: Asked) -> Rewrite:
+    @app.post(
+        "/v1/prompts/enhance", responses=REFUSALS, openapi_extra=_body("application/json", Asked.model_json_schema())
+    )
+    async def enhance(request: Request) -> Rewrite:
         """Have a prompt rewritten, to look at it before it is drawn."""
-        return await desk.rewrite(asked)
+        return await desk.rewrite(await read_json(request, Asked))
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -117,6 +124,10 @@ def _page(name: str, kind: str) -> Callable[[], Any]:
         return Response(data, media_type=kind, headers=headers)
 
     return page
+
+
+def _body(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {kind: {"schema": schema}}}}
 
 
 def _form() -> dict[str, Any]:

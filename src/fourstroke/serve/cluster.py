@@ -28,7 +28,8 @@ from fourstroke.enhance.enhancer import Enhanced
 from fourstroke.pipeline import Pipeline
 from fourstroke.serve import errors
 from fourstroke.serve.config import ServeConfig
-from fourstroke.serve.engine import Done, Draining, Event, Failed, Job, Preview, QueueFull
+from fourstroke.serve.engine import Draining, QueueFull
+from fourstroke.serve.jobs import Done, Event, Failed, Job, Preview
 from fourstroke.serve.metrics import Metrics
 from fourstroke.serve.model import Facts
 from fourstroke.serve.rows import Order
@@ -65,6 +66,10 @@ class Replica:
         except ValueError as error:
             return str(error)
 
+    async def prefix_tokens(self, prompt: str, slots: Sequence[int]) -> int:
+        """As `Painter.prefix_tokens`."""
+        return await asyncio.to_thread(self.engine.model.prefix_tokens, prompt, slots)
+
     async def enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
         """The rewrite of a prompt."""
         return await asyncio.to_thread(self.engine.model.enhance, prompt, images, seed)
@@ -100,6 +105,10 @@ class Remote:
         if isinstance(found, str):
             raise ValueError(found)
         return int(found)
+
+    def prefix_tokens(self, prompt: str, slots: Sequence[int]) -> int:
+        """As `Painter.prefix_tokens`."""
+        return int(self._ask(lambda: self.handle.prefix_tokens.remote(prompt, list(slots))))
 
     def enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
         """As `Painter.enhance`."""

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+import math
+import re
+from dataclasses import dataclass, fields
+from urllib.parse import urlsplit
+
+LEAST = {"port": 0, "cache_bytes": 0, "max_previews": 0}
+"""The smallest value of numbers that may be less than one; seconds and loads must only be above zero."""
+MOST = {"port": 65_535}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +24,8 @@ class ServeConfig:
     queue: int = 64  # pictures that may wait
     rows: int = 32  # pictures under way together; a guided one counts twice
     tokens: int = 2**15  # latents of all that is under way, so that large pictures are drawn one after the other
-    cache_bytes: int = 2**29  # for prefixes
+    kv_bytes: int | None = None  # keys and values of all that is under way; None: half of what is free on a GPU
+    cache_bytes: int = 2**29  # for prefixes that may come again
     body_bytes: int = 64 * 2**20
     body_seconds: float = 60.0  # for the whole body to arrive
     input_images: int = 10
@@ -32,8 +40,12 @@ class ServeConfig:
     replica_cpus: float = 1.0  # set aside for each, beside a GPU where there are some
 
     def __post_init__(self) -> None:
-        if not all(self.api_keys):
-            raise ValueError("an API key is empty")
+        for field in fields(self):
+            _check_range(field.name, getattr(self, field.name))
+        if not all(key.isascii() and key.isprintable() and key.split() == [key] for key in self.api_keys):
+            raise ValueError("an API key is empty, or has spaces or letters that no header carries; use plain ASCII")
+        for origin in self.cors_origins:
+            _check_origin(origin)
         if not 1 <= self.replicas[0] <= self.replicas[1]:
             raise ValueError(f"replicas are {self.replicas[0]} to {self.replicas[1]}; say MIN:MAX with 1 <= MIN <= MAX")
         if self.max_n > self.queue:
@@ -46,3 +58,29 @@ class ServeConfig:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+
+def _check_range(name: str, value: object) -> None:
+    if isinstance(value, int) and not LEAST.get(name, 1) <= value <= MOST.get(name, value):
+        most = f" and at most {MOST[name]}" if name in MOST else ""
+        raise ValueError(f"{name} is {value}; it must be at least {LEAST.get(name, 1)}{most}")
+    if isinstance(value, float) and not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value:g}; it must be a finite number above 0")
+
+
+def _check_origin(origin: str) -> None:
+    """Refuse an origin that no browser sends: they write it in one way, and it is compared letter by letter."""
+    if origin in ("*", "null"):
+        return
+    try:
+        parts = urlsplit(origin)
+        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
+    except ValueError as error:
+        raise ValueError(f"the origin {origin!r} cannot be read: {error}") from None
+    if not parts.scheme or not re.fullmatch(r"[a-z0-9._:-]+", host):
+        raise ValueError(f"the origin {origin!r} is none; write scheme and host, such as https://a.example, or * alone")
+    host = f"[{host}]" if ":" in host else host
+    usual = {"http": 80, "https": 443}.get(parts.scheme)
+    sent = f"{parts.scheme}://{host}" + ("" if port in (None, usual) else f":{port}")
+    if origin != sent:
+        raise ValueError(f"no browser sends the origin {origin!r}; write {sent}")

@@ -10,23 +10,28 @@ from typing import Any, NamedTuple, TypeVar
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from PIL import Image
-from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.types import Receive, Scope, Send
 
 from fourstroke.enhance.enhancer import Enhanced
 from fourstroke.serve import errors, fields
 from fourstroke.serve.answers import Answer, encode, recipe, sse
+from fourstroke.serve.bodies import read_form, validated
 from fourstroke.serve.config import ServeConfig
-from fourstroke.serve.engine import Done, Draining, Event, Failed, Job, Preview, QueueFull, Studio
+from fourstroke.serve.engine import Draining, QueueFull, Studio
 from fourstroke.serve.errors import ApiError
 from fourstroke.serve.fields import Drawing, Rewrite
+from fourstroke.serve.jobs import Done, Event, Failed, Job, Preview
+from fourstroke.serve.memory import NeverFits
+from fourstroke.serve.rows import Order
 from fourstroke.serve.uploads import fit_mask, read_upload
 from fourstroke.sizes import MULTIPLE, fit, shaped
 
 T = TypeVar("T")
 SLACK = 10.0
 """Seconds that a client has to take the last event of a stream."""
+IMAGES = ("image", "image[]", "mask")
+"""The fields of an edit's form that are files."""
 Inbox = asyncio.Queue[tuple[int, Event]]
 
 
@@ -85,6 +90,7 @@ class Desk:
             except ApiError:
                 rewrite = None  # longer than the model reads: the user's own words
         orders = drawing.orders(facts, *sitting, rewrite)
+        await self._check_memory(orders[0])
         answer = Answer(drawing, orders, tokens, kind)
         user = f"{request.state.caller}/{drawing.safety_identifier or drawing.user or ''}"
         inbox: Inbox = asyncio.Queue()
@@ -105,29 +111,30 @@ class Desk:
 
     async def read_form(self, request: Request) -> tuple[Drawing, Sitting]:
         """The fields, images and mask of an edit."""
-        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-            raise ApiError(400, "send the images as multipart/form-data", code="content_type")
         values: dict[str, str] = {}
         uploads: list[tuple[str, UploadFile]] = []
         masks: list[UploadFile] = []
-        async with request.form(max_files=self.config.input_images + 2, max_fields=64) as form:
+        async with read_form(request, self.config.input_images) as form:
             for name, value in form.multi_items():
-                if not isinstance(value, UploadFile):
-                    values[name] = value
-                elif name in ("image", "image[]"):
-                    uploads.append((name, value))
-                elif name == "mask" and not masks:
-                    masks.append(value)
+                if isinstance(value, UploadFile):
+                    if name not in IMAGES or (name == "mask" and masks):
+                        raise ApiError(400, f"{name}: only image, image[] and one mask may be files", param=name)
+                    masks.append(value) if name == "mask" else uploads.append((name, value))
+                elif value in ("", "null") and name != "prompt":  # how forms say null
+                    continue
+                elif name.startswith(("image", "mask")):
+                    field = "mask" if name == "mask" else "image"
+                    message = (
+                        f"{name}: send the picture itself, as a file (curl -F {field}=@cat.png); no URL is fetched"
+                    )
+                    raise ApiError(400, message, param=name)
                 else:
-                    raise ApiError(400, f"{name}: only image, image[] and one mask may be files", param=name)
-            try:
-                drawing = Drawing.model_validate(values)
-            except ValidationError as error:
-                raise errors.of_validation(list(error.errors())) from None
+                    values[name] = value
+            drawing = validated(Drawing, values)
             facts = self.engine.model.facts
             drawing.check(facts, self.config)
             if not 0 < len(uploads) <= self.config.input_images:
-                message = f"{len(uploads)} images; send 1 to {self.config.input_images} as image or image[]"
+                message = f"{len(uploads)} images were sent; send 1 to {self.config.input_images} as image or image[]"
                 raise ApiError(400, message, param="image")
             read = [
                 await self._decode(upload, name, lambda image: (image.size, fit(image, facts.info)))
@@ -148,6 +155,15 @@ class Desk:
             return await asyncio.to_thread(self.engine.model.count_tokens, prompt)
         except ValueError as error:
             raise ApiError(400, str(error), param="prompt", code="prompt") from None
+
+    async def _check_memory(self, order: Order) -> None:
+        """Refuse a picture that could never be drawn, before it waits."""
+        model = self.engine.model
+        space = model.facts.space
+        try:
+            space.check(order, await asyncio.to_thread(space.need, order, model.prefix_tokens))
+        except NeverFits as error:
+            raise errors.of_engine(error) from None
 
     async def _enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
         """One rewrite after the other; as many may wait as pictures may."""

@@ -12,60 +12,21 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from fourstroke.serve.jobs import Claim, Done, Failed, Job, Preview
+from fourstroke.serve.memory import Need
 from fourstroke.serve.metrics import Metrics
 from fourstroke.serve.model import Model
 from fourstroke.serve.painter import Painter
-from fourstroke.serve.rows import Batch, Order, Row, Shape
+from fourstroke.serve.rows import Batch, Order, Shape
 
 log = logging.getLogger(__name__)
 Maker = Callable[[Sequence[Tensor], Sequence[Order]], list[Image.Image]]
-
-
-@dataclass(frozen=True)
-class Preview:
-    """What the picture will be, as predicted after `step` of `steps`."""
-
-    image: Image.Image
-    step: int
-    steps: int
-
-
-@dataclass(frozen=True)
-class Done:
-    """The picture."""
-
-    image: Image.Image
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The picture could not be drawn."""
-
-    error: Exception
-
-
-Event = Preview | Done | Failed
-
-
-@dataclass(eq=False)
-class Job:
-    """An order on its way; `listen` is called from the drawing thread and must return at once."""
-
-    order: Order
-    listen: Callable[[Event], None]
-    user: str = ""
-    previews: int = 0
-    cancelled: bool = False
-    created: float = field(default_factory=time.monotonic)
-    started: float = 0.0
-    row: Row | None = None
 
 
 class Studio(Protocol):
@@ -136,7 +97,7 @@ class Engine:
         self.ready, self.draining = threading.Event(), False
         self.error: Exception | None = None
         self._users: OrderedDict[str, deque[Job]] = OrderedDict()
-        self._batches: OrderedDict[Shape, tuple[Batch, list[Job]]] = OrderedDict()
+        self._batches: OrderedDict[Shape, list[Job]] = OrderedDict()
         self._waiting, self._seconds = 0, 1.0
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="painter", daemon=True)
@@ -164,7 +125,10 @@ class Engine:
                 self.metrics.pictures.add(len(jobs), outcome="refused")
                 seconds = round(self._seconds * self._waiting / self.rows)
                 raise QueueFull(f"{self._waiting} pictures are waiting already", min(60, max(1, seconds)))
+            claims: dict[tuple[object, ...], Claim] = {}
             for job in jobs:
+                job.claim = claims.setdefault(job.order.source, job.claim)
+                job.claim.jobs += 1
                 self._users.setdefault(job.user, deque()).append(job)
             self._waiting += len(jobs)
             self._changed.notify()
@@ -177,11 +141,9 @@ class Engine:
                     continue
                 job.cancelled = True
                 if (waiting := self._users.get(job.user)) and job in waiting:
-                    waiting.remove(job)
-                    self._waiting -= 1
+                    self._take(job)
+                    self._release(job)
                     self.metrics.pictures.add(outcome="cancelled")
-                    if not waiting:
-                        del self._users[job.user]
 
     def drain(self) -> None:
         """Take no new work; what has been accepted will be finished, then the thread ends."""
@@ -199,7 +161,7 @@ class Engine:
         """Bring the gauges up to date."""
         store = self.painter.prefixes
         self.metrics.waiting.set(self._waiting)
-        self.metrics.running.set(sum(len(jobs) for _, jobs in list(self._batches.values())))
+        self.metrics.running.set(sum(map(len, list(self._batches.values()))))
         self.metrics.ready.set(float(self.ready.is_set() and not self.draining))
         self.metrics.prefix_hits.set(store.hits)
         self.metrics.prefix_misses.set(store.misses)
@@ -231,63 +193,110 @@ class Engine:
             self._begin(job)
 
     def _next(self) -> Job | None:
-        """The next job that fits, users in turn."""
+        """The next job that fits, users in turn.
+
+        Where it must wait for memory, pictures whose prefix is there already go before it: they take little more, and
+        the memory is free when the last of them is done.
+        """
         if not self._users:
             return None
-        user, jobs = next(iter(self._users.items()))
-        running = [job.order for _, jobs in self._batches.values() for job in jobs]
-        wanted = [*running, jobs[0].order]
-        rows = sum(order.evaluations for order in wanted)
-        if running and (rows > self.rows or sum(o.evaluations * o.tokens for o in wanted) > self.tokens):
+        first = next(iter(self._users.values()))[0]
+        waiting = [job for jobs in self._users.values() for job in jobs]
+        running = [job for jobs in self._batches.values() for job in jobs]
+        if not self._has_room(first, running):
             return None
-        job = jobs.popleft()
+        held = {job.claim for job in (*waiting, *running) if job.claim.held}
+        for job in (first, *(job for job in waiting if job.claim in held)):
+            if self._has_room(job, running) and self._has_memory(job, running, held):
+                self._take(job)
+                if job.user in self._users:
+                    self._users.move_to_end(job.user)
+                return job
+        return None
+
+    def _take(self, job: Job) -> None:
+        """Take a job out of the queue."""
+        self._users[job.user].remove(job)
         self._waiting -= 1
-        del self._users[user]
-        if jobs:
-            self._users[user] = jobs
-        return job
+        if not self._users[job.user]:
+            del self._users[job.user]
+
+    def _has_room(self, job: Job, running: Sequence[Job]) -> bool:
+        """Whether rows and latents are left for it; one alone may be as large as it likes."""
+        orders = [job.order, *(job.order for job in running)]
+        rows, latents = (sum(sizes) for sizes in zip(*((o.evaluations, o.evaluations * o.tokens) for o in orders)))
+        return not running or (rows <= self.rows and latents <= self.tokens)
+
+    def _has_memory(self, job: Job, running: Sequence[Job], held: set[Claim]) -> bool:
+        """Whether its keys and values fit beside those that are there; what fits nowhere may begin, and is refused."""
+        need, budget = self._need(job.claim), self.painter.space.budget
+        kept = sum(self._need(claim).kept for claim in held | {job.claim})
+        steps = sum(self._need(other.claim).step for other in (job, *running))
+        return kept + steps <= budget or sum(need) > budget
+
+    def _need(self, claim: Claim) -> Need:
+        if claim.need is None:
+            claim.need = self.painter.space.need(claim.order, self.painter.prefix_tokens)
+        return claim.need
 
     def _begin(self, job: Job) -> None:
         job.started = time.monotonic()
         self.metrics.wait_seconds.observe(job.started - job.created)
         if job.cancelled:
+            self._release(job)
             self.metrics.pictures.add(outcome="cancelled")
             return
         try:
-            job.row = self.painter.begin(job.order)
+            self.painter.space.check(job.order, self._need(job.claim))
+            job.row = self.painter.begin(job.order, job.claim.conditions)
         except Exception as error:  # the thread's edge: one bad order must not stop the others
+            self._release(job)
             self._fail([job], error)
             return
-        batch, jobs = self._batches.setdefault(job.row.shape, (Batch(self.painter.pipe), []))
-        batch.add(job.row)
-        jobs.append(job)
+        self._batches.setdefault(job.row.shape, []).append(job)
 
     def _tick(self) -> None:
         """One step of the batch whose turn it is."""
         if not self._batches:
             return
-        shape, (batch, jobs) = next(iter(self._batches.items()))
+        shape, jobs = next(iter(self._batches.items()))
         for job in [job for job in jobs if job.cancelled]:
             self.metrics.pictures.add(outcome="cancelled")
-            self._leave(job, batch, jobs)
+            self._leave(job, jobs)
         if jobs:
-            try:
-                latents = batch.step()
-            except Exception as error:  # the thread's edge
-                failed = list(jobs)
-                for job in failed:
-                    self._leave(job, batch, jobs)
-                self._fail(failed, error)
-            else:
+            stepped, failed = self._step(list(jobs))
+            for job, error in failed:
+                self._leave(job, jobs)
+                self._fail([job], error)
+            if stepped:
                 self.metrics.steps.add()
-                self.metrics.rows.add(len(jobs))
-                self._deliver(list(zip(jobs, latents)), batch, jobs)
+                self.metrics.rows.add(len(stepped))
+                self._deliver(stepped, jobs)
         if jobs:
             self._batches.move_to_end(shape)
         else:
             del self._batches[shape]
 
-    def _deliver(self, stepped: list[tuple[Job, Tensor]], batch: Batch, jobs: list[Job]) -> None:
+    def _step(self, jobs: Sequence[Job]) -> tuple[list[tuple[Job, Tensor]], list[tuple[Job, Exception]]]:
+        """One step of rows of one shape together: their latents, and those that failed with their errors.
+
+        Where all together fail, for want of memory as a rule, each half tries alone: nobody fails with the others.
+        """
+        batch = Batch(self.painter.pipe)
+        for job in jobs:
+            assert job.row is not None
+            batch.add(job.row)
+        try:
+            return list(zip(jobs, batch.step())), []
+        except Exception as error:  # the thread's edge
+            if len(jobs) == 1:
+                return [], [(jobs[0], error)]
+        # out of the handler: the error's frames held the memory that the halves need
+        half = len(jobs) // 2
+        (first, lost), (second, more) = self._step(jobs[:half]), self._step(jobs[half:])
+        return [*first, *second], [*lost, *more]
+
+    def _deliver(self, stepped: list[tuple[Job, Tensor]], jobs: list[Job]) -> None:
         """Show what a step made of the rows, where someone wants to see it: sketches, pictures, then previews."""
         sketches, pictures, previews = [], [], []
         for job, latent in stepped:
@@ -295,7 +304,7 @@ class Engine:
             assert row is not None
             shown = preview_steps(row.steps, job.previews)
             if row.step == row.steps:
-                self._leave(job, batch, jobs)
+                self._leave(job, jobs)
                 pictures.append((job, latent))
             elif shown and row.step == shown[0] and self.painter.hurried(row):
                 sketches.append((job, latent))
@@ -305,9 +314,9 @@ class Engine:
             size = self.painter.at_once(group[0][0].order) if group else 1
             make = self.painter.sketched if group is sketches else self.painter.pictures
             for start in range(0, len(group), size):
-                self._show(group[start : start + size], make, batch, jobs)
+                self._show(group[start : start + size], make, jobs)
 
-    def _show(self, group: list[tuple[Job, Tensor]], make: Maker, batch: Batch, jobs: list[Job]) -> None:
+    def _show(self, group: list[tuple[Job, Tensor]], make: Maker, jobs: list[Job]) -> None:
         """Decode some pictures of one shape together and hand them out."""
         for job in [job for job, _ in group if job.cancelled]:
             if job not in jobs:  # it was finished; one that runs is counted when it leaves
@@ -318,17 +327,18 @@ class Engine:
         try:
             images = make([latent for _, latent in group], [job.order for job, _ in group])
         except Exception as error:  # the thread's edge
-            if len(group) > 1:  # one bad picture must not spoil the others
-                for one in group:
-                    self._show([one], make, batch, jobs)
+            images = []
+            if len(group) == 1:
+                job = group[0][0]
+                if job in jobs:
+                    self._leave(job, jobs)
+                self._fail([job], error)
                 return
-            job = group[0][0]
-            if job in jobs:
-                self._leave(job, batch, jobs)
-            self._fail([job], error)
-            return
         for (job, _), image in zip(group, images):
             self._tell(job, image)
+        if not images:  # one bad picture must not spoil the others
+            for one in group:
+                self._show([one], make, jobs)
 
     def _tell(self, job: Job, image: Image.Image) -> None:
         row, now = job.row, time.monotonic()
@@ -344,14 +354,21 @@ class Engine:
         self.metrics.pictures.add(outcome="done")
         job.listen(Done(image))
 
-    def _leave(self, job: Job, batch: Batch, jobs: list[Job]) -> None:
-        assert job.row is not None
-        batch.discard(job.row)
+    def _leave(self, job: Job, jobs: list[Job]) -> None:
         jobs.remove(job)
+        self._release(job)
+
+    def _release(self, job: Job) -> None:
+        """Let the prefix go with the last picture that needs it, whoever still holds on to the job."""
+        with self._changed:
+            job.claim.jobs -= 1
+            if not job.claim.jobs:
+                job.claim.conditions.clear()
 
     def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
         if not isinstance(error, ValueError):
             log.error("drawing failed", exc_info=error)
+        error = error.with_traceback(None)  # its frames hold tensors, and may wait long for a client
         for job in jobs:
             self.metrics.pictures.add(outcome="failed")
             job.listen(Failed(error))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -71,28 +72,28 @@ def of_engine(error: Exception) -> ApiError:
 def install(app: FastAPI) -> None:
     """Let every error of the app leave in this form."""
 
-    async def http(_: Request, error: Exception) -> JSONResponse:
+    async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if not isinstance(error, ApiError):  # of the router
+            allowed = (error.headers or {}).get("Allow")
+            hint = f"is answered to {allowed}" if allowed else "is nothing here; /openapi.json lists what there is"
+            error.detail = f"{error.detail}: {request.url.path} {hint}"
         return response_of(error)
-
-    async def validation(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        return response_of(of_validation(list(error.errors())))
 
     async def unforeseen(_: Request, error: Exception) -> JSONResponse:
         return JSONResponse(body_of(500, f"internal error: {type(error).__name__}"), 500)
 
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(RequestValidationError, validation)
     app.add_exception_handler(Exception, unforeseen)
 
 
-def of_validation(errors: list[Any]) -> ApiError:
-    """The first thing that pydantic found."""
+def of_validation(errors: list[Any], known: Iterable[str]) -> ApiError:
+    """The first thing that pydantic found among the fields that are `known`."""
     first = errors[0]
-    places = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-    message = str(first["msg"]).removeprefix("Value error, ")
+    where, message = ".".join(map(str, first["loc"])), str(first["msg"])
+    if first["type"] == "missing":
+        message = "it is missing; this field is always needed"
     if first["type"] == "extra_forbidden":
-        message = "unknown parameter"
-    where = ".".join(places)
-    return ApiError(400, f"{where}: {message}" if where else message, param=where or None, code=first["type"])
+        near = difflib.get_close_matches(where, known, 1)
+        message = "unknown parameter; " + (f"is {near[0]} meant?" if near else "leave it out")
+    return ApiError(400, f"{where}: {message}", param=where, code=first["type"])

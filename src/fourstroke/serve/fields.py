@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-import secrets
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fourstroke.enhance.enhancer import Enhanced
+from fourstroke.seeds import MAX_SEED, draw_seed, following
 from fourstroke.serve.config import ServeConfig
 from fourstroke.serve.errors import ApiError
 from fourstroke.serve.model import Facts
@@ -22,10 +22,22 @@ SHARES = {"low": 0.25, "medium": 0.5}
 """Share of the model's own steps by quality; a student with fixed levels always takes all of them."""
 
 
-class Drawing(BaseModel):
-    """What to draw. Unknown fields are refused."""
+NO_EFFECT = "accepted for clients of OpenAI's API, without effect"
+
+
+class Fields(BaseModel):
+    """Fields of a request. One that is null was not given; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, values: Any) -> Any:
+        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+
+
+class Drawing(Fields):
+    """What to draw."""
 
     prompt: str = Field(min_length=1, max_length=32_000)
     model: str | None = None
@@ -40,8 +52,10 @@ class Drawing(BaseModel):
     partial_images: int | None = Field(default=0, ge=0)
     user: str | None = Field(default=None, max_length=256)
     safety_identifier: str | None = Field(default=None, max_length=256)
-    moderation: Literal["auto", "low"] | None = Field(default=None, description="accepted, without effect")
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    moderation: str | None = Field(default=None, max_length=256, description=NO_EFFECT)
+    style: str | None = Field(default=None, max_length=256, description=NO_EFFECT)
+    input_fidelity: str | None = Field(default=None, max_length=256, description=NO_EFFECT)
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     num_inference_steps: int | None = Field(default=None, ge=1)
     guidance_scale: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
     negative_prompt: str | None = Field(default=None, max_length=32_000)
@@ -76,7 +90,7 @@ class Drawing(BaseModel):
         if self.transparent and self.format == "jpeg":
             message = "jpeg cannot hold a transparent background; ask for output_format png or webp"
             raise ApiError(400, message, param="output_format", code="transparent_jpeg")
-        if self.format == "png" and (self.output_compression or 100) < 100:
+        if self.format == "png" and self.output_compression not in (None, 100):
             message = "png is lossless and takes no output_compression; ask for jpeg or webp"
             raise ApiError(400, message, param="output_compression")
         if self.partial_images and not self.stream:
@@ -91,7 +105,7 @@ class Drawing(BaseModel):
         mask: Image.Image | None = None,
         rewrite: Enhanced | None = None,
     ) -> list[Order]:
-        """One order for each of the n pictures; picture j has the seed `seed + j`.
+        """One order for each of the n pictures, with the seeds from `seed` on.
 
         Raises:
             ApiError: for a size that the model does not draw, or one that is not the masked picture's.
@@ -121,8 +135,9 @@ class Drawing(BaseModel):
         prompt = self.prompt if rewrite is None else rewrite.prompt
         return [
             Order(
-                prompt=prompt, width=width, height=height, seed=self.seed + j, num_inference_steps=self._steps(facts),
-                guidance_scale=scale, negative_prompt=self.negative_prompt or "", transparent=self.transparent,
+                prompt=prompt, width=width, height=height, seed=following(self.seed, j),
+                num_inference_steps=self._steps(facts), guidance_scale=scale,
+                negative_prompt=self.negative_prompt or "", transparent=self.transparent,
                 inputs=tuple(inputs), mask=mask, request=self.prompt if prompt != self.prompt else None,
             )
             for j in range(self.n)
@@ -131,7 +146,7 @@ class Drawing(BaseModel):
     def settle(self) -> int:
         """The seed, drawn now where none was asked for."""
         if self.seed is None:
-            self.seed = secrets.randbelow(2**31)
+            self.seed = draw_seed()
         return self.seed
 
     def _steps(self, facts: Facts) -> int | None:
@@ -140,13 +155,11 @@ class Drawing(BaseModel):
         return math.ceil(facts.info.num_inference_steps * SHARES[self.quality])
 
 
-class Request(BaseModel):
-    """A prompt to be rewritten. Unknown fields are refused."""
-
-    model_config = ConfigDict(extra="forbid")
+class Request(Fields):
+    """A prompt to be rewritten."""
 
     prompt: str = Field(min_length=1, max_length=32_000)
-    seed: int | None = Field(default=0, ge=0, lt=2**63)
+    seed: int | None = Field(default=0, ge=0, le=MAX_SEED)
 
 
 class Rewrite(BaseModel):

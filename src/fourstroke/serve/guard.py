@@ -39,6 +39,12 @@ class Guard:
                 self.metrics.requests.add(route=route, status=str(message["status"]))
             await send(message)
 
+        if scope["method"] == "HEAD":  # as GET, without the body
+            scope, answer = {**scope, "method": "GET"}, counted
+
+            async def counted(message: Message) -> None:
+                await answer(message if message["type"] == "http.response.start" else {**message, "body": b""})
+
         try:
             scope.setdefault("state", {})["caller"] = self._check(scope)
         except ApiError as error:

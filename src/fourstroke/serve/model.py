@@ -10,6 +10,7 @@ from PIL import Image
 
 from fourstroke.enhance.enhancer import Enhanced
 from fourstroke.folder import ModelInfo
+from fourstroke.serve.memory import Space
 from fourstroke.serve.rows import Order
 
 
@@ -21,6 +22,7 @@ class Facts:
     version: str
     max_prompt_tokens: int
     enhances: bool
+    space: Space
 
     def steps(self, order: Order) -> int:
         """How many steps a picture takes."""
@@ -36,6 +38,9 @@ class Model(Protocol):
 
     def count_tokens(self, prompt: str) -> int:
         """Tokens of a prompt in its template; `ValueError` for an empty prompt, or one over the limit."""
+
+    def prefix_tokens(self, prompt: str, slots: Sequence[int]) -> int:
+        """Tokens before the target, for a prompt of any length and input images of so many vision slots."""
 
     def enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
         """The rewrite of a prompt; `ValueError` where the model has no enhancer."""

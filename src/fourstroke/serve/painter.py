@@ -11,6 +11,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Sequence
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -18,15 +19,17 @@ from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 
 from fourstroke.dit import Layout, PrefixCache
+from fourstroke.dit.layout import TOKENS_PER_SLOT
 from fourstroke.enhance.enhancer import Enhanced
 from fourstroke.flow.sampler import check_finite, seeded_noise
 from fourstroke.pipeline import Pipeline
+from fourstroke.serve.memory import Space
 from fourstroke.serve.model import Facts
-from fourstroke.serve.prefixes import PrefixStore, fingerprint
-from fourstroke.serve.rows import Batch, Condition, Hold, Order, Row
+from fourstroke.serve.prefixes import Key, PrefixStore, fingerprint
+from fourstroke.serve.rows import Batch, Condition, Conditions, Hold, Order, Row
 from fourstroke.serve.sketch import Sketch
 from fourstroke.sizes import PATCH
-from fourstroke.text.templates import transparent as transparent_prompt
+from fourstroke.text import templates
 
 PIXELS = 2**16
 """Of pictures decoded at once: small ones gain by it, and none waits long for the others."""
@@ -35,13 +38,20 @@ SOFT = 3
 
 
 class Painter:
-    """One loaded model: begins rows and decodes pictures. Only `count_tokens` and `enhance` may be called from
-    elsewhere than the thread that draws.
+    """One loaded model: begins rows and decodes pictures. Only `count_tokens`, `prefix_tokens` and `enhance` may be
+    called from elsewhere than the thread that draws.
+
+    Args:
+        pipe: the model.
+        cache_bytes: for prefixes that may come again.
+        kv_bytes: for keys and values of what is under way; None is half of what is free on a GPU.
     """
 
-    def __init__(self, pipe: Pipeline, cache_bytes: int = 2**29) -> None:
+    def __init__(self, pipe: Pipeline, cache_bytes: int = 2**29, kv_bytes: int | None = None) -> None:
         self.pipe = pipe
+        self.space = Space.of(pipe.transformer, kv_bytes)
         self.prefixes = PrefixStore(cache_bytes)
+        self._alive: WeakValueDictionary[Key, PrefixCache] = WeakValueDictionary()  # too large to keep, but in use
         self.version = fingerprint(pipe)
         self.sketch: Sketch | None = None
         self.decode_steps = 0.0  # how many steps of a picture one decoding takes
@@ -52,7 +62,9 @@ class Painter:
     def facts(self) -> Facts:
         """What the model is."""
         limit, enhances = self.pipe.text_encoder.max_tokens, self.pipe.enhancer is not None
-        return Facts(info=self.pipe.info, version=self.version, max_prompt_tokens=limit, enhances=enhances)
+        return Facts(
+            info=self.pipe.info, version=self.version, max_prompt_tokens=limit, enhances=enhances, space=self.space
+        )
 
     def count_tokens(self, prompt: str) -> int:
         """Tokens of a prompt in its template.
@@ -66,6 +78,13 @@ class Painter:
         with self._tokenizing:
             return int(encoder.tokenize([prompt]).lengths[0]) - encoder.system_length
 
+    def prefix_tokens(self, prompt: str, slots: Sequence[int]) -> int:
+        """Tokens before the target, for a prompt of any length and input images of so many vision slots."""
+        encoder = self.pipe.text_encoder
+        with self._tokenizing:
+            words = len(encoder.tokenizer(templates.chat(prompt, slots))["input_ids"])
+        return words - encoder.system_length + (TOKENS_PER_SLOT - 1) * sum(slots)
+
     def enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
         """The rewrite of a prompt, or the prompt itself with a warning.
 
@@ -78,17 +97,19 @@ class Painter:
                 raise ValueError(f"{self.pipe.info.name} has no prompt enhancer")
             return enhancer(prompt, images, seed=seed)
 
-    def begin(self, order: Order) -> Row:
-        """Encode the words and input images, and draw the noise."""
-        asked = transparent_prompt(order.prompt) if order.transparent else order.prompt
-        guided = order.evaluations == 2
+    def begin(self, order: Order, conditions: Conditions | None = None) -> Row:
+        """Encode the words and input images, unless `conditions` of the same request hold them, and draw the noise."""
+        conditions = conditions or Conditions()
+        if conditions.positive is None:
+            guided = order.evaluations == 2
+            negative = self._condition(order.negative_prompt, order) if guided else None
+            conditions.positive, conditions.negative = self._condition(order.asked, order), negative
         noise = seeded_noise([order.seed], order.tokens, self.pipe.transformer.config.in_channels).to(self.pipe.device)
         return Row(
             order=order,
             latent=noise,
             levels=self.pipe._sigmas(order.num_inference_steps, order.tokens).tolist(),
-            condition=self._condition(asked, order),
-            negative=self._condition(order.negative_prompt, order) if guided else None,
+            conditions=conditions,
             hold=self._hold(order, noise),
         )
 
@@ -134,11 +155,12 @@ class Painter:
     def _condition(self, prompt: str, order: Order) -> Condition:
         images = tuple(hashlib.sha256(f"{i.mode}{i.size}".encode() + i.tobytes()).digest() for i in order.inputs)
         key = (self.version, prompt, images, order.grid)
-        if (found := self.prefixes.get(key)) is not None:
+        if (found := self.prefixes.get(key) or self._alive.get(key)) is not None:
             return found
         condition = self._encode(prompt, order)
         if isinstance(condition, PrefixCache):
             self.prefixes.put(key, condition)
+            self._alive[key] = condition
         return condition
 
     def _encode(self, prompt: str, order: Order) -> Condition:

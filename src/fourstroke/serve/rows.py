@@ -19,6 +19,7 @@ from fourstroke.flow.path import clean, interpolate
 from fourstroke.flow.sampler import Velocity, guide
 from fourstroke.pipeline import Pipeline
 from fourstroke.sizes import PATCH
+from fourstroke.text.templates import transparent
 
 Condition = PrefixCache | Velocity
 
@@ -44,6 +45,11 @@ class Order:
     request: str | None = None
 
     @property
+    def asked(self) -> str:
+        """The prompt as the model reads it."""
+        return transparent(self.prompt) if self.transparent else self.prompt
+
+    @property
     def grid(self) -> tuple[int, int]:
         """(height, width) in latents."""
         return self.height // PATCH, self.width // PATCH
@@ -57,6 +63,12 @@ class Order:
     def evaluations(self) -> int:
         """Rows that a step of this picture takes: two under guidance."""
         return 1 if self.guidance_scale == 1 else 2
+
+    @property
+    def source(self) -> tuple[object, ...]:
+        """What pictures of one request have in common, their conditions; images are told apart by identity alone."""
+        negative = self.negative_prompt if self.evaluations == 2 else None
+        return self.asked, negative, self.grid, *map(id, self.inputs)
 
 
 class Shape(NamedTuple):
@@ -75,16 +87,38 @@ class Hold(NamedTuple):
 
 
 @dataclass(eq=False)
+class Conditions:
+    """What the pictures of one request are drawn from: computed with the first, let go with the last of them."""
+
+    positive: Condition | None = None
+    negative: Condition | None = None  # under guidance
+
+    def clear(self) -> None:
+        """Free their memory."""
+        self.positive = self.negative = None
+
+
+@dataclass(eq=False)
 class Row:
     """A picture in the making."""
 
     order: Order
     latent: Tensor  # (1, T, C), float32
     levels: list[float]
-    condition: Condition
-    negative: Condition | None
+    conditions: Conditions
     hold: Hold | None = None
     step: int = 0
+
+    @property
+    def condition(self) -> Condition:
+        """What it is drawn from."""
+        assert self.conditions.positive is not None, "its conditions were let go"
+        return self.conditions.positive
+
+    @property
+    def negative(self) -> Condition | None:
+        """What guidance leads away from."""
+        return self.conditions.negative
 
     @property
     def steps(self) -> int:
@@ -103,17 +137,14 @@ class Batch:
     def __init__(self, pipe: Pipeline) -> None:
         self.pipe = pipe
         self.rows: list[Row] = []
-        self._joined: PrefixCache | None = None
 
     def add(self, row: Row) -> None:
         """Let a row join; it starts at its own first level."""
         self.rows.append(row)
-        self._joined = None
 
     def discard(self, row: Row) -> None:
         """Let a row go, finished or not."""
         self.rows.remove(row)
-        self._joined = None
 
     def step(self) -> list[Tensor]:
         """Advance every row by one step; returns the clean latent that each predicts, (1, T, C).
@@ -153,7 +184,6 @@ class Batch:
         inputs = x.to(next(transformer.parameters()).dtype)
         prefixes = [condition for condition in conditions if isinstance(condition, PrefixCache)]
         if len(prefixes) == len(conditions):
-            self._joined = self._joined or PrefixCache.join(prefixes)
-            return transformer.denoise(inputs, t, self._joined).to(x.dtype)
+            return transformer.denoise(inputs, t, PrefixCache.join(prefixes)).to(x.dtype)
         singles = [c for c in conditions if not isinstance(c, PrefixCache)]
         return torch.cat([c(inputs[i : i + 1], t[i : i + 1]) for i, c in enumerate(singles)]).to(x.dtype)

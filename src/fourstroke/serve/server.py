@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import signal
+import socket
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -12,6 +17,11 @@ from fourstroke.serve.api import create_app
 from fourstroke.serve.config import ServeConfig
 from fourstroke.serve.engine import Engine, Studio
 from fourstroke.serve.painter import Painter
+
+BACKLOG = 2048
+"""Connections that may wait, as uvicorn has it."""
+ELSEWHERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""One of a name's addresses may not be of this machine."""
 
 
 class Server(uvicorn.Server):
@@ -29,7 +39,8 @@ class Server(uvicorn.Server):
 
 def build_engine(pipe: Pipeline, config: ServeConfig) -> Engine:
     """The engine of a loaded model."""
-    return Engine(Painter(pipe, config.cache_bytes), queue=config.queue, rows=config.rows, tokens=config.tokens)
+    painter = Painter(pipe, config.cache_bytes, config.kv_bytes)
+    return Engine(painter, queue=config.queue, rows=config.rows, tokens=config.tokens)
 
 
 def build_server(engine: Studio, config: ServeConfig, *, log_level: str = "info") -> Server:
@@ -41,8 +52,50 @@ def build_server(engine: Studio, config: ServeConfig, *, log_level: str = "info"
     return Server(settings, engine)
 
 
-def serve(engine: Studio, config: ServeConfig) -> None:
+def listen(config: ServeConfig) -> list[socket.socket]:
+    """Sockets at all addresses of the host; to be had before anything is loaded, and closed by whoever serves.
+
+    Raises:
+        ValueError: the host is unknown here, the port is taken or not ours to use.
+    """
+    where = f"port {config.port} of {config.host}"
+    try:
+        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"cannot listen on {config.host!r}: {error}; name an address of this machine") from None
+    sockets: list[socket.socket] = []
+    refusals: list[OSError] = []
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        try:
+            sockets.append(_bound(socket.socket(family, kind, protocol), address))
+        except OSError as error:
+            refusals.append(error)
+    worst = [error for error in refusals if error.errno not in ELSEWHERE]
+    if worst or not sockets:
+        for one in sockets:
+            one.close()
+        reason = (worst or refusals)[0]
+        advice = "choose another --port" if worst else "name an address of this machine as --host"
+        raise ValueError(f"cannot listen on {where}: {reason.strerror}; {advice}")
+    return sockets
+
+
+def _bound(one: socket.socket, address: tuple[Any, ...]) -> socket.socket:
+    """`one`, listening at an address; closed where it cannot."""
+    with contextlib.ExitStack() as undo:
+        undo.callback(one.close)
+        if os.name == "posix":  # elsewhere it would share a port that is taken
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if one.family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind(address)
+        one.listen(BACKLOG)
+        undo.pop_all()
+    return one
+
+
+def serve(engine: Studio, config: ServeConfig, sockets: list[socket.socket]) -> None:
     """Serve until SIGTERM or SIGINT; returns once drained."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises the signal again after its shutdown
-    build_server(engine, config).run()
+    build_server(engine, config).run(sockets)

@@ -1,0 +1,216 @@
+"""Memory of keys and values: bounded by bytes, held once for a request, and nobody fails for want of another's."""
+
+from __future__ import annotations
+
+import base64
+import gc
+import io
+import queue
+import weakref
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fourstroke.dit import PrefixCache
+from fourstroke.serve import Engine, Painter
+from fourstroke.serve.engine import Done, Failed, Job
+from fourstroke.serve.memory import NeverFits
+
+from ..conftest import build_tiny_pipeline
+from .conftest import running
+from .test_engine import alone, assert_same, draw, order
+
+RED, BLUE = (Image.new("RGB", (64, 32), color) for color in ("red", "blue"))
+
+
+def png(image=RED):
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture
+def prefilled(monkeypatch, tiny):
+    """Counts the prefixes that are computed."""
+    made, real = [], tiny.transformer.prefill
+    monkeypatch.setattr(tiny.transformer, "prefill", lambda *a: (made.append(weakref.ref(c := real(*a))), c)[1])
+    return made
+
+
+@pytest.mark.parametrize("more", [
+    {}, {"guidance_scale": 3.0, "negative_prompt": "a dog"}, {"inputs": (RED,)}, {"transparent": True},
+    {"inputs": (RED, BLUE), "guidance_scale": 2.0},
+])  # fmt: skip
+@torch.inference_mode()
+def test_what_a_picture_needs_is_known_before_it_is_computed(tiny, more):
+    painter, wanted = Painter(tiny), order(**more)
+    row = painter.begin(wanted)
+    caches = [c for c in (row.condition, row.negative) if c is not None]
+    need = painter.space.need(wanted, painter.prefix_tokens)
+    assert need.kept == sum(cache.nbytes for cache in caches)
+    layers = tiny.transformer.config.num_layers
+    assert need.step == need.kept // layers + len(caches) * 8 * painter.space.token_bytes // layers
+
+
+def test_pictures_of_a_request_share_one_prefix(tiny, prefilled):
+    """Also those that begin when others are done, and though the store has no room for it."""
+    engine = Engine(Painter(tiny, cache_bytes=0), rows=2)
+    engine.start()
+    assert engine.ready.wait(20)
+    prefilled.clear()
+    wanted = [order(seed=seed, inputs=(RED,)) for seed in range(5)]
+    for one, events in zip(wanted, draw(engine, wanted), strict=True):
+        assert_same(events[-1].image, alone(tiny, one))
+    assert len(prefilled) == 1 + len(wanted)  # one here; `alone` computes its own
+    assert engine.close(20)
+
+
+def test_a_request_over_http_computes_its_prefix_once_and_lets_it_go(tiny, prefilled):
+    with running(tiny, rows=1, cache_bytes=0) as live:
+        prefilled.clear()
+        answer = httpx.post(
+            f"{live.url}/v1/images/edits", data={"prompt": "x", "n": "3", "guidance_scale": "2"},
+            files={"image": ("x.png", png())}, timeout=60,
+        )  # fmt: skip
+        assert answer.status_code == 200, answer.text
+        assert len(prefilled) == 2  # with and without the prompt
+    gc.collect()
+    assert not any(made() for made in prefilled)
+
+
+def test_a_prefix_goes_with_the_last_picture_whoever_holds_the_job(tiny, prefilled):
+    engine, inbox = Engine(Painter(tiny, cache_bytes=0)), queue.Queue()
+    engine.start()
+    assert engine.ready.wait(20)
+    prefilled.clear()
+    jobs = [Job(order(seed=seed, inputs=(RED,)), inbox.put) for seed in range(2)]
+    engine.submit(jobs)
+    assert all(isinstance(inbox.get(timeout=20), Done) for _ in jobs)
+    assert engine.close(20)
+    gc.collect()
+    assert [made() for made in prefilled] == [None]
+    assert jobs[0].row is not None
+
+
+class Peak:
+    """The most that the prefixes of joined batches ever took, each prefix once."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.nbytes, real = 0, PrefixCache.join
+
+        def join(caches):
+            distinct = {id(cache): cache for cache in caches}.values()
+            self.nbytes = max(self.nbytes, sum(cache.nbytes for cache in distinct))
+            return real(caches)
+
+        monkeypatch.setattr(PrefixCache, "join", join)
+
+
+def test_admission_is_bounded_by_bytes(tiny, monkeypatch):
+    painter, peak = Painter(tiny), Peak(monkeypatch)
+    need = painter.space.need(order(inputs=(RED,)), painter.prefix_tokens)
+    budget = int(2.5 * need.kept + 2 * need.step)
+    engine = Engine(Painter(tiny, kv_bytes=budget), rows=32)
+    engine.start()
+    assert engine.ready.wait(20)
+    wanted = [order(f"a cat {i}", seed=i, inputs=(RED,), num_inference_steps=4) for i in range(6)]
+    assert all(isinstance(events[-1], Done) for events in draw(engine, wanted))
+    assert need.kept < peak.nbytes <= budget
+    assert engine.close(20)
+
+
+def test_pictures_of_a_request_are_drawn_together_where_another_prefix_has_no_room(tiny):
+    """Those behind whose prefix is there go before; nobody waits for ever."""
+    painter = Painter(tiny)
+    need = painter.space.need(order(inputs=(RED,)), painter.prefix_tokens)
+    engine = Engine(Painter(tiny, kv_bytes=need.kept + 3 * need.step, cache_bytes=0), rows=8)
+    inbox = queue.Queue()
+    first = [Job(order(seed=i, inputs=(RED,), num_inference_steps=8), inbox.put, user="a") for i in range(3)]
+    other = [Job(order(seed=i, inputs=(BLUE,)), inbox.put, user="b") for i in range(3)]
+    engine.submit(first)
+    engine.submit(other)
+    engine.start()
+    assert all(isinstance(inbox.get(timeout=20), Done) for _ in range(6))
+    assert engine.metrics.steps.value() == 8 + 3  # each request in one batch
+    assert engine.close(20)
+
+
+def test_what_can_never_fit_is_refused_with_the_number(tiny):
+    painter = Painter(tiny)
+    small, large = order(inputs=(RED,)), order(inputs=(RED, BLUE, RED))
+    budget = sum(painter.space.need(small, painter.prefix_tokens))
+    needed = sum(painter.space.need(large, painter.prefix_tokens))
+    with running(tiny, kv_bytes=budget) as live:
+        files = [("image[]", ("x.png", png(image))) for image in (RED, BLUE, RED)]
+        for stream in ("false", "true"):
+            body = {"prompt": "a cat", "size": "64x32", "stream": stream}
+            answer = httpx.post(f"{live.url}/v1/images/edits", data=body, files=files, timeout=20)
+            assert answer.status_code == 400
+            message = answer.json()["error"]["message"]
+            assert str(budget) in message
+            assert "fewer images" in message
+        body = {"prompt": "a cat", "size": "64x32"}
+        assert httpx.post(f"{live.url}/v1/images/edits", data=body, files=files[:1], timeout=20).status_code == 200
+    engine = Engine(Painter(tiny, kv_bytes=budget))
+    engine.start()
+    (few,), (many,) = draw(engine, [small, large])
+    assert isinstance(few, Done)
+    assert isinstance(many, Failed)
+    assert isinstance(many.error, NeverFits)
+    assert str(needed) in str(many.error)
+    assert engine.close(20)
+
+
+@pytest.mark.parametrize("most", [0, 1, 3])
+def test_a_step_without_memory_is_taken_in_parts(most, monkeypatch):
+    """Only what fails alone fails."""
+    pipe = build_tiny_pipeline()
+    engine = Engine(Painter(pipe), rows=8)
+    engine.start()
+    assert engine.ready.wait(20)
+    real = pipe.transformer.denoise
+
+    def denoise(x, t, cache):
+        if len(x) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(x, t, cache)
+
+    monkeypatch.setattr(pipe.transformer, "denoise", denoise)
+    wanted = [order(f"a cat {seed}", seed=seed) for seed in range(5)]
+    events = draw(engine, wanted)
+    assert {type(e[-1]) for e in events} == {Done if most else Failed}
+    monkeypatch.undo()
+    if most:
+        for one, (event,) in zip(wanted, events, strict=True):
+            assert_same(event.image, alone(pipe, one))
+    assert engine.metrics.pictures.value(outcome="failed") == (0 if most else 5)
+    assert engine.close(20)
+
+
+def test_equal_requests_that_meet_share_a_prefix_that_is_too_large_to_keep(tiny, prefilled):
+    engine, inbox = Engine(Painter(tiny, cache_bytes=0), rows=8), queue.Queue()
+    for seed in range(3):  # as a replica gets the pictures of a request
+        engine.submit([Job(order(seed=seed, inputs=(RED.copy(),)), inbox.put)])
+    engine.start()
+    assert all(isinstance(inbox.get(timeout=20), Done) for _ in range(3))
+    assert len(prefilled) == 2  # the warm-up's and theirs
+    assert engine.close(20)
+
+
+def test_a_joint_transformer_keeps_no_prefix():
+    painter = Painter(build_tiny_pipeline(causal=False))
+    assert painter.space.need(order(inputs=(RED,)), painter.prefix_tokens).kept == 0
+
+
+def test_pictures_of_different_requests_in_one_batch_differ_only_by_themselves(tiny):
+    with running(tiny) as live:
+        files = {"image": ("x.png", png())}
+        body = {"prompt": "a cat", "size": "64x32", "seed": "3", "n": "2"}
+        data = httpx.post(f"{live.url}/v1/images/edits", data=body, files=files, timeout=60).json()["data"]
+        for j, found in enumerate(data):
+            image = Image.open(io.BytesIO(base64.b64decode(found["b64_json"])))
+            own = tiny("a cat", images=[RED], width=64, height=32, seed=3 + j).images[0]
+            assert np.abs(np.asarray(image).astype(int) - np.asarray(own)).max() <= 1
