@@ -25,7 +25,7 @@ from fourstroke.serve.model import Facts
 from fourstroke.serve.prefixes import PrefixStore, fingerprint
 from fourstroke.serve.rows import Batch, Condition, Hold, Order, Row
 from fourstroke.serve.sketch import Sketch
-from fourstroke.sizes import PATCH
+from fourstroke.sizes import tokens_per_slot
 from fourstroke.text.templates import transparent as transparent_prompt
 
 PIXELS = 2**16
@@ -117,7 +117,12 @@ class Painter:
         and where a picture takes few steps beside its decoding, learn to sketch.
         """
         info = self.pipe.info
-        row = self.begin(Order(prompt="warm-up", width=info.width, height=info.height, seed=0, num_inference_steps=2))
+        row = self.begin(
+            Order(
+                prompt="warm-up", width=info.width, height=info.height, seed=0, num_inference_steps=2,
+                factor=info.factor,
+            )
+        )  # fmt: skip
         batch = Batch(self.pipe)
         batch.add(row)
         batch.step()
@@ -148,9 +153,10 @@ class Painter:
         text = pipe.text_encoder(words)
         dtype = next(pipe.transformer.parameters()).dtype
         features = check_finite(text.features, "the text encoder").to(dtype)
-        grids = tuple((image.height // PATCH, image.width // PATCH) for image in inputs)
+        grids = tuple(pipe.info.grid(*image.size) for image in inputs)
+        per_slot = tokens_per_slot(pipe.info)
         images = torch.cat([pipe._tokens(image) for image in inputs], dim=1).to(dtype) if inputs else None
-        layout = Layout.build(text.lengths, order.grid, text.slots, grids)
+        layout = Layout.build(text.lengths, order.grid, text.slots, grids, tokens_per_slot=per_slot)
         if pipe.transformer.config.causal_condition:
             return pipe.transformer.prefill(features, layout, images)
         return lambda x, t: pipe.transformer(x, t, features, layout, images)
@@ -159,8 +165,8 @@ class Painter:
         """A latent is free as soon as the mask touches its square."""
         if order.mask is None:
             return None
-        height, width = order.grid
-        mask = torch.from_numpy(np.array(order.mask, dtype=np.float32)).reshape(height, PATCH, width, PATCH)
+        (height, width), side = order.grid, order.factor
+        mask = torch.from_numpy(np.array(order.mask, dtype=np.float32)).reshape(height, side, width, side)
         free = mask.amax(dim=(1, 3)).reshape(1, -1, 1).to(noise.device) > 0
         return Hold(self.pipe._tokens(order.inputs[0]).to(noise.dtype), noise, free)
 
