@@ -24,7 +24,9 @@ DAMAGE = (
 """What Pillow raises for bytes that are not what they claim to be."""
 PNG = b"\x89PNG\r\n\x1a\n"
 NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
-"""Chunks of a PNG that do not change its pixels, and that Pillow refuses where they unpack to a megabyte or more."""
+"""Chunks of a PNG that do not change its pixels, but for which Pillow refuses it where they unpack to a megabyte."""
+ORIENTED = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
+"""Texts that may say which way is up."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -88,7 +90,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, formats: tuple[str, 
     except Image.DecompressionBombError:
         raise ImageTooLargeError(f"more than {max_pixels} pixels: make it smaller") from None
     except Image.UnidentifiedImageError:
-        raise ImageError("not a picture of a known kind") from None
+        raise ImageError("not a picture of a known kind or depth") from None
     except ImageError:
         raise
     except DAMAGE as error:
@@ -150,7 +152,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _short_notes(data: bytes) -> bytes:
-    """A PNG without the texts and profiles for which Pillow would refuse it; anything else as it is."""
+    """A PNG without colour profile and texts, but for those that turn it and are short; anything else as it is."""
     if not data.startswith(PNG):
         return data
     file, kept, place = io.BytesIO(data), [PNG], len(PNG)
@@ -158,7 +160,7 @@ def _short_notes(data: bytes) -> bytes:
     while place + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
         file.seek(place + 8)
-        if kind not in NOTES or _accepted(stream, kind.decode(), length):
+        if kind not in NOTES or (data.startswith(ORIENTED, place + 8) and _accepted(stream, kind.decode(), length)):
             kept.append(data[place : place + 12 + length])
         place += 12 + length
     return b"".join(kept)

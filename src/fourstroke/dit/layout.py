@@ -1,9 +1,9 @@
 """The joint sequence of the transformer: prompt tokens, input images where their slots stood, the target image last.
 
 Qwen-Image-2.0 report (one shared stream, MSRoPE); the details are those of the open Qwen-Image-2.1 weights. A prompt
-holds one vision slot for every 2x2 latents of an input image; the slot gives way to these 4 tokens. Text advances one
-position that all three axes (frame, height, width) share. An image stays on the frame that the text has reached, its
-rows and columns are centred on zero, and the text goes on max(height, width) positions later.
+holds one vision slot for every 32x32 pixels of an input image; the slot gives way to their latents, 2x2 at 1/16. Text
+advances one position that all three axes (frame, height, width) share. An image stays on the frame that the text has
+reached, its rows and columns are centred on zero, and the text goes on max(height, width) positions later.
 
 **Padding takes no positions.** The reference implementation counts the padding of a batch into the target's frame, so
 there a picture depends on the longest prompt of its batch. Here the target follows each sample's own last token:
