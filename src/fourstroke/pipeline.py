@@ -69,7 +69,7 @@ class Pipeline:
         enhancer: PromptEnhancer | Path | None = None,
     ) -> None:
         self.transformer, self.autoencoder, self.text_encoder = transformer, autoencoder, text_encoder
-        self.schedule, self._info = schedule, info
+        self.schedule, self.info = schedule, dataclasses.replace(info, factor=autoencoder.config.factor)
         self._enhancer = enhancer
         if (drawn := transformer.config.in_channels) != (held := autoencoder.config.z_dim):
             raise ValueError(f"the transformer draws latents of {drawn} channels, and the autoencoder's have {held}")
@@ -127,17 +127,8 @@ class Pipeline:
             merge(pipe.transformer, read_tensors(folder / ADAPTER, ADAPTER_WEIGHTS))
         except ValueError as error:
             raise CheckpointError(f"{folder / ADAPTER} does not fit {base}: {error}") from None
-        pipe.info = read_info(folder)
+        pipe.info = dataclasses.replace(read_info(folder), factor=pipe.info.factor)
         return pipe
-
-    @property
-    def info(self) -> ModelInfo:
-        """The checkpoint's own defaults, with the factor of its autoencoder. May be set."""
-        return dataclasses.replace(self._info, factor=self.autoencoder.config.factor)
-
-    @info.setter
-    def info(self, info: ModelInfo) -> None:
-        self._info = info
 
     @property
     def enhancer(self) -> PromptEnhancer | None:
