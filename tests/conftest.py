@@ -17,8 +17,11 @@ from fourstroke.text import SmallTextConfig, build_text_encoder, train_tokenizer
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 
 
-def build_tiny_pipeline(causal: bool = True) -> Pipeline:
-    """A pipeline of random weights whose pictures depend on prompt, seed and input images."""
+def build_tiny_pipeline(causal: bool = True, halvings: int = 4, channels: int = 64) -> Pipeline:
+    """A pipeline of random weights whose pictures depend on prompt, seed and input images.
+
+    Its autoencoder has latents of `channels` at 1 / 2^halvings.
+    """
     torch.manual_seed(0)
     transformer = Transformer(
         TransformerConfig(
@@ -28,6 +31,8 @@ def build_tiny_pipeline(causal: bool = True) -> Pipeline:
             axes_dims_rope=(8, 12, 12),
             context_in_dim=64,
             causal_condition=causal,
+            in_channels=channels,
+            out_channels=channels,
         )
     )
     with torch.no_grad():
@@ -38,12 +43,13 @@ def build_tiny_pipeline(causal: bool = True) -> Pipeline:
         AutoencoderConfig(
             base_dim=4,
             decoder_base_dim=4,
-            dim_mult=(1, 2, 4, 8, 16),
+            z_dim=channels,
+            dim_mult=(1, 2, 4, 8, 16, 16, 16)[: halvings + 1],
             num_res_blocks=1,
-            temperal_downsample=(False,) * 4,
+            temperal_downsample=(False,) * halvings,
         )
     )
-    autoencoder.set_statistics([0.0] * 64, [1.0] * 64)
+    autoencoder.set_statistics([0.0] * channels, [1.0] * channels)
     text = SmallTextConfig(
         vocab_size=400,
         hidden_size=64,

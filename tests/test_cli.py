@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -62,6 +63,15 @@ def test_edit_reads_its_image(tiny_folder, tmp_path, capsys):
     assert "make-it-blue" in out
 
 
+def test_edit_draws_the_same_from_eight_and_sixteen_bits(tiny_folder, tmp_path, capsys):
+    values, drawn = np.linspace(0, 255, 64 * 32).astype(np.uint8).reshape(32, 64), []
+    for image in (values, values.astype(np.uint16) * 257):
+        Image.fromarray(image).save(tmp_path / "in.png")
+        asked = "edit", "x", "--image", tmp_path / "in.png", "--model", tiny_folder, "--out", tmp_path, "--seed", 1
+        drawn.append(Image.open(json.loads(_run(capsys, *asked, "--json")[1])["pictures"][0]))
+    assert np.array_equal(*drawn)
+
+
 def test_an_image_from_a_telephone_is_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
@@ -85,6 +95,8 @@ def test_pictures_are_written_before_the_next_prompt_can_fail(tiny_folder, tmp_p
         (["generate", "a cat", "--model", "TINY", "--width", "50"], "multiple of 32"),
         (["generate", "a cat", "--model", "TINY", "--steps", "-2"], "at least 1"),
         (["edit", "x", "--image", "none.png", "--model", "TINY"], "cannot read the input image"),
+        (["edit", "x", "--image", "https://a.example/b.png", "--model", "TINY"], "https://a.example/b.png: that is an"),
+        (["eval", "reconstruction", "--images", "https://a.example/b", "--model", "TINY"], "that is an address"),
         (["train", "vae", "--recipe", "none.yaml"], "no recipe at"),
         (["train", "vae", "--recipe", "recipes/micro/vae.yaml", "run.nonsense=3"], "unknown key 'nonsense'"),
         (["train", "vae", "run.nonsense=3", "--recipe", "recipes/micro/vae.yaml"], "unknown key 'nonsense'"),

@@ -12,7 +12,7 @@ import fourstroke
 
 SOURCE = Path(fourstroke.__file__).parent
 TIERS = (
-    {"version", "checkpoint", "fonts", "arguments", "files"},
+    {"version", "checkpoint", "fonts", "arguments", "files", "image_io"},
     {"nn", "seeds", "device"},
     {"vae", "dit", "text", "flow"},
     {"enhancer", "folder"},

@@ -75,6 +75,19 @@ def test_input_images_change_the_picture_and_set_its_shape(tiny):
     assert two.size == (64, 32)
 
 
+def test_input_images_of_sixteen_bits_and_turned_ones_are_what_they_show(tiny):
+    grey = Image.fromarray(np.linspace(0, 255, 64 * 32).astype(np.uint8).reshape(32, 64))
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    turned = grey.transpose(Image.Transpose.ROTATE_90)
+    turned.info["exif"] = b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"  # orientation 6
+    wanted = tiny("a cat", images=[grey], seed=1).images[0]
+    assert not _close(wanted, tiny("a cat", images=[Image.new("L", (64, 32), 255)], seed=1).images[0])
+    assert _close(tiny("a cat", images=[deep], seed=1).images[0], wanted, 0)
+    assert _close(tiny("a cat", images=[turned], seed=1).images[0], wanted, 0)
+    with pytest.raises(ValueError, match="mode F"):
+        tiny("a cat", images=[grey.convert("F")])
+
+
 def test_transparent_gives_alpha(tiny):
     assert tiny("a cat", transparent=True, seed=1).images[0].mode == "RGBA"
 

@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.set_defaults(run=commands.generate, image=[])
     edit = verbs.add_parser("edit", help="change pictures by an instruction")
     edit.add_argument("prompt", nargs=1, help="what to change")
-    edit.add_argument("--image", type=_path, action="append", required=True, help="an input image; may be repeated")
+    edit.add_argument("--image", type=_name, action="append", required=True, help="a picture file; may be repeated")
     edit.set_defaults(run=commands.generate)
     for command in (generate, edit):
         command.add_argument("--model", type=_name, help="folder or hub id (default: the best bundled model)")

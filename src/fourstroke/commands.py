@@ -289,13 +289,13 @@ def _quiet() -> None:
     logging.disable_progress_bar()
 
 
-def _open(path: Path) -> Any:
-    from PIL import Image, ImageOps
+def _open(path: str | Path) -> Any:
+    from fourstroke.image_io import ImageError, open_image
 
     try:
-        return ImageOps.exif_transpose(Image.open(path)).copy()
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read the input image {path}: {one_line(error)}") from None
+        return open_image(path)
+    except ImageError as error:
+        raise ValueError(f"cannot read the input image {path}: {error}") from None
 
 
 def _progress(label: str) -> Any:

@@ -22,8 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fourstroke.checkpoint import CheckpointError, read_json
 from fourstroke.dit import Layout, Transformer, TransformerConfig
 from fourstroke.dit.layout import Grid
-from fourstroke.folder import find_model
-from fourstroke.sizes import PATCH
+from fourstroke.folder import ModelInfo, find_model, read_info
 from fourstroke.train.distill import DistillRecipe
 from fourstroke.train.recipe import load_recipe
 from fourstroke.vae import Autoencoder, AutoencoderConfig
@@ -61,8 +60,8 @@ def estimate_distillation(recipe: DistillRecipe, text_tokens: int = 400) -> Esti
 
     The shape is that of the teacher's folder where it is at hand, else the published one of Qwen-Image-2.1.
     """
-    config, frozen, size, notes = _teacher(recipe)
-    grid = ((recipe.height or size[1]) // PATCH, (recipe.width or size[0]) // PATCH)
+    config, frozen, info, notes = _teacher(recipe)
+    grid = info.grid(recipe.width or info.width, recipe.height or info.height)
     dtype = getattr(torch, recipe.dtype)
     compute = dtype if recipe.lora_rank or not torch.cuda.is_available() else torch.bfloat16
     prompts, rows = recipe.batch_size, recipe.batch_size * recipe.draws
@@ -185,8 +184,8 @@ def _operations(recipe: DistillRecipe, cost: Cost) -> float:
     return cost.prefix + fake + student
 
 
-def _teacher(recipe: DistillRecipe) -> tuple[TransformerConfig, int, tuple[int, int], tuple[str, ...]]:
-    """Shape, frozen parameters beside the transformer, own size (width, height), and notes."""
+def _teacher(recipe: DistillRecipe) -> tuple[TransformerConfig, int, ModelInfo, tuple[str, ...]]:
+    """Shape, frozen parameters beside the transformer, its own defaults, and notes."""
     local = Path(recipe.teacher)
     try:
         folder = find_model(local)
@@ -194,12 +193,11 @@ def _teacher(recipe: DistillRecipe) -> tuple[TransformerConfig, int, tuple[int, 
         with torch.device("meta"):
             vae = sum(p.numel() for p in Autoencoder(AutoencoderConfig()).parameters())
         note = f"{recipe.teacher} is not here; the published shape of Qwen-Image-2.1 stands in"
-        return TransformerConfig(), TEXT_ENCODER + vae, (2048, 2048), (note,)
+        return TransformerConfig(), TEXT_ENCODER + vae, ModelInfo(), (note,)
     config = TransformerConfig.from_dict(read_json(folder / "transformer" / "config.json"))
     rest = [p for part in ("text_encoder", "vae") for p in (folder / part).rglob("*.safetensors")]
-    info = read_json(folder / "model_index.json").get("fourstroke", {})
-    size = (info.get("width", 2048), info.get("height", 2048))
-    return config, sum(map(_elements, rest)), size, ()
+    factor = AutoencoderConfig.from_json(read_json(folder / "vae" / "config.json")).factor
+    return config, sum(map(_elements, rest)), dataclasses.replace(read_info(folder), factor=factor), ()
 
 
 def _elements(file: Path) -> int:

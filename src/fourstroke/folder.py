@@ -24,7 +24,11 @@ ADAPTER, ADAPTER_WEIGHTS = "lora", "pytorch_lora_weights.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """A checkpoint's own defaults; those here are Qwen-Image-2.1's."""
+    """A checkpoint's own defaults; those here are Qwen-Image-2.1's.
+
+    `factor` is the pixels of a latent along each side. It is the autoencoder's own: a pipeline sets it, and no file but
+    `vae/config.json` holds it.
+    """
 
     name: str = "qwen-image-2.1"
     width: int = 2048
@@ -33,6 +37,11 @@ class ModelInfo:
     num_inference_steps: int = 40
     guidance_scale: float = 1.0
     sample_sigmas: tuple[float, ...] | None = None
+    factor: int = 16
+
+    def grid(self, width: int, height: int) -> tuple[int, int]:
+        """(rows, columns) of the latents of a picture of this size in pixels."""
+        return height // self.factor, width // self.factor
 
     @property
     def own_steps(self) -> int:
@@ -74,7 +83,7 @@ def read_info(folder: Path) -> ModelInfo:
     """The defaults of a checkpoint, from its `model_index.json`."""
     index = read_json(folder / "model_index.json")
     own = dict(index.get("fourstroke", {}))
-    known = {f.name for f in dataclasses.fields(ModelInfo)}
+    known = {f.name for f in dataclasses.fields(ModelInfo)} - {"factor"}
     if unknown := own.keys() - known:
         raise CheckpointError(f"{folder}/model_index.json: unknown keys in 'fourstroke': {', '.join(sorted(unknown))}")
     levels = index.get("sample_sigmas")
@@ -95,7 +104,7 @@ def save_adapter(folder: Path, base: str, info: ModelInfo, tensors: dict[str, Te
 def write_info(folder: Path, info: ModelInfo) -> None:
     """Write `model_index.json`, with the class names under which diffusers and transformers know the parts."""
     own = dataclasses.asdict(info)
-    levels = own.pop("sample_sigmas")
+    levels, _ = own.pop("sample_sigmas"), own.pop("factor")
     index: dict[str, Any] = {
         "_class_name": "QwenImage21Pipeline",
         "processor": ["transformers", "Qwen3VLProcessor"],

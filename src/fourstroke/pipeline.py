@@ -5,6 +5,7 @@ The parts come from a folder (`folder`) and draw what the model's sizes allow (`
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 import warnings
@@ -29,7 +30,7 @@ from fourstroke.flow.schedule import ScheduleConfig, fixed_sigmas, sigmas
 from fourstroke.folder import ADAPTER, ADAPTER_WEIGHTS, ENHANCER, ModelInfo, find_model, read_info, write_info
 from fourstroke.nn.lora import merge
 from fourstroke.seeds import Seeds, following, seeds_of
-from fourstroke.sizes import PATCH, fit, shaped, sized
+from fourstroke.sizes import fit, shaped, sized, tokens_per_slot
 from fourstroke.text import TextEncoder, TextFeatures
 from fourstroke.text.templates import transparent as transparent_prompt
 from fourstroke.vae import Autoencoder
@@ -68,8 +69,10 @@ class Pipeline:
         enhancer: PromptEnhancer | Path | None = None,
     ) -> None:
         self.transformer, self.autoencoder, self.text_encoder = transformer, autoencoder, text_encoder
-        self.schedule, self.info = schedule, info
+        self.schedule, self.info = schedule, dataclasses.replace(info, factor=autoencoder.config.factor)
         self._enhancer = enhancer
+        if (drawn := transformer.config.in_channels) != (held := autoencoder.config.z_dim):
+            raise ValueError(f"the transformer draws latents of {drawn} channels, and the autoencoder's have {held}")
 
     @classmethod
     def from_pretrained(
@@ -124,7 +127,7 @@ class Pipeline:
             merge(pipe.transformer, read_tensors(folder / ADAPTER, ADAPTER_WEIGHTS))
         except ValueError as error:
             raise CheckpointError(f"{folder / ADAPTER} does not fit {base}: {error}") from None
-        pipe.info = read_info(folder)
+        pipe.info = dataclasses.replace(read_info(folder), factor=pipe.info.factor)
         if (folder / "scheduler").exists():
             pipe.schedule = ScheduleConfig.from_pretrained(folder / "scheduler")
         return pipe
@@ -168,8 +171,8 @@ class Pipeline:
         Args:
             prompt: one prompt, or several of one size drawn together.
             images: input images for editing, one or several, shared by the prompts; None draws from words alone.
-            width, height: pixels, multiples of 32; None is the model's own size, the shape that the enhancer chose, or
-                the last input image's.
+            width, height: pixels, multiples of `sizes.multiple`, mostly 32; None is the model's own size, the shape
+                that the enhancer chose, or the last input image's.
             num_inference_steps: None is the checkpoint's own grid.
             guidance_scale: 0 to 100; 1 switches guidance off; None is the checkpoint's own.
             negative_prompt: what guidance leads away from, one for all prompts or one each; None is the empty prompt.
@@ -178,7 +181,7 @@ class Pipeline:
             enhance: have the checkpoint's enhancer rewrite the prompts first. Off unless asked for, so that what is
                 measured is what was written; without an enhancer there is a warning.
             transparent: ask for an RGBA picture with a transparent background.
-            latents: (pictures, tokens, 64), noise at t = 1, tokens row by row, in place of the seeds' noise.
+            latents: (pictures, tokens, channels), noise at t = 1, tokens row by row, in place of the seeds' noise.
             on_step: called after every step with (step, steps, predicted clean latents).
 
         Warns:
@@ -216,7 +219,7 @@ class Pipeline:
                 width, height = shaped(ratios.pop(), self.info)
             clock.lap("enhance")
         width, height = self._size(width, height, images)
-        grid = (height // PATCH, width // PATCH)
+        grid = self.info.grid(width, height)
         levels = self._sigmas(steps, grid[0] * grid[1])
         seeds = [following(one, j) for one in first for j in range(num_images)]
 
@@ -242,7 +245,7 @@ class Pipeline:
         return Output(pictures, [p for p in prompts for _ in range(num_images)], seeds, clock.laps, enhanced)
 
     def decode(self, latents: Tensor, grid: tuple[int, int], transparent: bool = False) -> list[Image.Image]:
-        """Turn clean latents (B, h*w, 64) of a grid (h, w) into pictures, one at a time."""
+        """Turn clean latents (B, h*w, channels) of a grid (h, w) into pictures, one at a time."""
         pictures = []
         for row in latents.to(next(self.autoencoder.parameters()).dtype):
             z = row.T.reshape(1, -1, *grid)
@@ -255,22 +258,23 @@ class Pipeline:
         """The velocity of `prompts`, each repeated; what does not depend on t is computed once."""
         text = self.text_encoder.encode(prompts, [inputs] * len(prompts) if inputs else None)
         check_finite(text.features, "the text encoder")
-        grids = tuple((image.height // PATCH, image.width // PATCH) for image in inputs)
+        grids = tuple(self.info.grid(*image.size) for image in inputs)
+        per_slot = tokens_per_slot(self.info)
         tokens = torch.cat([self._tokens(image) for image in inputs], dim=1) if inputs else None
         dtype = next(self.transformer.parameters()).dtype
         if tokens is not None:
             tokens = tokens.to(dtype).expand(len(prompts), -1, -1)
         if self.transformer.config.causal_condition:
-            layout = Layout.build(text.lengths, grid, text.slots, grids)
+            layout = Layout.build(text.lengths, grid, text.slots, grids, tokens_per_slot=per_slot)
             cache: PrefixCache = self.transformer.prefill(text.features.to(dtype), layout, tokens).repeat(repeats)
             return lambda x, t: self.transformer.denoise(x.to(dtype), t, cache)
         text = repeat(text, repeats)
-        layout = Layout.build(text.lengths, grid, text.slots, grids)
+        layout = Layout.build(text.lengths, grid, text.slots, grids, tokens_per_slot=per_slot)
         tokens = None if tokens is None else tokens.repeat_interleave(repeats, dim=0)
         return lambda x, t: self.transformer(x.to(dtype), t, text.features.to(dtype), layout, tokens)
 
     def _tokens(self, image: Image.Image) -> Tensor:
-        """An input image as clean latent tokens (1, h*w, 64)."""
+        """An input image as clean latent tokens (1, h*w, channels)."""
         pixels = torch.from_numpy(np.array(image.convert("RGBA"))).permute(2, 0, 1)[None]
         parameter = next(self.autoencoder.parameters())
         z = self.autoencoder.encode(pixels.to(parameter.device, parameter.dtype) / 127.5 - 1)

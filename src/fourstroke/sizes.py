@@ -8,19 +8,40 @@ from collections.abc import Sequence
 from PIL import Image
 
 from fourstroke.folder import ModelInfo
+from fourstroke.image_io import to_rgb
+from fourstroke.text.vision import SLOT_SIZE
 
-PATCH = 16
-MULTIPLE = 32
-"""Sides are multiples of 32: 16 pixels a token, 2x2 tokens a vision slot."""
 SIZES = ((2048, 2048), (2400, 1792), (1792, 2400), (2528, 1696), (1696, 2528), (2752, 1536), (1536, 2752))
 """What users of Qwen-Image-2.1 expect of 1:1, 4:3, 3:4, 3:2, 2:3, 16:9 and 9:16."""
+SQUEEZE = 1.25
+"""How far beyond the longest shape that a model draws an input image may be, as a factor; it becomes that shape."""
+
+
+def multiple(info: ModelInfo) -> int:
+    """Sides are multiples of it, in pixels: whole latents, and whole vision slots of the text encoder."""
+    return math.lcm(SLOT_SIZE, info.factor)
+
+
+def tokens_per_slot(info: ModelInfo) -> int:
+    """Latents of an input image that take the place of one vision slot."""
+    return max(1, SLOT_SIZE // info.factor) ** 2
 
 
 def fit(image: Image.Image, info: ModelInfo) -> Image.Image:
-    """An input image at the model's own area, its shape kept, sides rounded to multiples of 32."""
-    sides = _sides(image.width / image.height, info)
-    mode = "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"
-    return image.convert(mode).resize(sides, Image.Resampling.LANCZOS)
+    """An input image at the model's own area, upright; its shape is kept as well as sides of whole latents can.
+
+    Raises:
+        ValueError: for a shape that the model does not draw, or an image that cannot be read (`ImageError`).
+    """
+    if SLOT_SIZE % info.factor:
+        raise ValueError(
+            f"{info.name} reads no input images: its latents are {info.factor} pixels wide, not a part of the "
+            f"{SLOT_SIZE} of a vision slot"
+        )
+    image = to_rgb(image)
+    what = f"an input image of {image.width}x{image.height} pixels"
+    sides = _sides(image.width / image.height, info, what, "crop it first")
+    return image.resize(sides, Image.Resampling.LANCZOS)
 
 
 def sized(
@@ -34,10 +55,11 @@ def sized(
     if width is None and height is None and images:
         width, height = fit(images[-1], info).size
     width, height = info.width if width is None else width, info.height if height is None else height
+    step = multiple(info)
     for name, side in (("width", width), ("height", height)):
-        if side < MULTIPLE or side % MULTIPLE:
-            near = max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)
-            raise ValueError(f"{name} is {side}; it must be a positive multiple of {MULTIPLE}, for example {near}")
+        if side < step or side % step:
+            near = max(step, round(side / step) * step)
+            raise ValueError(f"{name} is {side}; it must be a positive multiple of {step}, for example {near}")
         if side > info.max_side:
             raise ValueError(f"{name} is {side}; {info.name} draws at most {info.max_side} pixels a side")
     return width, height
@@ -46,19 +68,34 @@ def sized(
 def shaped(ratio: float | None, info: ModelInfo) -> tuple[int | None, int | None]:
     """Width and height of a ratio at the model's own area; None, the model's own size, where no ratio was chosen.
 
-    The 2.1 checkpoint has sizes of its own for the common ratios.
+    The 2.1 checkpoint has sizes of its own for the common ratios. Raises ValueError for a ratio it does not draw.
     """
     if ratio is None:
         return None, None
-    if (info.width, info.height) == (2048, 2048):
+    if (info.width, info.height) == (2048, 2048) and multiple(info) == SLOT_SIZE:
         near = min(SIZES, key=lambda size: abs(math.log(size[0] / size[1] / ratio)))
         if abs(math.log(near[0] / near[1] / ratio)) < 0.04:
             return near
-    return _sides(ratio, info)
+    return _sides(ratio, info, "the shape that was chosen", "name a width and a height")
 
 
-def _sides(ratio: float, info: ModelInfo) -> tuple[int, int]:
-    """Width and height of a ratio at the model's own area, multiples of 32, none longer than it draws."""
-    width = math.sqrt(info.width * info.height * ratio)
-    width, height = (max(MULTIPLE, min(info.max_side, round(s / MULTIPLE) * MULTIPLE)) for s in (width, width / ratio))
-    return int(width), int(height)
+def _sides(ratio: float, info: ModelInfo, what: str, advice: str) -> tuple[int, int]:
+    """Width and height of about a ratio and the model's own area, neither longer than it draws.
+
+    Of all sizes, the one that is nearest in shape and, with a quarter of the weight, in area.
+    """
+    step = multiple(info)
+    most = info.max_side // step
+    if (far := max(ratio, 1 / ratio)) > SQUEEZE * most:
+        longer = "wide as it is high" if ratio > 1 else "high as it is wide"
+        raise ValueError(f"{what} is {far:.1f} times as {longer}, and {info.name} draws at most {most} times: {advice}")
+    area = min(info.width * info.height / step**2, most**2 / far)
+
+    def distance(size: tuple[int, int]) -> float:
+        columns, rows = size
+        return abs(math.log(columns / rows / ratio)) + abs(math.log(columns * rows / area)) / 4
+
+    sides = range(1, most + 1)
+    sizes = [(c, min(most, max(1, r))) for c in sides for r in (math.floor(c / ratio), math.ceil(c / ratio))]
+    columns, rows = min(sizes, key=distance)
+    return columns * step, rows * step

@@ -197,6 +197,34 @@ def test_malformed_uploads_are_400_with_a_reason(live):
         assert web.get("/health").status_code == 200
 
 
+def _drawn(live, image: Image.Image, **options):
+    """The answer to an edit of an image that is sent as PNG."""
+    out = io.BytesIO()
+    image.save(out, "PNG", **options)
+    files = {"image": ("x.png", out.getvalue())}
+    return httpx.post(f"{live.url}/v1/images/edits", data={"prompt": "a cat", "seed": "1"}, files=files, timeout=20)
+
+
+def test_uploads_of_sixteen_bits_and_turned_ones_are_what_they_show(live):
+    grey = Image.fromarray(np.linspace(0, 255, 64 * 32).astype(np.uint8).reshape(32, 64))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    sent = (grey, {}), (deep, {}), (grey.transpose(Image.Transpose.ROTATE_90), {"exif": exif})
+    answers = [_drawn(live, image, **options).json()["data"][0]["b64_json"] for image, options in sent]
+    for answer in answers[1:]:
+        assert_same(opened(answer), opened(answers[0]), 0)
+
+
+def test_uploads_that_are_too_long_or_too_large_are_told(live):
+    answer = _drawn(live, Image.new("RGB", (200, 20)))
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith("image: an input image of 200x20 pixels is 10.0 times as wide")
+    answer = _drawn(live, Image.new("RGB", (200, 200)))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "image_too_large")
+    assert "200 x 200 pixels, more than 10000" in answer.json()["error"]["message"]
+
+
 def test_large_bodies_are_not_read(live):
     with httpx.Client(base_url=live.url, timeout=10) as web:
         answer = web.post("/v1/images/generations", content=b"x" * (2**20 + 1))

@@ -60,6 +60,16 @@ def test_enhance_draws_the_rewrite_and_says_so():
         assert plain.size == "64x32"
 
 
+def test_a_shape_that_the_model_does_not_draw_is_told():
+    with running(enhanced(Rewriter(ratio="1:4"))) as live, httpx.Client(base_url=live.url, timeout=20) as web:
+        answer = web.post("/v1/images/generations", json={"prompt": "a cat", "enhance": True})
+        assert answer.status_code == 400
+        assert "4.0 times as high as it is wide, and tiny draws at most 3 times" in answer.json()["error"]["message"]
+        sized = web.post("/v1/images/generations", json={"prompt": "a cat", "enhance": True, "size": "32x96"})
+        assert sized.status_code == 200
+        assert web.post("/v1/prompts/enhance", json={"prompt": "a cat"}).json()["size"] == "auto"
+
+
 def test_a_rewrite_that_is_too_long_is_not_drawn():
     with running(enhanced(Rewriter("{} " + "cat " * 80))) as live:
         body = {"prompt": "a cat", "enhance": True}

@@ -81,6 +81,26 @@ def test_masks_come_as_openai_has_them(live):
     assert "mask" in image.text["fourstroke"]
 
 
+def _palette(image: Image.Image) -> Image.Image:
+    """Colour 1 of a palette is transparent."""
+    found = image.getchannel("A").point(lambda value: value < 128).convert("P")
+    found.putpalette([0, 0, 0, 255, 255, 255])
+    found.info["transparency"] = 1
+    return found
+
+
+@pytest.mark.parametrize(
+    "kind", [lambda m: m, lambda m: m.convert("LA"), _palette, lambda m: m.convert("RGBa").convert("RGBA")]
+)
+def test_masks_of_every_kind_of_transparency_are_one(live, kind):
+    sent = kind(transparent_where(mask()))
+    files = {"image": ("a.png", png(scene())), "mask": ("m.png", png(sent))}
+    answer = httpx.post(f"{live.url}/v1/images/edits", data={"prompt": "a cat", "seed": "1"}, files=files, timeout=20)
+    image = Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
+    assert np.array_equal(np.asarray(image)[:, :32], np.asarray(scene())[:, :32])
+    assert not np.array_equal(np.asarray(image)[:, 40:], np.asarray(scene())[:, 40:])
+
+
 @pytest.mark.parametrize(
     ("sent", "fields", "reason"),
     [

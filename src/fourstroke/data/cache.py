@@ -76,7 +76,8 @@ def build_cache(
         if chunk % 16 == 15 or chunk + 1 == chunks:
             left = (chunks - chunk - 1) / rate
             print(f"latents {chunk + 1}/{chunks} chunks, {rate * CHUNK:.0f} samples/s, {left:.0f} s left", flush=True)
-    return load_cache(folder, count, (config.height // 16, config.width // 16))
+    factor = autoencoder.config.factor
+    return load_cache(folder, count, (config.height // factor, config.width // factor))
 
 
 def load_cache(folder: Path, count: int, grid: tuple[int, int]) -> LatentCache:

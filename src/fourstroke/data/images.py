@@ -7,30 +7,23 @@ and named, never fatal; a folder without a single picture is an error at once.
 
 from __future__ import annotations
 
-import io
 import itertools
-import struct
 import tarfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fourstroke.image_io import ADDRESS, MAX_PIXELS, ImageError, decode_image, is_address, read_bytes
+
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
-MAX_PIXELS = 64_000_000
-"""Bigger pictures are taken for decompression bombs."""
 TRIES = 100
 """So many broken pictures in a row end a stream."""
-
-
-class ImageError(ValueError):
-    """A picture that cannot be used; the message says why in a few words."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +37,7 @@ class Entry:
 
     def read(self) -> bytes:
         """Its bytes; raises ImageError if the file is gone."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                return file.read() if self.size is None else file.read(self.size)
-        except OSError as error:
-            raise ImageError(f"cannot be read: {error.strerror}") from None
+        return read_bytes(self.path, self.offset, -1 if self.size is None else self.size)
 
 
 @dataclass
@@ -78,7 +66,8 @@ class Images:
     def __init__(self, source: str | Path) -> None:
         source = Path(source)
         if not source.exists():
-            raise ValueError(f"no pictures at {source}: there is no such file or folder")
+            reason = ADDRESS if is_address(source) else "there is no such file or folder"
+            raise ValueError(f"no pictures at {source}: {reason}")
         self.report = Report()
         files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
         root = source if source.is_dir() else source.parent
@@ -125,34 +114,11 @@ class Images:
 
 
 def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """An encoded picture as (H, W, 4) uint8 sRGB values and alpha; opaque if it knows no transparency.
+    """An encoded picture as (H, W, 4) uint8 sRGB values and alpha, opaque if it knows no transparency.
 
-    Turned as its EXIF says; of animations the first frame; 16-bit grey is scaled to 8 bits, CMYK, palettes and grey
-    are converted. Colour profiles are not applied.
-
-    Raises:
-        ImageError: if it is empty, damaged, of an unknown kind, or has no pixels or more than `max_pixels`.
+    Read as `image_io.decode_image` does; raises ImageError as it does.
     """
-    if not data:
-        raise ImageError("empty file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow about sizes and tags: we judge the size ourselves
-            image = Image.open(io.BytesIO(data))
-            if image.width * image.height == 0:
-                raise ImageError("no pixels")
-            if image.width * image.height > max_pixels:
-                raise ImageError(f"{image.width} x {image.height} pixels, more than {max_pixels}")
-            image.seek(0)
-            return _rgba(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError:
-        raise ImageError(f"more than {max_pixels} pixels") from None
-    except Image.UnidentifiedImageError:
-        raise ImageError("not a picture of a known kind") from None
-    except ImageError:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
-        raise ImageError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from None
+    return np.asarray(decode_image(data, max_pixels).convert("RGBA"))
 
 
 def crop_to_multiple(picture: np.ndarray, multiple: int) -> np.ndarray:
@@ -239,15 +205,3 @@ class _Windows(Dataset[tuple[np.ndarray, dict[str, str]]]):
         if turn != self.round:
             self.round, self.order = turn, np.random.default_rng((self.seed, turn, 1)).permutation(len(self.images))
         return int(self.order[place])
-
-
-def _rgba(image: Image.Image) -> np.ndarray:
-    if image.mode == "F" or (image.mode == "I" and image.getextrema()[1] > 65_535):  # type: ignore[operator]
-        raise ImageError(f"values of mode {image.mode} without a known range")
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64).clip(0, 65_535)
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    transparent = image.has_transparency_data
-    if image.mode not in ("RGB", "RGBA"):
-        image = image.convert("RGBA" if transparent else "RGB")
-    return np.asarray(image.convert("RGBA"))

@@ -25,7 +25,7 @@ from fourstroke.distill.teachers import EDIT, prompt_category
 from fourstroke.dit.layout import Grid
 from fourstroke.flow.sampler import check_finite
 from fourstroke.pipeline import Pipeline
-from fourstroke.sizes import PATCH
+from fourstroke.sizes import tokens_per_slot
 from fourstroke.text import TextFeatures
 from fourstroke.train import distributed
 from fourstroke.train.device import autocast
@@ -57,7 +57,7 @@ class Batches:
 
     def __init__(self, pipe: Pipeline, prompts: PromptSet, size: int, edits: Path | None = None, share: float = 0.0):
         self.pipe, self.prompts, self.size = pipe, prompts, size
-        height, width = (PATCH * side for side in prompts.grid)
+        height, width = (pipe.info.factor * side for side in prompts.grid)
         self.info = dataclasses.replace(pipe.info, width=width, height=height)
         found = [] if edits is None else read_edits(edits, self.info, pipe.text_encoder)
         self.groups, self.share = by_shape(found), share if found else 0.0
@@ -95,7 +95,7 @@ class Batches:
             text=self._encode(prompts, pictures),
             grid=grids[-1],
             pictures=pictures,
-            inputs=Inputs(tokens=tokens, grids=grids),
+            inputs=Inputs(tokens=tokens, grids=grids, tokens_per_slot=tokens_per_slot(self.info)),
         )
 
     def _choose(self, among: int, generator: torch.Generator) -> Tensor:

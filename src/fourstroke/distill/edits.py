@@ -13,10 +13,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from fourstroke.data.images import Entry, ImageError, read_image
 from fourstroke.dit.layout import Grid
 from fourstroke.folder import ModelInfo
-from fourstroke.sizes import PATCH, fit
+from fourstroke.image_io import open_image
+from fourstroke.sizes import fit
 from fourstroke.text import TextEncoder
 from fourstroke.text.vision import count_slots
 
@@ -56,10 +56,10 @@ def read_edits(file: Path, info: ModelInfo, encoder: TextEncoder) -> list[Edit]:
 
 
 def open_input(path: Path, info: ModelInfo) -> Image.Image:
-    """An input image as the pipeline takes it, at the area of `info`; raises ValueError if it cannot be read."""
+    """An input image as the pipeline takes it, at the area of `info`; raises ValueError if it cannot be used."""
     try:
-        return fit(Image.fromarray(read_image(Entry(path.name, path).read())), info)
-    except ImageError as error:
+        return fit(open_image(path), info)
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
@@ -82,5 +82,5 @@ def _read(row: object, folder: Path, info: ModelInfo, encoder: TextEncoder) -> E
     images = [open_input(path, info) for path in paths]
     for image in images:
         count_slots(image, encoder.image_processor)
-    grids = tuple((image.height // PATCH, image.width // PATCH) for image in images)
+    grids = tuple(info.grid(*image.size) for image in images)
     return Edit(prompt=prompt, images=paths, grids=grids)

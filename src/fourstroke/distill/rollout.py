@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fourstroke.dit import Layout, Transformer
-from fourstroke.dit.layout import Grid
+from fourstroke.dit.layout import TOKENS_PER_SLOT, Grid
 from fourstroke.flow.path import clean
 from fourstroke.flow.sampler import Velocity, euler
 from fourstroke.pipeline import repeat
@@ -21,10 +21,14 @@ from fourstroke.text import TextFeatures
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Input images of P prompts as clean latent tokens (P, tokens of all images, C), and the grid of each image."""
+    """Input images of P prompts as clean latent tokens (P, tokens of all images, C), and the grid of each image.
+
+    `tokens_per_slot` of them take the place of a vision slot (`sizes.tokens_per_slot`).
+    """
 
     tokens: Tensor
     grids: tuple[Grid, ...]
+    tokens_per_slot: int
 
 
 @torch.no_grad()
@@ -86,11 +90,12 @@ def bind(model: Transformer, text: TextFeatures, grid: Grid, repeats: int, input
     """
     dtype = model.proj_out.weight.dtype
     tokens, grids = (None, ()) if inputs is None else (inputs.tokens.to(dtype), inputs.grids)
+    per_slot = TOKENS_PER_SLOT if inputs is None else inputs.tokens_per_slot
     if model.config.causal_condition:
-        layout = Layout.build(text.lengths, grid, text.slots, grids)
+        layout = Layout.build(text.lengths, grid, text.slots, grids, tokens_per_slot=per_slot)
         cache = model.prefill(text.features.to(dtype), layout, tokens).repeat(repeats)
         return lambda x, t: model.denoise(x.to(dtype), t, cache)
     rows = repeat(text, repeats)
-    layout = Layout.build(rows.lengths, grid, rows.slots, grids)
+    layout = Layout.build(rows.lengths, grid, rows.slots, grids, tokens_per_slot=per_slot)
     tokens = None if tokens is None else tokens.repeat_interleave(repeats, dim=0)
     return lambda x, t: model(x.to(dtype), t, rows.features.to(dtype), layout, tokens)

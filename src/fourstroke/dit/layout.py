@@ -1,9 +1,9 @@
 """The joint sequence of the transformer: prompt tokens, input images where their slots stood, the target image last.
 
 Qwen-Image-2.0 report (one shared stream, MSRoPE); the details are those of the open Qwen-Image-2.1 weights. A prompt
-holds one vision slot for every 2x2 latents of an input image; the slot gives way to these 4 tokens. Text advances one
-position that all three axes (frame, height, width) share. An image stays on the frame that the text has reached, its
-rows and columns are centred on zero, and the text goes on max(height, width) positions later.
+holds one vision slot for every 32x32 pixels of an input image; the slot gives way to their latents, 2x2 at 1/16. Text
+advances one position that all three axes (frame, height, width) share. An image stays on the frame that the text has
+reached, its rows and columns are centred on zero, and the text goes on max(height, width) positions later.
 
 **Padding takes no positions.** The reference implementation counts the padding of a batch into the target's frame, so
 there a picture depends on the longest prompt of its batch. Here the target follows each sample's own last token:
@@ -24,6 +24,7 @@ from fourstroke.nn import Span
 
 Grid = tuple[int, int]
 TOKENS_PER_SLOT = 4
+"""Of an autoencoder at 1/16: a slot is 2x2 latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ class Layout:
         image_grids: Sequence[Grid] = (),
         *,
         text_tokens: int | None = None,
+        tokens_per_slot: int = TOKENS_PER_SLOT,
         device: torch.device | str | None = None,
     ) -> Self:
         """Lay out a batch.
@@ -75,6 +77,7 @@ class Layout:
             image_grids: (height, width) of each input image in latents, in the order of their slots.
             text_tokens: L, the width that texts are padded to; the longest length by default. A fixed width spares
                 recompilation.
+            tokens_per_slot: latents that take the place of one slot, all those of its 32 x 32 pixels.
             device: where the tensors go; by default where `text_lengths` or `slots` are, else the CPU.
 
         Raises:
@@ -90,7 +93,7 @@ class Layout:
         if min(grid) < 1:
             raise ValueError(f"the target grid is {grid}; both sides must be at least 1")
         image_grids = tuple((int(height), int(columns)) for height, columns in image_grids)
-        segments = _segments(_slot_row(slots, lengths), width, image_grids)
+        segments = _segments(_slot_row(slots, lengths), width, image_grids, tokens_per_slot)
 
         spans, rows, start, position = [], [], 0, 0
         remaining = iter(image_grids)
@@ -198,19 +201,19 @@ def _slot_row(slots: Tensor | None, lengths: Sequence[int]) -> list[bool]:
     return row
 
 
-def _segments(slots: list[bool], width: int, image_grids: Sequence[Grid]) -> list[Segment]:
+def _segments(slots: list[bool], width: int, image_grids: Sequence[Grid], per_slot: int) -> list[Segment]:
     """Cut the prefix into text and images; neighbouring images with no text between them stay apart."""
     wanted = [height * columns for height, columns in image_grids]
-    if any(tokens % TOKENS_PER_SLOT or tokens == 0 for tokens in wanted):
-        raise ValueError(f"input images {list(image_grids)} must each have a multiple of {TOKENS_PER_SLOT} latents")
-    if sum(slots) * TOKENS_PER_SLOT != sum(wanted):
+    if any(tokens % per_slot or tokens == 0 for tokens in wanted):
+        raise ValueError(f"input images {list(image_grids)} must each have a multiple of {per_slot} latents")
+    if sum(slots) * per_slot != sum(wanted):
         raise ValueError(
-            f"input images {list(image_grids)} need {sum(wanted) // TOKENS_PER_SLOT} vision slots, found {sum(slots)}"
+            f"input images {list(image_grids)} need {sum(wanted) // per_slot} vision slots, found {sum(slots)}"
         )
     segments, cursor, done = [], 0, 0
     for tokens in wanted:
         first = slots.index(True, cursor)
-        stop = first + tokens // TOKENS_PER_SLOT
+        stop = first + tokens // per_slot
         if not all(slots[first:stop]):
             raise ValueError(f"the vision slots from {first} on are interrupted within one input image")
         if first > cursor:

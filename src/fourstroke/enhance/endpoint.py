@@ -19,6 +19,8 @@ from typing import Any
 
 from PIL import Image
 
+from fourstroke.image_io import to_rgb
+
 KEY_VARIABLE = "FOURSTROKE_ENDPOINT_KEY"
 MAX_BYTES = 8 * 2**20
 RETRIED = frozenset((408, 409, 429, 500, 502, 503, 504))
@@ -94,7 +96,8 @@ class Endpoint:
 
 
 def data_url(image: Image.Image) -> str:
-    """A picture as a `data:` URL, scaled down to `MAX_PIXELS`."""
+    """A picture as a `data:` URL, upright and scaled down to `MAX_PIXELS`; raises ImageError as `image_io.to_rgb`."""
+    image = to_rgb(image)
     shrink = min(1.0, (MAX_PIXELS / (image.width * image.height)) ** 0.5)
     if shrink < 1:
         image = image.resize((max(1, int(image.width * shrink)), max(1, int(image.height * shrink))))

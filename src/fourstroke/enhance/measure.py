@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,6 @@ from fourstroke.evaluate.judge import Judge
 from fourstroke.evaluate.statistics import Share, share
 from fourstroke.flow.sampler import seeded_noise
 from fourstroke.pipeline import Pipeline
-from fourstroke.sizes import PATCH
 from fourstroke.text import PromptTooLong
 
 
@@ -111,7 +111,7 @@ class Studio:
         width, height = self.world.width, self.world.height
         pictures = [np.zeros((height, width, 3), np.uint8) for _ in captions]
         fitting = [index for index, caption in enumerate(captions) if caption.strip() and self._fits(caption)]
-        tokens, channels = (width // PATCH) * (height // PATCH), self.pipe.transformer.config.in_channels
+        tokens, channels = math.prod(self.pipe.info.grid(width, height)), self.pipe.transformer.config.in_channels
         for start in range(0, len(fitting), self.batch):
             part = fitting[start : start + self.batch]
             noise = seeded_noise([seeds[index] for index in part], tokens, channels)

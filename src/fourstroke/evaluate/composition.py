@@ -6,6 +6,7 @@ pipeline or from anywhere else, for example from the world itself, which tells h
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +28,6 @@ from fourstroke.flow.sampler import seeded_noise
 from fourstroke.folder import find_model
 from fourstroke.pipeline import Pipeline
 from fourstroke.seeds import check_seed
-from fourstroke.sizes import PATCH
 
 Captions = Literal["mixed", "short", "rich"]
 OnPicture = Callable[[int, int], None]
@@ -87,7 +87,7 @@ def draw(
     for (width, height, transparent), group in groups.items():
         for start in range(0, len(group), batch):
             part = group[start : start + batch]
-            tokens = (width // PATCH) * (height // PATCH)
+            tokens = math.prod(pipe.info.grid(width, height))
             out = pipe(
                 [prompt.caption for prompt in part],
                 width=width,

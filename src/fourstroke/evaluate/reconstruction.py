@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from fourstroke.data.images import ImageError, Images, crop_to_multiple
+from fourstroke.data.images import Images, crop_to_multiple
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import World, WorldConfig
 from fourstroke.data.world.page import render_page
@@ -31,6 +31,7 @@ from fourstroke.evaluate.coders import forget_peak, load_autoencoder, load_coder
 from fourstroke.evaluate.composition import progress
 from fourstroke.evaluate.reading import READING_SIDE, _reader, levenshtein
 from fourstroke.evaluate.world import find_world
+from fourstroke.image_io import ImageError
 from fourstroke.vae.losses import psnr
 from fourstroke.vae.lpips import SMALLEST, Lpips
 

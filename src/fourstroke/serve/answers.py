@@ -63,7 +63,7 @@ class Answer:
         self.drawing, self.orders, self.kind = drawing, orders, kind
         idle = orders[0].negative_prompt and orders[0].evaluations == 1
         self.warnings = {"warnings": [NO_NEGATIVE]} if idle else {}
-        image_tokens = sum(i.width * i.height for i in orders[0].inputs) // 16**2
+        image_tokens = orders[0].image_tokens
         drawn = sum(order.grid[0] * order.grid[1] for order in orders)
         self.usage = {
             "input_tokens": text_tokens + image_tokens,

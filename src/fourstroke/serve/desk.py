@@ -25,7 +25,7 @@ from fourstroke.serve.jobs import Done, Event, Failed, Job, Preview
 from fourstroke.serve.memory import NeverFits
 from fourstroke.serve.rows import Order
 from fourstroke.serve.uploads import fit_mask, read_upload
-from fourstroke.sizes import MULTIPLE, fit, shaped
+from fourstroke.sizes import fit, multiple, shaped
 
 T = TypeVar("T")
 SLACK = 10.0
@@ -56,7 +56,7 @@ class Desk:
         info = facts.info
         own = {
             "version": facts.version, "width": info.width, "height": info.height, "max_side": info.max_side,
-            "multiple": MULTIPLE, "guidance_scale": info.guidance_scale, "num_inference_steps": info.own_steps,
+            "multiple": multiple(info), "guidance_scale": info.guidance_scale, "num_inference_steps": info.own_steps,
             "fixed_steps": bool(info.sample_sigmas), "max_steps": config.max_steps, "max_n": config.max_n,
             "max_previews": config.max_previews, "max_prompt_tokens": facts.max_prompt_tokens,
             "max_input_images": config.input_images, "enhances": facts.enhances,
@@ -67,7 +67,10 @@ class Desk:
         """What the enhancer makes of a prompt; nothing is drawn."""
         facts = self.engine.model.facts
         found = await self._enhance(asked.prompt, [], asked.seed or 0)
-        width, height = shaped(found.ratio, facts.info)
+        try:
+            width, height = shaped(found.ratio, facts.info)
+        except ValueError:  # a shape that the model does not draw: the client chooses one
+            width = height = None
         return Rewrite(
             created=int(time.time()), request=asked.prompt, prompt=found.prompt or asked.prompt,
             size=f"{width}x{height}" if width else "auto", reasoning=found.reasoning, warning=found.warning,
@@ -148,7 +151,10 @@ class Desk:
         """What `then` makes of an upload; only that is kept, whatever the upload's size."""
         async with self._decoding:
             data = await upload.read()
-            return await asyncio.to_thread(lambda: then(read_upload(data, name, self.config.input_pixels)))
+            try:
+                return await asyncio.to_thread(lambda: then(read_upload(data, name, self.config.input_pixels)))
+            except ValueError as error:
+                raise ApiError(400, f"{name}: {error}", param=name) from None
 
     async def _count(self, prompt: str) -> int:
         try:

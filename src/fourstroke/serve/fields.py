@@ -119,9 +119,9 @@ class Drawing(Fields):
                 raise ApiError(400, f"size is {self.size!r}; both sides must be positive", param="size")
         elif mask is not None:
             width, height = mask.size
-        elif rewrite is not None and not inputs:
-            width, height = shaped(rewrite.ratio, facts.info)
         try:
+            if width is None and rewrite is not None and not inputs:
+                width, height = shaped(rewrite.ratio, facts.info)
             width, height = sized(facts.info, width, height, inputs)
         except ValueError as error:
             raise ApiError(400, str(error), param="size") from None
@@ -139,6 +139,7 @@ class Drawing(Fields):
                 num_inference_steps=self._steps(facts), guidance_scale=scale,
                 negative_prompt=self.negative_prompt or "", transparent=self.transparent,
                 inputs=tuple(inputs), mask=mask, request=self.prompt if prompt != self.prompt else None,
+                factor=facts.info.factor,
             )
             for j in range(self.n)
         ]  # fmt: skip

@@ -16,7 +16,7 @@ import torch
 
 from fourstroke.dit import Transformer
 from fourstroke.serve.rows import Order
-from fourstroke.sizes import MULTIPLE
+from fourstroke.text.vision import SLOT_SIZE
 
 
 class NeverFits(ValueError):  # noqa: N818 - reads as the sentence it is
@@ -53,7 +53,7 @@ class Space:
 
     def need(self, order: Order, count: Callable[[str, Sequence[int]], int]) -> Need:
         """What a picture takes; `count` says how many tokens a prompt and images of so many vision slots have."""
-        slots = [image.width * image.height // MULTIPLE**2 for image in order.inputs]
+        slots = [image.width * image.height // SLOT_SIZE**2 for image in order.inputs]
         prefix = count(order.asked, slots)
         if order.evaluations == 2:
             prefix += count(order.negative_prompt, slots)

@@ -19,7 +19,6 @@ from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 
 from fourstroke.dit import Layout, PrefixCache
-from fourstroke.dit.layout import TOKENS_PER_SLOT
 from fourstroke.enhance.enhancer import Enhanced
 from fourstroke.flow.sampler import check_finite, seeded_noise
 from fourstroke.pipeline import Pipeline
@@ -28,7 +27,7 @@ from fourstroke.serve.model import Facts
 from fourstroke.serve.prefixes import Key, PrefixStore, fingerprint
 from fourstroke.serve.rows import Batch, Condition, Conditions, Hold, Order, Row
 from fourstroke.serve.sketch import Sketch
-from fourstroke.sizes import PATCH
+from fourstroke.sizes import tokens_per_slot
 from fourstroke.text import templates
 
 PIXELS = 2**16
@@ -83,7 +82,7 @@ class Painter:
         encoder = self.pipe.text_encoder
         with self._tokenizing:
             words = len(encoder.tokenizer(templates.chat(prompt, slots))["input_ids"])
-        return words - encoder.system_length + (TOKENS_PER_SLOT - 1) * sum(slots)
+        return words - encoder.system_length + (tokens_per_slot(self.pipe.info) - 1) * sum(slots)
 
     def enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
         """The rewrite of a prompt, or the prompt itself with a warning.
@@ -138,7 +137,12 @@ class Painter:
         and where a picture takes few steps beside its decoding, learn to sketch.
         """
         info = self.pipe.info
-        row = self.begin(Order(prompt="warm-up", width=info.width, height=info.height, seed=0, num_inference_steps=2))
+        row = self.begin(
+            Order(
+                prompt="warm-up", width=info.width, height=info.height, seed=0, num_inference_steps=2,
+                factor=info.factor,
+            )
+        )  # fmt: skip
         batch = Batch(self.pipe)
         batch.add(row)
         batch.step()
@@ -170,9 +174,10 @@ class Painter:
         text = pipe.text_encoder(words)
         dtype = next(pipe.transformer.parameters()).dtype
         features = check_finite(text.features, "the text encoder").to(dtype)
-        grids = tuple((image.height // PATCH, image.width // PATCH) for image in inputs)
+        grids = tuple(pipe.info.grid(*image.size) for image in inputs)
+        per_slot = tokens_per_slot(pipe.info)
         images = torch.cat([pipe._tokens(image) for image in inputs], dim=1).to(dtype) if inputs else None
-        layout = Layout.build(text.lengths, order.grid, text.slots, grids)
+        layout = Layout.build(text.lengths, order.grid, text.slots, grids, tokens_per_slot=per_slot)
         if pipe.transformer.config.causal_condition:
             return pipe.transformer.prefill(features, layout, images)
         return lambda x, t: pipe.transformer(x, t, features, layout, images)
@@ -181,8 +186,8 @@ class Painter:
         """A latent is free as soon as the mask touches its square."""
         if order.mask is None:
             return None
-        height, width = order.grid
-        mask = torch.from_numpy(np.array(order.mask, dtype=np.float32)).reshape(height, PATCH, width, PATCH)
+        (height, width), side = order.grid, order.factor
+        mask = torch.from_numpy(np.array(order.mask, dtype=np.float32)).reshape(height, side, width, side)
         free = mask.amax(dim=(1, 3)).reshape(1, -1, 1).to(noise.device) > 0
         return Hold(self.pipe._tokens(order.inputs[0]).to(noise.dtype), noise, free)
 

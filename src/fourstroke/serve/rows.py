@@ -18,7 +18,6 @@ from fourstroke.dit import PrefixCache
 from fourstroke.flow.path import clean, interpolate
 from fourstroke.flow.sampler import Velocity, guide
 from fourstroke.pipeline import Pipeline
-from fourstroke.sizes import PATCH
 from fourstroke.text.templates import transparent
 
 Condition = PrefixCache | Velocity
@@ -43,6 +42,8 @@ class Order:
     inputs: tuple[Image.Image, ...] = ()
     mask: Image.Image | None = None
     request: str | None = None
+    factor: int = 16
+    """Pixels of a latent along each side, the autoencoder's own."""
 
     @property
     def asked(self) -> str:
@@ -52,12 +53,17 @@ class Order:
     @property
     def grid(self) -> tuple[int, int]:
         """(height, width) in latents."""
-        return self.height // PATCH, self.width // PATCH
+        return self.height // self.factor, self.width // self.factor
 
     @property
     def tokens(self) -> int:
         """Latents of the picture."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def image_tokens(self) -> int:
+        """Latents of the input images."""
+        return sum(image.width * image.height for image in self.inputs) // self.factor**2
 
     @property
     def evaluations(self) -> int:
@@ -128,7 +134,7 @@ class Row:
     @property
     def shape(self) -> Shape:
         """The batch it belongs to."""
-        return Shape(self.order.grid, sum(i.width * i.height for i in self.order.inputs) // PATCH**2)
+        return Shape(self.order.grid, self.order.image_tokens)
 
 
 class Batch:

@@ -11,37 +11,39 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fourstroke.sizes import PATCH
 from fourstroke.vae import Autoencoder
 
 CELLS = 2
 """A latent is sketched as CELLS x CELLS colours; more would show its square."""
-PICTURES, SIDE, DISCS = 32, 96, 5
+PICTURES, SIDE, DISCS = 32, 6, 5
+"""So many pictures of SIDE x SIDE latents, each of so many discs."""
 
 
 class Sketch:
-    """`b c h w -> b 4 (16 h) (16 w)`, linear in each latent, smoothed to full size; RGBA in [-1, 1]."""
+    """`b c h w -> b 4 (f h) (f w)`, linear in each latent, smoothed to full size; RGBA in [-1, 1]."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, factor: int) -> None:
         self.weight = weight  # (c + 1, 4 * CELLS**2)
+        self.factor = factor
 
     def __call__(self, z: Tensor) -> Tensor:
-        """(b, c, h, w) latents to (b, 4, 16 h, 16 w)."""
+        """(b, c, h, w) latents to (b, 4, f h, f w)."""
         cells = _with_one(z.float()) @ self.weight
         small = F.pixel_shuffle(cells.permute(0, 3, 1, 2), CELLS)
-        return F.interpolate(small, scale_factor=PATCH / CELLS, mode="bicubic", align_corners=False).clamp(-1, 1)
+        return F.interpolate(small, scale_factor=self.factor / CELLS, mode="bicubic", align_corners=False).clamp(-1, 1)
 
     @classmethod
     def fit(cls, autoencoder: Autoencoder) -> Sketch:
         """Least squares, slightly damped, over random pictures of soft shapes."""
         parameter = next(autoencoder.parameters())
-        pictures = random_pictures(PICTURES, SIDE)
+        factor = autoencoder.config.factor
+        pictures = random_pictures(PICTURES, SIDE * factor)
         z = torch.cat([autoencoder.encode(x[None].to(parameter.device, parameter.dtype)).float() for x in pictures])
-        small = F.avg_pool2d(pictures, PATCH // CELLS).to(z.device)
+        small = F.avg_pool2d(pictures, factor // CELLS).to(z.device)
         wanted = F.pixel_unshuffle(small, CELLS).permute(0, 2, 3, 1).flatten(0, 2)
         known = _with_one(z).flatten(0, 2)
         damped = known.T @ known + 1e-2 * len(known) * torch.eye(known.shape[1], device=z.device)
-        return cls(torch.linalg.solve(damped, known.T @ wanted))
+        return cls(torch.linalg.solve(damped, known.T @ wanted), factor)
 
 
 def random_pictures(count: int, side: int) -> Tensor:

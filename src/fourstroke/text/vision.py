@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
+from fourstroke.image_io import to_rgb
+
 PATCH_SIZE = 16
 MERGE_SIZE = 2
 SLOT_SIZE = PATCH_SIZE * MERGE_SIZE
@@ -62,6 +64,7 @@ def count_slots(image: Image.Image, processor: Qwen2VLImageProcessorPil) -> int:
 
 def over_white(image: Image.Image) -> Image.Image:
     """An RGB copy, transparent parts laid over white."""
+    image = to_rgb(image)
     if image.mode == "RGB":
         return image
     rgba = image.convert("RGBA")

@@ -45,7 +45,6 @@ from fourstroke.flow.schedule import UNSHIFTED, fixed_sigmas
 from fourstroke.folder import ModelInfo, save_adapter
 from fourstroke.nn.lora import adapter_tensors
 from fourstroke.pipeline import Pipeline
-from fourstroke.sizes import PATCH
 from fourstroke.train import distributed
 from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.loop import DivergedError, RunConfig, Scalars, Trainer
@@ -366,7 +365,7 @@ class DistillStage:
             return found, Watch(recipe.watch, recipe.world)
         assert recipe.prompts is not None
         width, height = recipe.width or pipe.info.width, recipe.height or pipe.info.height
-        found = read_prompts(recipe.prompts, (height // PATCH, width // PATCH))
+        found = read_prompts(recipe.prompts, pipe.info.grid(width, height))
         held_out = recipe.watch.prompts
         if len(found) <= held_out:
             raise ValueError(f"{recipe.prompts} has {len(found)} prompts; the monitors alone take {held_out}")

@@ -102,6 +102,8 @@ class DitRecipe:
             raise ValueError("there is no transformer: name the sizes of a new one, model, or a checkpoint, init")
         if self.text is None and self.text_from is None and self.init is None:
             raise ValueError("there is no text encoder: name the sizes of a new one, text, or a trained one, text_from")
+        if self.info.factor != ModelInfo.factor:
+            raise ValueError(f"info.factor={self.info.factor}: leave it out, it is the autoencoder's own")
         if self.freeze_text and self.text_from is None and self.init is None:
             raise ValueError("freeze_text=true needs a trained text encoder: name text_from or init")
         if self.semantics is not None and self.compile:

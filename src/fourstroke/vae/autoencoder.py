@@ -139,7 +139,7 @@ class AutoencoderConfig:
 
 
 class Autoencoder(nn.Module):
-    """Pictures (b, 4, H, W) in [-1, 1] to normalised latents (b, z_dim, H/16, W/16) and back.
+    """Pictures (b, 4, H, W) in [-1, 1] to normalised latents (b, z_dim, H/f, W/f) and back; f is the config's `factor`.
 
     Without gradients big pictures are computed in strips that memory allows (`tiling`), to the same result.
     """
@@ -171,9 +171,9 @@ class Autoencoder(nn.Module):
                 _pass_through(layer)
 
     def encode(self, x: Tensor) -> Tensor:
-        """(b, 4 or 3, H, W) in [-1, 1] -> (b, z_dim, H/16, W/16), zero mean and unit deviation per channel.
+        """(b, 4 or 3, H, W) in [-1, 1] -> (b, z_dim, H/f, W/f), zero mean and unit deviation per channel.
 
-        RGB gets alpha 1. Raises ValueError for sizes not divisible by 16 and for a model without latent statistics.
+        RGB gets alpha 1. Raises ValueError for sizes not divisible by f and for a model without latent statistics.
         """
         self._statistics(x)
         return self.normalise(self.encode_raw(x))
@@ -184,7 +184,7 @@ class Autoencoder(nn.Module):
         return (z - mean) / std
 
     def decode(self, z: Tensor) -> Tensor:
-        """(b, z_dim, h, w), normalised -> (b, 4, 16h, 16w) in [-1, 1]; raises ValueError without latent statistics."""
+        """(b, z_dim, h, w), normalised -> (b, 4, fh, fw) in [-1, 1]; raises ValueError without latent statistics."""
         mean, std = self._statistics(z)
         return self.decode_raw(z * std + mean).clamp(-1, 1)
 
@@ -294,7 +294,7 @@ class Encoder(nn.Module):
         return [stage for stage in self.down_blocks if isinstance(stage, DownStage)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, in_channels, H, W) -> (b, 2 z_dim, H/16, W/16)."""
+        """(b, in_channels, H, W) -> (b, 2 z_dim, H/f, W/f)."""
         h = self.conv_in(x)
         for stage in self.down_blocks:
             h = stage(h)
@@ -327,7 +327,7 @@ class Decoder(nn.Module):
         return [stage for stage in self.up_blocks if isinstance(stage, UpStage)]
 
     def forward(self, z: Tensor) -> Tensor:
-        """(b, z_dim, h, w) -> (b, out_channels, 16h, 16w)."""
+        """(b, z_dim, h, w) -> (b, out_channels, fh, fw)."""
         h = deep = self.mid_block(self.conv_in(z))
         for stage in self.up_blocks:
             h = stage(h)
