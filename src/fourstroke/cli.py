@@ -17,11 +17,17 @@ from typing import NoReturn
 from fourstroke import commands
 from fourstroke.files import user_path
 from fourstroke.seeds import MAX_SEED, check_seed
+from fourstroke.terminal import outlived
 from fourstroke.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    with outlived():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = argparse.Namespace(debug=False)

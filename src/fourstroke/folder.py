@@ -15,8 +15,9 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fourstroke.checkpoint import CheckpointError, read_json, write_json
-from fourstroke.files import user_path
+from fourstroke.checkpoint import CheckpointError, read_json
+from fourstroke.files import user_path, write_json
+from fourstroke.ranges import Count, NonNegative, PositiveFraction, check_ranges
 
 ENHANCER = "prompt_enhancer"
 ADAPTER, ADAPTER_WEIGHTS = "lora", "pytorch_lora_weights.safetensors"
@@ -27,12 +28,15 @@ class ModelInfo:
     """A checkpoint's own defaults; those here are Qwen-Image-2.1's."""
 
     name: str = "qwen-image-2.1"
-    width: int = 2048
-    height: int = 2048
-    max_side: int = 2752
-    num_inference_steps: int = 40
-    guidance_scale: float = 1.0
-    sample_sigmas: tuple[float, ...] | None = None
+    width: Count = 2048
+    height: Count = 2048
+    max_side: Count = 2752
+    num_inference_steps: Count = 40
+    guidance_scale: NonNegative = 1.0
+    sample_sigmas: tuple[PositiveFraction, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     @property
     def own_steps(self) -> int:

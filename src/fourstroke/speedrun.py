@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from fourstroke.checkpoint import write_json
 from fourstroke.data.world import SHAPE_COLOURS, World, WorldConfig
 from fourstroke.data.world.compose import SHAPES
 from fourstroke.enhance.enhancer import PromptEnhancer
 from fourstroke.evaluate.world import find_world
+from fourstroke.files import write_json
 from fourstroke.folder import ENHANCER
 from fourstroke.pipeline import Pipeline
 from fourstroke.train.distill import DistillRecipe, train_distill

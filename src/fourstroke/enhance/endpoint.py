@@ -19,6 +19,8 @@ from typing import Any
 
 from PIL import Image
 
+from fourstroke.ranges import Natural, Positive, check_ranges
+
 KEY_VARIABLE = "FOURSTROKE_ENDPOINT_KEY"
 MAX_BYTES = 8 * 2**20
 RETRIED = frozenset((408, 409, 429, 500, 502, 503, 504))
@@ -45,11 +47,12 @@ class Endpoint:
 
     url: str
     model: str
-    timeout: float = 120.0
-    retries: int = 2
+    timeout: Positive = 120.0
+    retries: Natural = 2
     key: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"the endpoint {self.url!r} should read http://host:port/v1")
 

@@ -20,8 +20,9 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from fourstroke.checkpoint import CheckpointError, atomic_folder, read_json, write_json
+from fourstroke.checkpoint import CheckpointError, read_json
 from fourstroke.device import Device, find_device
+from fourstroke.files import model_folder, write_json
 from fourstroke.text import templates, vision
 
 
@@ -180,9 +181,9 @@ class TextEncoder(nn.Module):
 
     def save_pretrained(self, text_encoder_folder: str | Path, processor_folder: str | Path) -> None:
         """Write both folders as Qwen-Image-2.1 has them, each complete or not at all."""
-        with atomic_folder(Path(text_encoder_folder)) as folder:
+        with model_folder(text_encoder_folder, "config.json", "model_type") as folder:
             self.model.save_pretrained(folder)
-        with atomic_folder(Path(processor_folder)) as folder:
+        with model_folder(processor_folder, "processor_config.json", "processor_class") as folder:
             save_processor(self.tokenizer, self.image_processor, folder)
 
 

@@ -252,7 +252,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
         }
         for index, values in state["state"].items()
     }
-    optimizer.load_state_dict({**state, "state": moments})
+    groups = optimizer.state_dict()["param_groups"]  # the recipe's numbers, which may have changed
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def _started() -> int:
