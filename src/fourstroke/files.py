@@ -112,9 +112,7 @@ def model_folder(folder: str | Path, file: str, key: str) -> Iterator[Path]:
         FolderError: if the folder holds something else; it is as it was.
         WriteError: if it cannot be written; it is as it was.
     """
-    folder = user_path(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not has_key(folder / file, key):
-        raise FolderError(f"{folder} is not empty and holds no earlier save; choose an empty or a new folder")
+    folder = check_replaceable(folder, file, key)
     with atomic_folder(folder) as partial:
         yield partial
         if foreign := sorted(map(str, _files(folder) - _files(partial))):
@@ -122,6 +120,14 @@ def model_folder(folder: str | Path, file: str, key: str) -> Iterator[Path]:
                 f"{folder} also holds {foreign[0]}{f' and {len(foreign) - 1} more' if foreign[1:] else ''}, which a "
                 "save would delete; move it elsewhere, or choose another folder"
             )
+
+
+def check_replaceable(folder: str | Path, file: str, key: str) -> Path:
+    """The folder, expanded; raises FolderError if `model_folder` would refuse what it holds now."""
+    folder = user_path(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not has_key(folder / file, key):
+        raise FolderError(f"{folder} is not empty and holds no earlier save; choose an empty or a new folder")
+    return folder
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -19,6 +19,8 @@ from fourstroke.checkpoint import CheckpointError, read_json
 from fourstroke.files import user_path, write_json
 from fourstroke.ranges import Count, NonNegative, PositiveFraction, check_ranges
 
+INDEX = ("model_index.json", "fourstroke")
+"""The file by which a checkpoint of ours is known, and its key."""
 ENHANCER = "prompt_enhancer"
 ADAPTER, ADAPTER_WEIGHTS = "lora", "pytorch_lora_weights.safetensors"
 

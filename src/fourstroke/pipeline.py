@@ -26,7 +26,7 @@ from fourstroke.enhance.enhancer import Enhanced, PromptEnhancer
 from fourstroke.files import model_folder
 from fourstroke.flow.sampler import OnStep, Velocity, check_finite, euler, guided, seeded_noise
 from fourstroke.flow.schedule import ScheduleConfig, fixed_sigmas, sigmas
-from fourstroke.folder import ADAPTER, ADAPTER_WEIGHTS, ENHANCER, ModelInfo, find_model, read_info, write_info
+from fourstroke.folder import ADAPTER, ADAPTER_WEIGHTS, ENHANCER, INDEX, ModelInfo, find_model, read_info, write_info
 from fourstroke.nn.lora import merge
 from fourstroke.seeds import Seeds, following, seeds_of
 from fourstroke.sizes import PATCH, fit, shaped, sized
@@ -106,7 +106,7 @@ class Pipeline:
         Raises:
             FolderError: unless the folder is new, empty, or holds an earlier save and nothing else.
         """
-        with model_folder(folder, "model_index.json", "fourstroke") as partial:
+        with model_folder(folder, *INDEX) as partial:
             self.transformer.save_pretrained(partial / "transformer")
             self.autoencoder.save_pretrained(partial / "vae")
             self.text_encoder.save_pretrained(partial / "text_encoder", partial / "processor")

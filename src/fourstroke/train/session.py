@@ -48,12 +48,8 @@ def check_folder(out: Path, resume: bool) -> None:
     Raises:
         RecipeError: if it holds anything but a run, has one already that is not resumed, or none that could be.
     """
-    if out.exists() and not out.is_dir():
-        raise RecipeError(f"{out} is a file; choose a folder as run.out")
-    held = [path.name for path in out.iterdir()] if out.exists() else []
-    if any(name != LOCK and PARTIAL not in name for name in held) and not has_key(out / RECORD, "fourstroke"):
-        raise RecipeError(f"{out} is not empty and holds no run; choose an empty or a new folder as run.out")
-    saved = [*(out / "state").glob("state.pt"), *checkpoints(out)]
+    check_owner(out)
+    saved = saved_states(out)
     if resume and not saved:
         raise RecipeError(f"there is nothing to resume: {out} holds no saved state; leave --resume out to start there")
     if saved and not resume:
@@ -62,10 +58,28 @@ def check_folder(out: Path, resume: bool) -> None:
         raise RecipeError(f"{out} already holds a finished model; choose another run.out")
 
 
+def saved_states(out: Path) -> list[Path]:
+    """What a run in this folder could be resumed from."""
+    return [*(out / "state").glob("state.pt"), *checkpoints(out)]
+
+
 def checkpoints(out: Path) -> list[Path]:
     """What transformers' trainers saved, oldest first; a checkpoint is complete when its `trainer_state.json` is."""
     found = [file.parent for file in (out / "state").glob("checkpoint-*/trainer_state.json")]
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def check_owner(out: Path) -> None:
+    """Refuse a folder that is neither new nor empty nor that of a run.
+
+    Raises:
+        RecipeError: for a file, or a folder that holds other things.
+    """
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"{out} is a file; choose a folder as run.out")
+    held = [path.name for path in out.iterdir()] if out.exists() else []
+    if any(name != LOCK and PARTIAL not in name for name in held) and not has_key(out / RECORD, "fourstroke"):
+        raise RecipeError(f"{out} is not empty and holds no run; choose an empty or a new folder as run.out")
 
 
 def write_record(out: Path, record: dict[str, Any]) -> None:
