@@ -147,7 +147,11 @@ def _parser() -> argparse.ArgumentParser:
     train = verbs.add_parser("train", help="train a stage by a recipe")
     train.add_argument("stage", choices=commands.STAGES)
     train.add_argument("--recipe", type=_path, required=True, help="recipes/<family>/<stage>.yaml")
-    train.add_argument("--resume", action="store_true", help="continue the run in the recipe's folder")
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run that the recipe's folder holds; refused where there is none",
+    )
     train.add_argument("--json", action="store_true", help="print one JSON object")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="change a number of the recipe")
     train.set_defaults(run=commands.train)

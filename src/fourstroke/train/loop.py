@@ -35,7 +35,9 @@ from fourstroke.train.recipe import RecipeError
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Where a run goes and how long it lasts. `None` minutes: until `steps` are done.
+    """Where a run goes and how long it lasts. `None` minutes: until `steps` are done; 0 minutes: at once.
+
+    `out` is new, empty, or holds this run; one process, or the ranks of one run, write there at a time.
 
     `sample_first` draws a sheet of the untrained models too: the floor that a run starts from.
     """

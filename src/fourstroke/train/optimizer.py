@@ -24,7 +24,10 @@ GATHERED = 8
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """How weights move: `lr` is the peak; `warmup` is in steps; `cooldown` is the last share of the run."""
+    """How weights move: `lr` is the peak; `warmup` is in steps; `cooldown` is the last share of the run.
+
+    `clip` bounds the norm of all gradients together, 0 leaves them as they are; `ema` is the decay of the average.
+    """
 
     kind: Literal["muon", "adamw"] = "muon"
     lr: NonNegative = 1e-3
