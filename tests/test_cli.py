@@ -127,10 +127,9 @@ def test_home_is_expanded_in_every_path(tiny_folder, tmp_path, capsys, monkeypat
 
 @pytest.mark.parametrize("option", ["--model", "--out", "--sheet"])
 def test_an_empty_name_is_told(capsys, option):
-    with pytest.raises(SystemExit) as stopped:
-        main(["generate", "a cat", option, ""])
-    assert stopped.value.code == 2
-    assert f"argument {option}: the path is empty" in capsys.readouterr().err
+    code, out, err = _run(capsys, "generate", "a cat", option, "")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"argument {option}: the path is empty" in err
     with pytest.raises(ValueError, match="name is empty"):
         Pipeline.from_pretrained("")
 
