@@ -40,6 +40,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from fourstroke.files import write_text
 from fourstroke.pipeline import Pipeline
 from fourstroke.serve import ServeConfig
 from fourstroke.serve.engine import Job
@@ -109,7 +110,7 @@ def main() -> int:
         print(f"{'pass' if good else 'FAIL'}  {name}: {value}")
     if arguments.out:
         figures["bars"] = {name: {"pass": good, "value": value} for name, (good, value) in bars.items()}
-        arguments.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_text(arguments.out, json.dumps(figures, indent=2) + "\n")
     return 0 if all(good for good, _ in bars.values()) else 1
 
 

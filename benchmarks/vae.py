@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fourstroke.files import write_text
 from fourstroke.vae import Autoencoder
 
 BARS = {"decode": {"speed": 2.0, "memory": 0.5}, "encode": {"speed": 1.5, "memory": 0.5}}
@@ -70,7 +71,7 @@ def main() -> int:
     text = json.dumps(result, indent=2)
     print(text)
     if arguments.out:
-        arguments.out.write_text(text + "\n", encoding="utf-8")
+        write_text(arguments.out, text + "\n")
     return 0 if all(all(bars.values()) for bars in result["met"].values()) else 1
 
 

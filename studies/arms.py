@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fourstroke.checkpoint import read_json, write_json
+from fourstroke.checkpoint import read_json
 from fourstroke.data.stream import as_pixels, batches, pixels
 from fourstroke.data.world import World, WorldConfig
 from fourstroke.data.world.page import render_page
 from fourstroke.evaluate.reconstruction import ssim
+from fourstroke.files import write_json
 from fourstroke.train.loop import Learner
 from fourstroke.train.optimizer import MovingAverage, OptimizerConfig
 from fourstroke.vae import Autoencoder, AutoencoderConfig

@@ -42,6 +42,7 @@ from fourstroke.data.stream import as_pixels
 from fourstroke.dit import Layout, Transformer, TransformerConfig
 from fourstroke.evaluate.reading import levenshtein
 from fourstroke.evaluate.reconstruction import read_all
+from fourstroke.files import write_text
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.losses import psnr
 
@@ -162,7 +163,7 @@ def similarity(folder: Path, count: int) -> float:
     pairs = [(a, b) for a, b in zip(*sides, strict=True) if a or b]
     each = [1 - levenshtein(a, b) / max(len(a), len(b)) for a, b in pairs]
     ned = sum(each) / max(1, len(each))
-    file.write_text(json.dumps({"ned": ned, "read": pairs}, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_text(file, json.dumps({"ned": ned, "read": pairs}, ensure_ascii=False, indent=1) + "\n")
     return ned
 
 
@@ -193,7 +194,7 @@ def transformer_costs(file: Path) -> list[dict[str, Any]]:
             }
         )
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    write_text(file, json.dumps(rows, indent=1))
     return rows
 
 

@@ -32,6 +32,7 @@ from fourstroke.enhance.judge import HeldOutJudge, JudgeConfig, train_judge
 from fourstroke.enhance.measure import Shares, Studio, answers, rewrites, text_scores, world_triplets
 from fourstroke.enhance.triplet import CATEGORIES, Triplet
 from fourstroke.evaluate.world import find_world
+from fourstroke.files import atomic_file, save_image, write_text
 from fourstroke.pipeline import Pipeline
 
 SCORES = ("consistency", "richness", "held out", "presence", "finish", "words kept")
@@ -89,16 +90,16 @@ def main() -> None:
             f"{b.name} - {a.name}": {k: interval(b.scores[k] - a.scores[k]) for k in SCORES} for a, b in pairs
         },
     }
-    out.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(out.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     shown = min(SHEET_PROMPTS, arguments.n)
     images = [row.pictures[index] for row in rows for index in range(shown)]
     captions = [f"{row.name}: {row.captions[index]}" for row in rows for index in range(shown)]
-    contact_sheet(images, captions, columns=shown, upscale=max(1, 192 // config.width)).save(f"{out}-sheet.png")
+    save_image(contact_sheet(images, captions, columns=shown, upscale=max(1, 192 // config.width)), f"{out}-sheet.png")
     logs = {"reward of picture and text": arguments.log, "reward of length alone": arguments.hack}
     plot({name: curves(log) for name, log in logs.items() if log}, Path(f"{out}-curves.png"))
     page = table(record, arguments.n, arguments.texts)
     said = "Printed by `python studies/enhance.py`; its head has the command."
-    out.with_suffix(".md").write_text(f"# What the enhancer brings\n\n{said}\n\n{page}\n", encoding="utf-8")
+    write_text(out.with_suffix(".md"), f"# What the enhancer brings\n\n{said}\n\n{page}\n")
     print(page)
 
 
@@ -251,7 +252,8 @@ def plot(runs: dict[str, dict[str, list[tuple[int, float]]]], file: Path) -> Non
         axes.grid(alpha=0.3)
         axes.legend()
     figure.tight_layout()
-    figure.savefig(file)
+    with atomic_file(file) as partial:
+        figure.savefig(partial)
 
 
 if __name__ == "__main__":

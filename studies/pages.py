@@ -10,6 +10,8 @@ from typing import Any
 
 from arms import SEEDS, STEPS
 
+from fourstroke.files import atomic_file, write_text
+
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """By arm, one result a seed."""
@@ -48,8 +50,8 @@ def findings(texts: Sequence[str], steps: int, seeds: int) -> str:
 def write(out: Path, results: Any, text: str) -> None:
     """<out>.json and <out>.md."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    write_text(out.with_suffix(".json"), json.dumps(results, indent=1) + "\n")
+    write_text(out.with_suffix(".md"), text)
 
 
 def axes_of(columns: int, width: float = 5.0) -> tuple[Any, Any]:
@@ -92,4 +94,5 @@ def save(figure: Any, out: Path) -> None:
     """<out>.png."""
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out.with_suffix(".png"))
+    with atomic_file(out.with_suffix(".png")) as partial:
+        figure.savefig(partial)

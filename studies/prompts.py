@@ -27,9 +27,11 @@ from fourstroke.distill.watch import draw_seeds, stack
 from fourstroke.evaluate.composition import draw, held_out_prompts, judge_pictures
 from fourstroke.evaluate.judge import Judge
 from fourstroke.evaluate.world import find_world
+from fourstroke.files import write_text
 from fourstroke.pipeline import Pipeline
 from fourstroke.train.distill import DistillRecipe, train_distill
 from fourstroke.train.recipe import load_recipe
+from fourstroke.train.session import check_owner
 
 KINDS: Mapping[str, tuple[float, ...]] = {
     "one thing": (1.0, 0.0, 0.0),
@@ -74,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if not file.exists() or json.loads(file.read_text(encoding="utf-8"))["made of"] != source:
                 student = distilled(recipe, config, kind, seed, arguments, file.with_suffix(""))
                 found = measured(Pipeline.from_pretrained(student), config, arguments.n)
-                file.write_text(json.dumps({"made of": source, **found}), encoding="utf-8")
+                write_text(file, json.dumps({"made of": source, **found}))
                 print(f"{kind}, seed {seed}: composition {found['all']:.3f}", flush=True)
             results[kind].append(json.loads(file.read_text(encoding="utf-8")))
     floor = measured(Pipeline.from_pretrained(arguments.teacher), config, arguments.n, len(recipe.sigmas))
@@ -97,19 +99,20 @@ def distilled(
     recipe: DistillRecipe, config: WorldConfig, kind: str, seed: int, arguments: argparse.Namespace, out: Path
 ) -> Path:
     """The folder of a student that learned from prompts of one kind; every arm has as many, of its own scenes."""
+    check_owner(out)  # what is thrown away is a run
     shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    prompts = out.with_suffix(".jsonl")
     world = World(dataclasses.replace(config, count_weights=KINDS[kind]))
     samples = [world.sample(index) for index in range(arguments.prompts)]
     lines = [json.dumps({"short": sample.short, "rich": sample.rich}) for sample in samples]
-    (out / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    write_text(prompts, "\n".join(lines))
     warm = None if recipe.warm is None else dataclasses.replace(recipe.warm, steps=arguments.warm)
     run = dataclasses.replace(
         recipe.run, out=out, steps=arguments.steps, max_minutes=None, sample_minutes=1e6, seed=seed, sample_first=False
     )
     student = train_distill(
         dataclasses.replace(
-            recipe, world=None, cache=None, samples=0, prompts=out / "prompts.jsonl", run=run, warm=warm,
+            recipe, world=None, cache=None, samples=0, prompts=prompts, run=run, warm=warm,
             width=config.width, height=config.height,
         )
     )  # fmt: skip

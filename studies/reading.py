@@ -11,6 +11,8 @@ import argparse
 import json
 from pathlib import Path
 
+from fourstroke.files import atomic_file, write_text
+
 KINDS = {
     "short_things": "things, short captions",
     "rich_things": "things, rich captions",
@@ -30,12 +32,12 @@ def main() -> None:
     losses = [(row["step"], row["things"]) for row in rows if "things" in row]
     out: Path = arguments.out
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps({"scores": scored, "loss": losses}, indent=2) + "\n", "utf-8")
+    write_text(out.with_suffix(".json"), json.dumps({"scores": scored, "loss": losses}, indent=2) + "\n")
     plot(scored, losses, out.with_suffix(".png"))
     page = table(scored)
     said = "Printed by `python studies/reading.py --log LOG`, of a run of `train text`."
     text = f"# Reading first\n\n{said}\n\n{page}\n\n![curves]({out.name}.png)\n"
-    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    write_text(out.with_suffix(".md"), text)
     print(page)
 
 
@@ -65,7 +67,8 @@ def plot(scored: list[dict[str, float]], losses: list[tuple[int, float]], file: 
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(file)
+    with atomic_file(file) as partial:
+        figure.savefig(partial)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from arms import reconstruct
 from torch import Tensor, nn
 
-from fourstroke.checkpoint import read_json, write_json
+from fourstroke.checkpoint import read_json
 from fourstroke.data.stream import as_pixels
 from fourstroke.data.world import World, WorldConfig
 from fourstroke.dit import Layout, Transformer, TransformerConfig
 from fourstroke.evaluate.composition import Prompt, held_out_prompts, judge_pictures
 from fourstroke.evaluate.judge import Judge
+from fourstroke.files import write_json
 from fourstroke.flow import path
 from fourstroke.flow.sampler import euler, guided, seeded_noise
 from fourstroke.flow.schedule import ScheduleConfig, sigmas

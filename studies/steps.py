@@ -32,6 +32,7 @@ from fourstroke.evaluate.composition import Prompt, draw, held_out_prompts, judg
 from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.evaluate.statistics import share
 from fourstroke.evaluate.world import find_world
+from fourstroke.files import atomic_file, save_image, write_text
 from fourstroke.pipeline import Pipeline
 
 SHEET_PROMPTS, ROUNDS = 8, 5
@@ -91,12 +92,12 @@ def main() -> None:
         sheet += [(picture, setting.name) for picture in pictures[:SHEET_PROMPTS]]
         print(f"{setting.name}: composition {row['composition']['value']:.3f}, {spent:.3f} s", file=sys.stderr)
     out = arguments.out
-    out.with_suffix(".json").write_text(json.dumps({"n": arguments.n, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    write_text(out.with_suffix(".json"), json.dumps({"n": arguments.n, "rows": rows}, indent=2) + "\n")
     images, names = zip(*sheet, strict=True)
-    contact_sheet(images, names, columns=SHEET_PROMPTS, upscale=1).save(f"{out}-sheet.png")
+    save_image(contact_sheet(images, names, columns=SHEET_PROMPTS, upscale=1), f"{out}-sheet.png")
     plot(rows, out.with_suffix(".png"))
     print(table(rows, arguments.n))
-    out.with_suffix(".md").write_text(page(rows, arguments.n, out.name), encoding="utf-8")
+    write_text(out.with_suffix(".md"), page(rows, arguments.n, out.name))
 
 
 def settings(teacher: Pipeline, student: Pipeline | None, guidance: float) -> list[Setting]:
@@ -276,7 +277,8 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
         axes.grid(alpha=0.3)
     panels[0].legend()
     figure.tight_layout()
-    figure.savefig(file)
+    with atomic_file(file) as partial:
+        figure.savefig(partial)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fourstroke import Pipeline
 from fourstroke.cli import main
 from fourstroke.commands import _open
 
@@ -114,3 +117,37 @@ def test_doctor_reports(capsys):
     code, out, _ = _run(capsys, "doctor", "--json")
     assert code == 0
     assert {"torch", "python", "gpu", "model"} <= json.loads(out).keys()
+
+
+def test_pictures_that_are_written_are_named_when_the_next_one_fails(tiny_folder, tmp_path, capsys):
+    arguments = ["generate", "a cat", "a cat " * 2000, "--model", tiny_folder, "--out", tmp_path, "--seed", 3]
+    assert str(tmp_path / "a-cat-3.png") in _run(capsys, *arguments)[1].splitlines()
+    code, out, err = _run(capsys, *arguments, "--json")
+    assert (code, out) == (2, "")
+    assert str(tmp_path / "a-cat-3-2.png") in err.splitlines()
+
+
+def test_home_is_expanded_in_every_path(tiny_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").symlink_to(tiny_folder)
+    code, out, _ = _run(capsys, "generate", "a cat", "--model=~/model", "--out=~/o", "--sheet=~/s/all.png", "--seed", 3)
+    assert code == 0
+    assert str(tmp_path / "o" / "a-cat-3.png") in out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "o", "s"]
+
+
+@pytest.mark.parametrize("option", ["--model", "--out", "--sheet"])
+def test_an_empty_name_is_told(capsys, option):
+    code, out, err = _run(capsys, "generate", "a cat", option, "")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"argument {option}: the path is empty" in err
+    with pytest.raises(ValueError, match="name is empty"):
+        Pipeline.from_pretrained("")
+
+
+def test_a_reader_that_stops_does_not_end_a_command(tiny_folder, tmp_path):
+    command = f"{sys.executable} -m fourstroke.cli generate 'a cat' --model {tiny_folder} --out {tmp_path} --seed 3"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} | true"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "a-cat-3.png").exists()

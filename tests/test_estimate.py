@@ -73,3 +73,21 @@ def test_adapters_spare_the_gradients_of_weights():
     recipes = [load_recipe(DistillRecipe, RECIPE, words) for words in ([], ["lora_rank=0", "dtype=float32"])]
     adapter, whole = (estimate_distillation(recipe).teraflops for recipe in recipes)
     assert 0.7 < adapter / whole < 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(([f"--tflops={value}"], "above 0") for value in ("0", "-5", "nan", "inf", "-inf")),
+        *(([f"--text-tokens={value}"], "choose 1 to") for value in ("0", "-400", "999999999")),
+        (["width=8", "height=512"], "no token"),
+        (["run.steps=0"], "at least 1"),
+        (["batch_size=-1"], "at least 1"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_in_one_line(capsys, options, message):
+    assert main(["estimate", str(RECIPE), *options]) == 2
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert streams.err.count("\n") == 1
+    assert message in streams.err

@@ -1,17 +1,12 @@
 """Reading and writing model folders: a `config.json` beside safetensors, plain or sharded with an index.
 
 The layout is that of Qwen-Image-2.1 (and of diffusers), so files written here load there and the other way round.
-A save is complete or absent: it goes to a sibling folder, is flushed to the disk, and takes its place by rename.
+A save is complete or absent (see `files`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+
+from fourstroke.files import atomic_folder, write_json
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -87,42 +84,12 @@ def load_weights(model: nn.Module, folder: Path, name: str = WEIGHTS) -> None:
 
 
 def save_weights(model: nn.Module, folder: Path, config: dict[str, Any], name: str = WEIGHTS) -> None:
-    """Write `config.json` and the weights of `model` into `folder`, complete or not at all."""
+    """Write `config.json` and the weights of `model` as `folder`, in place of what it held.
+
+    Raises:
+        WriteError: if it cannot be written; `folder` is as it was.
+    """
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_folder(folder) as partial:
         save_file(tensors, partial / name, metadata={"format": "pt"})
         write_json(partial / "config.json", config)
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object, indented, with a final newline."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty sibling folder that takes the place of `folder` when the block ends well.
-
-    If the block raises (a full disk, an interrupt) the sibling is removed and `folder` is as it was.
-    """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-    try:
-        yield partial
-        for path in partial.rglob("*"):
-            if path.is_file():
-                path.chmod(0o644)  # safetensors writes for the owner alone
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        partial.chmod(0o755)
-        if folder.exists():
-            old = partial.with_name(partial.name + ".old")
-            folder.rename(old)
-            partial.rename(folder)
-            shutil.rmtree(old)
-        else:
-            partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise

@@ -17,11 +17,17 @@ from typing import NoReturn
 from fourstroke import commands
 from fourstroke.files import user_path
 from fourstroke.seeds import MAX_SEED, check_seed
+from fourstroke.terminal import outlived
 from fourstroke.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    with outlived():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = argparse.Namespace(debug=False)
@@ -144,7 +150,11 @@ def _parser() -> argparse.ArgumentParser:
     train = verbs.add_parser("train", help="train a stage by a recipe")
     train.add_argument("stage", choices=commands.STAGES)
     train.add_argument("--recipe", type=_path, required=True, help="recipes/<family>/<stage>.yaml")
-    train.add_argument("--resume", action="store_true", help="continue the run in the recipe's folder")
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run that the recipe's folder holds; refused where there is none",
+    )
     train.add_argument("--json", action="store_true", help="print one JSON object")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="change a number of the recipe")
     train.set_defaults(run=commands.train)

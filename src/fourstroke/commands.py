@@ -25,9 +25,23 @@ STAGES = {
 
 
 def generate(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Draw pictures and write them, with a sheet if one is wanted; `edit` is the same with input images."""
+    """Draw pictures and write them, with a sheet if one is wanted; `edit` is the same with input images.
+
+    Whatever ends it early, the pictures that are written are named.
+    """
+    paths: list[Path] = []
+    try:
+        return _generate(arguments, paths)
+    except BaseException:
+        for path in paths:
+            print(path, file=sys.stderr if arguments.json else sys.stdout)
+        raise
+
+
+def _generate(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, Any]:
     from fourstroke.data.sheet import contact_sheet
-    from fourstroke.pictures import write_pictures
+    from fourstroke.files import save_image
+    from fourstroke.pictures import write_each
     from fourstroke.pipeline import Clock, Pipeline
 
     _quiet()
@@ -48,7 +62,7 @@ def generate(arguments: argparse.Namespace) -> dict[str, Any]:
         "negative_prompt": arguments.negative,
         "background": "transparent" if arguments.transparent else "opaque",
     }
-    outputs, paths = [], []
+    outputs = []
     for index, prompt in enumerate(arguments.prompt):
         output = pipe(
             prompt,
@@ -65,14 +79,14 @@ def generate(arguments: argparse.Namespace) -> dict[str, Any]:
             on_step=_progress(f"{index + 1}/{len(arguments.prompt)} ") if sys.stderr.isatty() else None,
         )
         outputs.append(output)
-        paths += write_pictures(output, arguments.out, pipe.info.name, settings)  # at once: the next one may fail
+        for path in write_each(output, arguments.out, pipe.info.name, settings):  # at once: the next one may fail
+            paths.append(path)
     pictures = [image for output in outputs for image in output.images]
     if arguments.sheet:
         prompts = [prompt for output in outputs for prompt in output.prompts]
         columns = arguments.num_images if arguments.num_images > 1 else min(4, len(pictures))
         upscale = max(1, 1024 // (columns * pictures[0].width))
-        arguments.sheet.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(pictures, prompts, columns=columns, upscale=upscale).save(arguments.sheet)
+        save_image(contact_sheet(pictures, prompts, columns=columns, upscale=upscale), arguments.sheet)
     timings = {"load": clock.laps["load"]}
     for output in outputs:
         for stage, seconds in output.timings.items():
@@ -93,11 +107,13 @@ def generate(arguments: argparse.Namespace) -> dict[str, Any]:
 def train(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train a stage by a recipe."""
     from fourstroke.train.recipe import load_recipe
+    from fourstroke.train.session import check_folder
 
     _quiet()
     name, recipe, function = STAGES[arguments.stage]
     stage = importlib.import_module(f"fourstroke.train.{name}")
     loaded = load_recipe(getattr(stage, recipe), arguments.recipe, list(arguments.overrides))
+    check_folder(loaded.run.out, arguments.resume)  # before data and models are made
     folder = getattr(stage, function)(loaded, arguments.resume)
     print(f"trained model: {folder}", file=sys.stderr)
     return {"model": str(folder)}

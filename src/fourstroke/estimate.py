@@ -29,6 +29,8 @@ from fourstroke.vae import Autoencoder, AutoencoderConfig
 
 GIB = 2**30
 TRAINED_BYTES = 4 + 4 + 8 + 4  # weight, gradient, two moments of AdamW, moving average, all float32
+MOST_TEXT = 100_000
+"""Tokens of a prompt; there is no model that takes more."""
 TEXT_ENCODER = 8_770_000_000  # parameters of Qwen3-VL-8B
 
 
@@ -51,7 +53,9 @@ class Estimate:
     notes: tuple[str, ...] = ()
 
     def hours(self, speed: float) -> float:
-        """Hours of all steps at `speed` 10^12 operations a second."""
+        """Hours of all steps at `speed` 10^12 operations a second; ValueError unless that is a number above 0."""
+        if not 0 < speed < math.inf:
+            raise ValueError(f"a speed of {speed:g} x 10^12 operations a second: choose a number above 0")
         return self.steps * self.teraflops / speed / 3600
 
 
@@ -59,9 +63,16 @@ def estimate_distillation(recipe: DistillRecipe, text_tokens: int = 400) -> Esti
     """The needs of a distillation whose prompts have `text_tokens` tokens.
 
     The shape is that of the teacher's folder where it is at hand, else the published one of Qwen-Image-2.1.
+
+    Raises:
+        ValueError: for fewer tokens than 1 or more than `MOST_TEXT`, or sides that hold no token.
     """
+    if not 1 <= text_tokens <= MOST_TEXT:
+        raise ValueError(f"{text_tokens} text tokens a prompt: choose 1 to {MOST_TEXT}")
     config, frozen, info, notes = _teacher(recipe)
     grid = info.grid(recipe.width or info.width, recipe.height or info.height)
+    if not all(grid):
+        raise ValueError(f"width and height hold no token; choose {info.factor} pixels or more")
     dtype = getattr(torch, recipe.dtype)
     compute = dtype if recipe.lora_rank or not torch.cuda.is_available() else torch.bfloat16
     prompts, rows = recipe.batch_size, recipe.batch_size * recipe.draws

@@ -15,9 +15,12 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fourstroke.checkpoint import CheckpointError, read_json, write_json
-from fourstroke.files import user_path
+from fourstroke.checkpoint import CheckpointError, read_json
+from fourstroke.files import user_path, write_json
+from fourstroke.ranges import Count, NonNegative, PositiveFraction, check_ranges
 
+INDEX = ("model_index.json", "fourstroke")
+"""The file by which a checkpoint of ours is known, and its key."""
 ENHANCER = "prompt_enhancer"
 ADAPTER, ADAPTER_WEIGHTS = "lora", "pytorch_lora_weights.safetensors"
 
@@ -31,13 +34,16 @@ class ModelInfo:
     """
 
     name: str = "qwen-image-2.1"
-    width: int = 2048
-    height: int = 2048
-    max_side: int = 2752
-    num_inference_steps: int = 40
-    guidance_scale: float = 1.0
-    sample_sigmas: tuple[float, ...] | None = None
-    factor: int = 16
+    width: Count = 2048
+    height: Count = 2048
+    max_side: Count = 2752
+    num_inference_steps: Count = 40
+    guidance_scale: NonNegative = 1.0
+    sample_sigmas: tuple[PositiveFraction, ...] | None = None
+    factor: Count = 16
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """(rows, columns) of the latents of a picture of this size in pixels."""

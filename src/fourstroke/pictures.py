@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import PngImagePlugin
 
+from fourstroke.files import save_image, user_path
 from fourstroke.pipeline import Output
 
 RECIPE_KEY = "fourstroke"
 
 
 def write_pictures(output: Output, folder: Path, model: str, settings: Mapping[str, Any] | None = None) -> list[Path]:
-    """Write every picture of `output` as PNG into `folder`; names hold the user's first words and the seed.
+    """Write every picture of `output` as PNG into `folder`, each whole or not at all; returns their paths.
 
-    The recipe inside holds the prompt that was drawn, the request that it was rewritten from, and the `settings`.
+    Names hold the user's first words and the seed. The recipe inside holds the prompt that was drawn, the request that
+    it was rewritten from, and the `settings`.
+
+    Raises:
+        WriteError: if one cannot be written, for example on a full disk; those before it stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    return list(write_each(output, folder, model, settings))
+
+
+def write_each(output: Output, folder: Path, model: str, settings: Mapping[str, Any] | None = None) -> Iterator[Path]:
+    """As `write_pictures`, with each path as soon as its picture is written."""
     each = len(output.images) // max(1, len(output.enhanced))
     asked = [rewrite.request for rewrite in output.enhanced for _ in range(each)] or output.prompts
     for image, prompt, request, seed in zip(output.images, output.prompts, asked, output.seeds, strict=True):
@@ -31,10 +39,9 @@ def write_pictures(output: Output, folder: Path, model: str, settings: Mapping[s
             recipe["request"] = request
         note = PngImagePlugin.PngInfo()
         note.add_itxt(RECIPE_KEY, json.dumps(recipe, ensure_ascii=False))
-        path = free_path(folder / f"{slug(request)}-{seed}.png")
-        image.save(path, pnginfo=note)
-        paths.append(path)
-    return paths
+        path = free_path(user_path(folder) / f"{slug(request)}-{seed}.png")
+        save_image(image, path, pnginfo=note)
+        yield path
 
 
 def slug(prompt: str, length: int = 40) -> str:

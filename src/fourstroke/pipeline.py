@@ -20,14 +20,14 @@ from PIL import Image
 from torch import Tensor
 
 from fourstroke.arguments import MAX_GUIDANCE, real, shown, texts, whole
-from fourstroke.checkpoint import CheckpointError, atomic_folder, read_json, read_tensors
+from fourstroke.checkpoint import CheckpointError, read_json, read_tensors
 from fourstroke.device import Device, find_device, weights_dtype
 from fourstroke.dit import Layout, PrefixCache, Transformer
 from fourstroke.enhance.enhancer import Enhanced, PromptEnhancer
-from fourstroke.files import user_path
+from fourstroke.files import model_folder
 from fourstroke.flow.sampler import OnStep, Velocity, check_finite, euler, guided, seeded_noise
 from fourstroke.flow.schedule import ScheduleConfig, fixed_sigmas, sigmas
-from fourstroke.folder import ADAPTER, ADAPTER_WEIGHTS, ENHANCER, ModelInfo, find_model, read_info, write_info
+from fourstroke.folder import ADAPTER, ADAPTER_WEIGHTS, ENHANCER, INDEX, ModelInfo, find_model, read_info, write_info
 from fourstroke.nn.lora import merge
 from fourstroke.seeds import Seeds, following, seeds_of
 from fourstroke.sizes import fit, shaped, sized, tokens_per_slot
@@ -104,8 +104,12 @@ class Pipeline:
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the whole checkpoint into `folder`, complete or not at all."""
-        with atomic_folder(user_path(folder)) as partial:
+        """Write the whole checkpoint into `folder`, complete or not at all.
+
+        Raises:
+            FolderError: unless the folder is new, empty, or holds an earlier save and nothing else.
+        """
+        with model_folder(folder, *INDEX) as partial:
             self.transformer.save_pretrained(partial / "transformer")
             self.autoencoder.save_pretrained(partial / "vae")
             self.text_encoder.save_pretrained(partial / "text_encoder", partial / "processor")

@@ -18,16 +18,17 @@ from typing import Any
 
 import torch
 
-from fourstroke.checkpoint import write_json
 from fourstroke.data.world import SHAPE_COLOURS, World, WorldConfig
 from fourstroke.data.world.compose import SHAPES
 from fourstroke.enhance.enhancer import PromptEnhancer
 from fourstroke.evaluate.world import find_world
-from fourstroke.folder import ENHANCER
+from fourstroke.files import check_replaceable, model_folder, write_json, write_text
+from fourstroke.folder import ENHANCER, INDEX
 from fourstroke.pipeline import Pipeline
 from fourstroke.train.distill import DistillRecipe, train_distill
 from fourstroke.train.dit import DitRecipe, train_dit
 from fourstroke.train.recipe import git_revision, load_recipe
+from fourstroke.train.session import saved_states
 from fourstroke.train.text import TextRecipe, train_text
 from fourstroke.train.vae import VaeRecipe, train_vae
 
@@ -47,6 +48,10 @@ def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("ru
     the scores are in its `scores.json`.
     """
     start = time.time()
+    final = runs / family / "model"
+    if n < 1:
+        raise ValueError(f"n is {n}; it must be at least 1")
+    check_replaceable(final, *INDEX)  # now, not hours later
     vae = _stage(
         runs / family / "vae",
         lambda resume: train_vae(
@@ -78,16 +83,17 @@ def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("ru
         )
     generator = list(stages.values())[-1].folder
     enhancer = train_enhancer(recipes / family, runs / family, generator, stages)
-    final, world = runs / family / "model", load_recipe(WorldConfig, recipes / family / "world.yaml")
+    world = load_recipe(WorldConfig, recipes / family / "world.yaml")
     trained = Pipeline.from_pretrained(generator, dtype=torch.float16, device="cpu")
-    trained.save_pretrained(final)  # half the size; what is measured is what was written
-    if enhancer is not None:
-        enhancer.save_pretrained(final / ENHANCER, dtype=torch.float16)
-    scores = measure(final, recipes / family / "world.yaml", n)
-    scores["minutes"] = {name: round(stage.minutes, 1) for name, stage in stages.items()}
-    write_json(final / "scores.json", scores)
-    write_json(final / "world.json", dataclasses.asdict(world))
-    (final / "README.md").write_text(card(family, final, scores), encoding="utf-8")
+    with model_folder(final, *INDEX) as partial:
+        trained.save_pretrained(partial)  # half the size; what is measured is what was written
+        if enhancer is not None:
+            enhancer.save_pretrained(partial / ENHANCER, dtype=torch.float16)
+        scores = measure(partial, recipes / family / "world.yaml", n, runs / family / "composition.png")
+        scores["minutes"] = {name: round(stage.minutes, 1) for name, stage in stages.items()}
+        write_json(partial / "scores.json", scores)
+        write_json(partial / "world.json", dataclasses.asdict(world))
+        write_text(partial / "README.md", card(family, partial, scores))
     print(f"{final}: {(time.time() - start) / 60:.0f} minutes in this call")
     return final
 
@@ -114,13 +120,13 @@ def train_enhancer(recipes: Path, runs: Path, generator: Path, stages: dict[str,
     return PromptEnhancer.from_pretrained(last.folder, device="cpu")
 
 
-def measure(folder: Path, world: Path, n: int) -> dict[str, Any]:
+def measure(folder: Path, world: Path, n: int, sheet: Path) -> dict[str, Any]:
     """Composition and reconstruction scores of a checkpoint on held-out scenes, and a sheet of judged pictures."""
     from fourstroke.evaluate.composition import evaluate_composition
     from fourstroke.evaluate.reconstruction import evaluate_reconstruction
 
     return {
-        "composition": evaluate_composition(folder, world=world, n=n, sheet=folder.parent / "composition.png"),
+        "composition": evaluate_composition(folder, world=world, n=n, sheet=sheet),
         "reconstruction": evaluate_reconstruction(folder, world=world, n=n),
     }
 
@@ -207,6 +213,6 @@ def _hardware() -> str:
 
 def _stage(out: Path, train: Callable[[bool], Path]) -> Finished:
     if not (out / "model").exists():
-        train((out / "state").exists())
+        train(bool(saved_states(out)))
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     return Finished(out / "model", max(row["seconds"] for row in rows) / 60)

@@ -170,3 +170,28 @@ def test_the_recipe_of_the_large_enhancer_takes_a_file():
     assert recipe.settings == EnhancerConfig()
     with pytest.raises(ValueError, match="data degrade"):
         dataclasses.replace(recipe, triplets=None)
+
+
+def test_the_folder_of_a_run_is_its_own(tmp_path):
+    """Somebody's files, a second run, a resume of nothing and one of another model are refused, and nothing changes."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "recipe.json").write_text('{"mine": 1}')
+    with pytest.raises(RecipeError, match="holds no run"):
+        train_enhance_sft(_sft(out, 2))
+    assert (out / "recipe.json").read_text() == '{"mine": 1}'
+    with pytest.raises(RecipeError, match="nothing to resume"):
+        train_enhance_sft(_sft(tmp_path / "none", 2), resume=True)
+    train_enhance_sft(_sft(tmp_path / "a", 2))
+    other = _sft(tmp_path / "a", 3, model=dataclasses.replace(TINY, hidden_size=2 * TINY.hidden_size))
+    with pytest.raises(RecipeError, match=rf"model\.hidden_size {TINY.hidden_size} -> {2 * TINY.hidden_size}"):
+        train_enhance_sft(other, resume=True)
+    partial = tmp_path / "a" / "state" / "checkpoint-9"
+    partial.mkdir()  # of a run that was killed while it saved
+    assert train_enhance_sft(_sft(tmp_path / "a", 3), resume=True).is_dir()
+
+
+def test_no_minutes_means_at_once(tmp_path):
+    recipe = _sft(tmp_path / "run", 10**6)
+    folder = train_enhance_sft(dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, max_minutes=0.0)))
+    assert (folder / "config.json").exists()

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,11 +20,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fourstroke.checkpoint import read_json, write_json
+from fourstroke.checkpoint import read_json
 from fourstroke.data.stream import batches, pixels
 from fourstroke.data.world import Sample, WorldConfig
 from fourstroke.data.world.graph import Split
 from fourstroke.data.world.world import SCENES
+from fourstroke.files import FolderError, atomic_file, write_json, write_text
 from fourstroke.vae import Autoencoder
 
 CHUNK, BATCH = 256, 32
@@ -57,13 +57,16 @@ def build_cache(
     """Make (or complete) a cache of `count` samples and load it.
 
     Raises:
-        ValueError: if the folder holds a cache of something else.
+        FolderError: if the folder holds other things than a cache.
+        ValueError: if it holds a cache of something else.
+        WriteError: if it cannot be written; what is complete stays.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     own = fingerprint(autoencoder, config, seed, split)
     if (folder / "cache.json").exists():
         if read_json(folder / "cache.json") != own:
             raise ValueError(f"{folder} was made with another world or autoencoder; delete it or choose another folder")
+    elif folder.exists() and any(folder.iterdir()):
+        raise FolderError(f"{folder} is not empty and holds no latents; choose an empty or a new folder")
     else:
         write_json(folder / "cache.json", own)
     chunks = -(-count // CHUNK)  # a chunk is always whole, so that asking for more later goes on from here
@@ -111,10 +114,9 @@ def _encode_chunk(path: Path, autoencoder: Autoencoder, stream: Iterable[list[Sa
         z = autoencoder.encode(pixels(samples).to(parameter.device, parameter.dtype))
         latents.append(z.flatten(2).mT.half().cpu())
         lines += [json.dumps({"short": s.short, "rich": s.rich}, ensure_ascii=False) for s in samples]
-    path.with_suffix(".jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial = path.with_suffix(".partial")
-    save_file({"latents": torch.cat(latents).contiguous()}, partial)
-    os.replace(partial, path)
+    write_text(path.with_suffix(".jsonl"), "\n".join(lines) + "\n")
+    with atomic_file(path) as partial:
+        save_file({"latents": torch.cat(latents).contiguous()}, partial)
 
 
 def _file(folder: Path, chunk: int) -> Path:

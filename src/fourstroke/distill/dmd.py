@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from fourstroke.flow import path
 from fourstroke.flow.sampler import Velocity
+from fourstroke.ranges import Finite, NonNegative, PositiveFraction, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +29,13 @@ class RenoiseConfig:
     """
 
     kind: Literal["logit-normal", "uniform"] = "logit-normal"
-    mean: float = 0.0
-    std: float = 1.0
-    low: float = 0.02
-    high: float = 0.98
+    mean: Finite = 0.0
+    std: NonNegative = 1.0
+    low: PositiveFraction = 0.02
+    high: PositiveFraction = 0.98
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if not 0 < self.low < self.high <= 1:
             raise ValueError(f"low and high are {self.low} and {self.high}; choose 0 < low < high <= 1")
 

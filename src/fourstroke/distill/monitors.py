@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
+
+from fourstroke.ranges import NonNegative, Range, check_ranges
 
 PATCH = 8
 DIVERSITY_FLOOR, SATURATION_SLACK = 0.9, 0.05
@@ -81,12 +84,15 @@ class Readings:
 class CollapseLimits:
     """When a run is given up: ratios to the teacher's, and composition as a share of the best so far."""
 
-    diversity: float = 0.5
-    saturation: float = 1.5
+    diversity: NonNegative = 0.5
+    saturation: Annotated[float, Range(1, above=True)] = 1.5
     """Ratio that the saturation may not leave upwards, nor its inverse downwards."""
-    composition: float = 0.5
-    noise: float = 0.05
+    composition: NonNegative = 0.5
+    noise: NonNegative = 0.05
     """Share by which composition may always fall: below this much the scores are noise."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def checkpoint_score(student: Readings, teacher: Readings) -> float:

@@ -22,6 +22,7 @@ from fourstroke.dit.layout import Grid
 from fourstroke.flow.sampler import Velocity, guided
 from fourstroke.nn.lora import active
 from fourstroke.pipeline import Pipeline
+from fourstroke.ranges import Fraction, NonNegative, check_ranges
 from fourstroke.text import TextFeatures
 from fourstroke.vae import Autoencoder
 
@@ -38,13 +39,12 @@ class SpecialistConfig:
     """
 
     model: Path
-    shares: tuple[float, ...]
+    shares: tuple[Fraction, ...]
     categories: tuple[str, ...] = ()
-    guidance: float = 1.0
+    guidance: NonNegative = 1.0
 
     def __post_init__(self) -> None:
-        if any(not 0 <= share <= 1 for share in self.shares):
-            raise ValueError(f"shares are {self.shares}; each lies between 0 and 1")
+        check_ranges(self)
 
 
 def teacher_mix(specialists: Sequence[SpecialistConfig], step: int, categories: Sequence[str]) -> Tensor:

@@ -16,20 +16,22 @@ from fourstroke.distill.monitors import CollapseLimits, Readings, diversity, fla
 from fourstroke.evaluate.composition import CHOOSING, Prompt, draw, held_out_prompts, judge_pictures, summarise
 from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.pipeline import Pipeline
+from fourstroke.ranges import Count, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchConfig:
     """How many held-out prompts are judged, and for how many of them several seeds are compared."""
 
-    prompts: int = 64
-    diversity_prompts: int = 8
-    seeds: int = 4
-    teacher_steps: int | None = None
+    prompts: Count = 64
+    diversity_prompts: Count = 8
+    seeds: Count = 4
+    teacher_steps: Count | None = None
     """Steps of the teacher that the student is compared with; None is the teacher's own number."""
     limits: CollapseLimits = field(default_factory=CollapseLimits)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if not 1 <= self.diversity_prompts <= self.prompts or self.seeds < 2:
             raise ValueError(
                 f"prompts={self.prompts}, diversity_prompts={self.diversity_prompts}, seeds={self.seeds}: choose 2 "

@@ -31,7 +31,9 @@ from fourstroke.dit.block import Block, Modulation
 from fourstroke.dit.cache import PrefixCache
 from fourstroke.dit.embed import TIME_CHANNELS, TextProjection, TimeEmbedding
 from fourstroke.dit.layout import Layout
+from fourstroke.files import model_folder
 from fourstroke.nn import KeysValues, rotary_table
+from fourstroke.ranges import Count, Positive, check_ranges
 
 CLASS_NAME = "QwenImage21Transformer2DModel"
 
@@ -44,19 +46,20 @@ class TransformerConfig:
     and width. A token holds `patch_size ** 2` latents of `in_channels`.
     """
 
-    patch_size: int = 1
-    in_channels: int = 64
-    out_channels: int | None = 64
-    num_layers: int = 32
-    attention_head_dim: int = 128
-    num_attention_heads: int = 32
-    context_in_dim: int = 4096
-    mlp_ratio: int = 3
-    axes_dims_rope: tuple[int, int, int] = (16, 56, 56)
-    eps: float = 1e-6
+    patch_size: Count = 1
+    in_channels: Count = 64
+    out_channels: Count | None = 64
+    num_layers: Count = 32
+    attention_head_dim: Count = 128
+    num_attention_heads: Count = 32
+    context_in_dim: Count = 4096
+    mlp_ratio: Count = 3
+    axes_dims_rope: tuple[Count, Count, Count] = (16, 56, 56)
+    eps: Positive = 1e-6
     causal_condition: bool = True
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         axes = tuple(self.axes_dims_rope)
         if len(axes) != 3 or any(axis < 2 or axis % 2 for axis in axes) or sum(axes) != self.attention_head_dim:
             raise ValueError(
@@ -238,7 +241,8 @@ class Transformer(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and safetensors so that diffusers loads them too; complete or not at all."""
-        save_weights(self, Path(folder), {"_class_name": CLASS_NAME, **dataclasses.asdict(self.config)})
+        with model_folder(folder, "config.json", "_class_name") as partial:
+            save_weights(self, partial, {"_class_name": CLASS_NAME, **dataclasses.asdict(self.config)})
 
 
 def _silu(x: float) -> float:

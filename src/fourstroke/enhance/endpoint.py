@@ -20,6 +20,7 @@ from typing import Any
 from PIL import Image
 
 from fourstroke.image_io import to_rgb
+from fourstroke.ranges import Natural, Positive, check_ranges
 
 KEY_VARIABLE = "FOURSTROKE_ENDPOINT_KEY"
 MAX_BYTES = 8 * 2**20
@@ -47,11 +48,12 @@ class Endpoint:
 
     url: str
     model: str
-    timeout: float = 120.0
-    retries: int = 2
+    timeout: Positive = 120.0
+    retries: Natural = 2
     key: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"the endpoint {self.url!r} should read http://host:port/v1")
 

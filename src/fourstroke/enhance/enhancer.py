@@ -28,11 +28,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from fourstroke.checkpoint import CheckpointError, atomic_folder, read_json, write_json
+from fourstroke.checkpoint import CheckpointError, read_json
 from fourstroke.device import Device, find_device, weights_dtype
 from fourstroke.enhance import protocol
 from fourstroke.enhance.checks import Lexicon, problems, quoted
 from fourstroke.enhance.endpoint import Endpoint, EndpointError, data_url
+from fourstroke.files import model_folder, write_json
+from fourstroke.ranges import Count, Finite, Natural, NonNegative, Positive, PositiveFraction, check_ranges
 from fourstroke.seeds import check_seed, following
 
 SETTINGS, SYSTEM_FILE = "enhancer.json", "system_prompt.txt"
@@ -46,25 +48,24 @@ class EnhancerWarning(UserWarning):
 class EnhancerConfig:
     """How an enhancer is asked; the defaults are those of Qwen-Image-2.1's text-to-image enhancer."""
 
-    max_new_tokens: int = 16_256
-    temperature: float = 1.0
+    max_new_tokens: Count = 16_256
+    temperature: NonNegative = 1.0
     """0 is greedy."""
-    top_p: float = 0.95
-    top_k: int = 20
-    presence_penalty: float = 1.5
-    max_seconds: float = 120.0
+    top_p: PositiveFraction = 0.95
+    top_k: Natural = 20
+    presence_penalty: Finite = 1.5
+    max_seconds: Positive = 120.0
     """Generation in-process stops here; an endpoint has its own limit."""
-    max_characters: int = 4000
+    max_characters: Count = 4000
     """Longer requests say enough already: they come back as they are."""
-    attempts: int = 2
+    attempts: Count = 2
     """Tries, each from a seed of its own, until a rewrite passes the checks."""
     things: tuple[str, ...] = ()
     colours: tuple[str, ...] = ()
     """What a small generator can draw; a request that names none of it comes back as it is."""
 
     def __post_init__(self) -> None:
-        if min(self.max_new_tokens, self.attempts, self.max_characters) < 1 or self.temperature < 0:
-            raise ValueError("max_new_tokens, attempts and max_characters must be at least 1, temperature at least 0")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +196,7 @@ class PromptEnhancer:
         if not isinstance(self.backend, LocalModel):
             raise ValueError("an enhancer behind an endpoint has no weights to save")
         model = self.backend.model
-        with atomic_folder(Path(folder)) as partial:
+        with model_folder(folder, SETTINGS, "max_new_tokens") as partial:
             own = model.dtype
             model.to(dtype or own).save_pretrained(partial)
             model.to(own)

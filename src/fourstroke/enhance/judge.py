@@ -22,20 +22,24 @@ from torch.nn import functional as F
 from fourstroke.checkpoint import load_weights, save_weights
 from fourstroke.data.world import SHAPE_COLOURS, SHAPES, World, WorldConfig
 from fourstroke.data.world.graph import Scene
+from fourstroke.ranges import Count, Fraction, NonNegative, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig:
     """How long the held-out judge learns; the defaults take about two minutes on two CPU cores."""
 
-    steps: int = 600
-    batch_size: int = 64
-    lr: float = 2e-3
-    width: int = 24
-    side: int = 64
+    steps: Count = 600
+    batch_size: Count = 64
+    lr: NonNegative = 2e-3
+    width: Count = 24
+    side: Count = 64
     """Pictures are looked at in this many pixels a side."""
-    textures: float = 0.5
-    lights: float = 0.5
+    textures: Fraction = 0.5
+    lights: Fraction = 0.5
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class HeldOutJudge(nn.Module):

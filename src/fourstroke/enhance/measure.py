@@ -21,6 +21,7 @@ from fourstroke.evaluate.judge import Judge
 from fourstroke.evaluate.statistics import Share, share
 from fourstroke.flow.sampler import seeded_noise
 from fourstroke.pipeline import Pipeline
+from fourstroke.ranges import Fraction, check_ranges
 from fourstroke.text import PromptTooLong
 
 
@@ -32,9 +33,12 @@ class Shares:
     draw them, because an enhancer must keep them.
     """
 
-    words: float = 0.1
-    textures: float = 0.6
-    lights: float = 0.6
+    words: Fraction = 0.1
+    textures: Fraction = 0.6
+    lights: Fraction = 0.6
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def of(self, world: WorldConfig) -> World:
         """The world with these shares."""

@@ -16,6 +16,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast, Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
 from fourstroke.enhance.protocol import ANSWER_CLOSE, ANSWER_MIDDLE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
+from fourstroke.ranges import Count, NonNegative, Positive, PositiveFraction, check_ranges
 from fourstroke.text.small import train_tokenizer
 
 SYSTEM_PROMPT = "Rewrite the request."
@@ -35,17 +36,20 @@ CHAT_TEMPLATE = """\
 class SmallEnhancerConfig:
     """Sizes of a small enhancer; the defaults are those of the micro family."""
 
-    vocab_size: int = 1024
-    hidden_size: int = 192
-    num_layers: int = 4
-    num_heads: int = 4
-    num_kv_heads: int = 4
-    head_dim: int = 48
-    intermediate_size: int = 512
-    rope_theta: float = 10_000.0
-    rotary_share: float = 0.5
+    vocab_size: Count = 1024
+    hidden_size: Count = 192
+    num_layers: Count = 4
+    num_heads: Count = 4
+    num_kv_heads: Count = 4
+    head_dim: Count = 48
+    intermediate_size: Count = 512
+    rope_theta: Positive = 10_000.0
+    rotary_share: PositiveFraction = 0.5
     """Share of each head's dimensions that is rotated by position."""
-    initializer_range: float = 0.04
+    initializer_range: NonNegative = 0.04
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -24,6 +24,7 @@ from fourstroke.device import Device
 from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.evaluate.statistics import Share, share
 from fourstroke.evaluate.world import find_world
+from fourstroke.files import save_image
 from fourstroke.flow.sampler import seeded_noise
 from fourstroke.folder import find_model
 from fourstroke.pipeline import Pipeline
@@ -171,8 +172,7 @@ def evaluate_composition(
     seconds = (time.perf_counter() - start) / n
     verdicts = judge_pictures(judge, prompts, pictures, progress("judging"))
     if sheet is not None:
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-        verdict_sheet(prompts, pictures, verdicts).save(sheet)
+        save_image(verdict_sheet(prompts, pictures, verdicts), sheet)
     shares = summarise(prompts, verdicts) | {"all_right": share([v.right for v in verdicts], [1] * n)}
     return {
         "model": pipe.info.name,

@@ -31,6 +31,7 @@ from fourstroke.evaluate.coders import forget_peak, load_autoencoder, load_coder
 from fourstroke.evaluate.composition import progress
 from fourstroke.evaluate.reading import READING_SIDE, _reader, levenshtein
 from fourstroke.evaluate.world import find_world
+from fourstroke.files import save_image
 from fourstroke.image_io import ImageError
 from fourstroke.vae.losses import psnr
 from fourstroke.vae.lpips import SMALLEST, Lpips
@@ -211,10 +212,8 @@ def evaluate_reconstruction(
         found = {g.name: measure(coder.code, g.pictures(), g.batch, g.name, total=g.count, **extra) for g in groups}
         results.append(found | {"peak_mb": round(peak_memory(coder.device), 1)})
     if sheet is not None:
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-        _sheet(
-            [(list(itertools.islice(g.pictures(), SHEET_COLUMNS)), results[0][g.name]["copies"]) for g in groups]
-        ).save(sheet)
+        shown = [(list(itertools.islice(g.pictures(), SHEET_COLUMNS)), results[0][g.name]["copies"]) for g in groups]
+        save_image(_sheet(shown), sheet)
     answers = [{"model": coder.name, "n": n} | _plain(found) for coder, found in zip(coders, results, strict=True)]
     result = answers[0] | ({"peers": answers[1:]} if peers else {})
     if source is not None:

@@ -18,20 +18,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fourstroke.checkpoint import read_json, write_json
+from fourstroke.checkpoint import read_json
+from fourstroke.files import write_json
+from fourstroke.ranges import Count, Decay, Finite, Positive, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
     """The keys of the scheduler's config that decide the grid."""
 
-    base_image_seq_len: int = 256
-    max_image_seq_len: int = 8192
-    base_shift: float = 0.5
-    max_shift: float = 0.9
-    shift_terminal: float | None = 0.02
+    base_image_seq_len: Count = 256
+    max_image_seq_len: Count = 8192
+    base_shift: Finite = 0.5
+    max_shift: Finite = 0.9
+    shift_terminal: Decay | None = 0.02
     use_dynamic_shifting: bool = True
-    shift: float = 1.0
+    shift: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> ScheduleConfig:

@@ -20,8 +20,9 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from fourstroke.checkpoint import CheckpointError, atomic_folder, read_json, write_json
+from fourstroke.checkpoint import CheckpointError, read_json
 from fourstroke.device import Device, find_device
+from fourstroke.files import model_folder, write_json
 from fourstroke.text import templates, vision
 
 
@@ -184,13 +185,13 @@ class TextEncoder(nn.Module):
         Whatever precision the file keeps, its config asks for float32: who names none (`DiffusionPipeline`) gets that
         for the other parts, and their features must fit.
         """
-        with atomic_folder(Path(text_encoder_folder)) as folder:
+        with model_folder(text_encoder_folder, "config.json", "model_type") as folder:
             self.model.save_pretrained(folder)
             config = read_json(folder / "config.json")
             for part in (config, config["text_config"], config["vision_config"]):
                 part["dtype"] = "float32"
             write_json(folder / "config.json", config)
-        with atomic_folder(Path(processor_folder)) as folder:
+        with model_folder(processor_folder, "processor_config.json", "processor_class") as folder:
             save_processor(self.tokenizer, self.image_processor, folder)
 
 

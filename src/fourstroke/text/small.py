@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, 
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from fourstroke.ranges import Count, Natural, Positive, check_ranges
 from fourstroke.text import templates, vision
 from fourstroke.text.encoder import TextEncoder
 
@@ -51,25 +52,26 @@ class SmallTextConfig:
     square of the learned position grid's side, 64 for images of 128 px, larger images are interpolated.
     """
 
-    vocab_size: int = 2048
-    hidden_size: int = 192
-    num_layers: int = 3
-    num_heads: int = 3
-    num_kv_heads: int = 3
-    head_dim: int = 64
-    intermediate_size: int = 512
-    rope_theta: float = 10_000.0
-    vision_hidden_size: int = 96
-    vision_depth: int = 2
-    vision_num_heads: int = 2
-    vision_intermediate_size: int = 256
-    vision_positions: int = 64
-    deepstack_layers: tuple[int, ...] = (0,)
-    min_pixels: int = vision.SLOT_SIZE**2
-    max_tokens: int = 1000
+    vocab_size: Count = 2048
+    hidden_size: Count = 192
+    num_layers: Count = 3
+    num_heads: Count = 3
+    num_kv_heads: Count = 3
+    head_dim: Count = 64
+    intermediate_size: Count = 512
+    rope_theta: Positive = 10_000.0
+    vision_hidden_size: Count = 96
+    vision_depth: Count = 2
+    vision_num_heads: Count = 2
+    vision_intermediate_size: Count = 256
+    vision_positions: Count = 64
+    deepstack_layers: tuple[Natural, ...] = (0,)
+    min_pixels: Count = vision.SLOT_SIZE**2
+    max_tokens: Count = 1000
 
     def __post_init__(self) -> None:
         """Reject sizes that Qwen3-VL cannot have."""
+        check_ranges(self)
         if self.head_dim % 4 or self.num_heads % self.num_kv_heads:
             raise ValueError("head_dim must be a multiple of 4 and num_heads a multiple of num_kv_heads")
         if self.vision_hidden_size % (4 * self.vision_num_heads):

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fourstroke.checkpoint import atomic_folder, read_json, write_json
+from fourstroke.checkpoint import read_json
 from fourstroke.data.cache import build_cache
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import WorldConfig
@@ -39,12 +39,14 @@ from fourstroke.distill.rollout import clean_prediction, rollout, trajectory, tr
 from fourstroke.distill.teachers import SpecialistConfig, Teacher, load_specialists, teacher_mix
 from fourstroke.distill.watch import Watch, WatchConfig, WordsWatch, stack
 from fourstroke.dit import Transformer
+from fourstroke.files import atomic_folder, save_image, write_json
 from fourstroke.flow import path
 from fourstroke.flow.sampler import NonFiniteError, Velocity
 from fourstroke.flow.schedule import UNSHIFTED, fixed_sigmas
 from fourstroke.folder import ModelInfo, save_adapter
 from fourstroke.nn.lora import adapter_tensors
 from fourstroke.pipeline import Pipeline
+from fourstroke.ranges import Count, Natural, NonNegative, PositiveFraction, check_ranges
 from fourstroke.train import distributed
 from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.loop import DivergedError, RunConfig, Scalars, Trainer
@@ -63,13 +65,12 @@ class WarmConfig:
     slowly (CausVid, arXiv 2412.07772, starts so). The reports do not say how they start.
     """
 
-    steps: int
-    substeps: int = 4
+    steps: Natural
+    substeps: Count = 4
     optimizer: OptimizerConfig
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.substeps < 1:
-            raise ValueError(f"steps={self.steps}, substeps={self.substeps}: at least 0 and 1")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,46 +86,43 @@ class DistillRecipe:
     """
 
     teacher: str
-    guidance: float
+    guidance: NonNegative
     specialists: tuple[SpecialistConfig, ...] = ()
     world: WorldConfig | None = None
     cache: Path | None = None
-    samples: int = 0
+    samples: Natural = 0
     prompts: Path | None = None
-    width: int | None = None
-    height: int | None = None
+    width: Count | None = None
+    height: Count | None = None
     edits: Path | None = None
-    edit_share: float = 0.5
-    sigmas: tuple[float, ...]
+    edit_share: PositiveFraction = 0.5
+    sigmas: tuple[PositiveFraction, ...]
     run: RunConfig
     student: OptimizerConfig
     fake: OptimizerConfig
-    batch_size: int
-    draws: int = 1
-    fake_updates: int = 5
+    batch_size: Count
+    draws: Count = 1
+    fake_updates: Count = 5
     warm: WarmConfig | None = None
     renoise: RenoiseConfig = field(default_factory=RenoiseConfig)
-    flow_weight: float = 0.0
-    lora_rank: int = 0
+    flow_weight: NonNegative = 0.0
+    lora_rank: Natural = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     watch: WatchConfig = field(default_factory=WatchConfig)
-    workers: int = 0
+    workers: Natural = 0
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.sigmas[:1] != (1.0,):
             raise ValueError(f"sigmas are {list(self.sigmas)}; they start at 1.0, where the noise is")
         fixed_sigmas(self.sigmas)
-        if self.fake_updates < 1:
-            raise ValueError(f"fake_updates is {self.fake_updates}; it must be at least 1")
         if (self.world is None) == (self.prompts is None) or (self.world is None) != (self.cache is None):
             raise ValueError("name either a world with its cache, or a file of prompts")
         if self.world is not None and (self.width, self.height) != (None, None):
             raise ValueError("width and height are those of a file of prompts; a world has its own")
         if self.world is None and self.samples:
             raise ValueError("samples are the scenes of a world; of a file every prompt is taken")
-        if not 0 < self.edit_share <= 1:
-            raise ValueError(f"edit_share is {self.edit_share}; choose above 0 and up to 1, or leave edits out")
         if self.flow_weight and self.world is None:
             raise ValueError("flow_weight needs the latents of a world's cache")
         if self.dtype != "float32" and not self.lora_rank:
@@ -287,7 +285,7 @@ class DistillStage:
             student = dataclasses.replace(student, teacher_error=teacher_error(drawn, taught))
         upscale = max(1, 192 // pictures[0].width)
         sheet = contact_sheet(pictures[:16], self.watch.captions[:16], columns=8, upscale=upscale)
-        sheet.save(folder / f"step-{step:06d}.png")
+        save_image(sheet, folder / f"step-{step:06d}.png")
         score = checkpoint_score(student, teacher)
         best = self.best or (-math.inf, 0.0, step)
         if reason := collapse(student, teacher, best[1], self.recipe.watch.limits):

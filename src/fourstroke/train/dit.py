@@ -27,10 +27,12 @@ from fourstroke.data.world.graph import Split
 from fourstroke.dit import Layout, Transformer, TransformerConfig
 from fourstroke.evaluate.composition import CHOOSING, draw, held_out_prompts, judge_pictures, summarise
 from fourstroke.evaluate.judge import Judge
+from fourstroke.files import save_image
 from fourstroke.flow import path
 from fourstroke.flow.schedule import ScheduleConfig
 from fourstroke.folder import ModelInfo
 from fourstroke.pipeline import Pipeline
+from fourstroke.ranges import Count, Finite, Fraction, Natural, NonNegative, check_ranges
 from fourstroke.text import TextEncoder
 from fourstroke.text.small import SmallTextConfig, build_text_encoder, sizes, train_tokenizer
 from fourstroke.train import distributed
@@ -51,12 +53,11 @@ class SemanticsConfig:
     are at hand. Where the noise is high the text alone can tell, so this teaches the way from words to places.
     """
 
-    block: int
-    weight: float = 0.5
+    block: Count
+    weight: NonNegative = 0.5
 
     def __post_init__(self) -> None:
-        if self.block < 1 or self.weight < 0:
-            raise ValueError(f"block={self.block}, weight={self.weight}: blocks count from 1, weights from 0")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,32 +73,31 @@ class DitRecipe:
     world: WorldConfig
     vae: Path
     cache: Path
-    samples: int
-    held_out: int = 256
+    samples: Count
+    held_out: Count = 256
     model: TransformerConfig | None = None
     text: SmallTextConfig | None = None
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     info: ModelInfo
     run: RunConfig
     optimizer: OptimizerConfig
-    batch_size: int
-    draws: int = 1
-    drop_prompt: float = 0.1
-    time_mean: float = 0.0
-    time_std: float = 1.0
-    workers: int = 0
+    batch_size: Count
+    draws: Count = 1
+    drop_prompt: Fraction = 0.1
+    time_mean: Finite = 0.0
+    time_std: NonNegative = 1.0
+    workers: Natural = 0
     compile: bool = False
     init: Path | None = None
     text_from: Path | None = None
     freeze_text: bool = False
     """Leave the text encoder as it is, like the reports' Qwen3-VL, and spare its backward pass."""
     semantics: SemanticsConfig | None = None
-    judged: int = 0
+    judged: Natural = 0
     """Held-out prompts whose pictures are judged at every sample, so that the log holds the learning curve."""
 
     def __post_init__(self) -> None:
-        if self.held_out < 1:
-            raise ValueError(f"held_out={self.held_out}: the loss is watched on 1 scene or more")
+        check_ranges(self)
         if self.model is None and self.init is None:
             raise ValueError("there is no transformer: name the sizes of a new one, model, or a checkpoint, init")
         if self.text is None and self.text_from is None and self.init is None:
@@ -183,7 +183,7 @@ class DitStage:
         world = World(self.recipe.world)
         prompts = [world.sample(index, "heldout").short for index in range(16)]
         images = [pipe(p, seed=index, num_inference_steps=20).images[0] for index, p in enumerate(prompts)]
-        contact_sheet(images, prompts, columns=8, upscale=2).save(folder / f"step-{step:06d}.png")
+        save_image(contact_sheet(images, prompts, columns=8, upscale=2), folder / f"step-{step:06d}.png")
         scores = {"heldout": torch.cat(errors).mean().item()}  # the last batch may be short
         if self.recipe.judged:
             chosen = held_out_prompts(world, self.recipe.judged, first=CHOOSING)

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from transformers.trainer_callback import PrinterCallback, TrainerControl, TrainerState
 
-from fourstroke.checkpoint import read_json, write_json
+from fourstroke.checkpoint import read_json
 from fourstroke.data.world import WorldConfig
 from fourstroke.enhance import protocol, rewards
 from fourstroke.enhance.checks import Lexicon
@@ -31,8 +31,10 @@ from fourstroke.enhance.judge import HeldOutJudge, JudgeConfig, train_judge
 from fourstroke.enhance.measure import Shares, Studio, answers, rewrites, world_triplets
 from fourstroke.enhance.triplet import Triplet
 from fourstroke.evaluate.composition import CHOOSING
+from fourstroke.files import atomic_folder, write_json
 from fourstroke.pipeline import Pipeline
-from fourstroke.train.enhance_sft import Watchman, arguments, finish, import_trl, show, start_run
+from fourstroke.ranges import Count, Natural, NonNegative, Positive, check_ranges
+from fourstroke.train.enhance_sft import Watchman, arguments, finish, import_trl, show, started
 from fourstroke.train.loop import RunConfig
 from fourstroke.train.recipe import resolved
 
@@ -43,31 +45,39 @@ RewardFunction = Callable[..., list[float]]
 class RewardWeights:
     """What each reward counts; 0 leaves one out. `longer` is there to be hacked (`rewards.longer`)."""
 
-    consistency: float = 1.0
-    richness: float = 0.5
-    words: float = 0.25
-    language: float = 0.1
-    things: float = 0.5
-    places: float = 0.5
-    valid: float = 0.25
-    length: float = 0.1
-    longer: float = 0.0
+    consistency: NonNegative = 1.0
+    richness: NonNegative = 0.5
+    words: NonNegative = 0.25
+    language: NonNegative = 0.1
+    things: NonNegative = 0.5
+    places: NonNegative = 0.5
+    valid: NonNegative = 0.25
+    length: NonNegative = 0.1
+    longer: NonNegative = 0.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if not any(dataclasses.asdict(self).values()):
+            raise ValueError("all weights of rewards are 0: give one that counts")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RlWatch:
     """The held-out judge: how many requests it looks at, how often, and when it ends the run."""
 
-    prompts: int = 64
-    every: int = 10
+    prompts: Count = 64
+    every: Count = 10
     """Steps between two looks."""
-    drop: float = 0.03
+    drop: NonNegative = 0.03
     """Below the best score by this much counts as a fall."""
-    patience: int = 3
+    patience: Count = 3
     """Falls in a row that end the run."""
-    max_kl: float = 1.0
+    max_kl: Positive = 1.0
     """Mean KL from the reference, nats a token, that ends the run."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,26 +89,29 @@ class EnhanceRlRecipe:
     enhancer: Path
     """The fine-tuned enhancer: where the policy starts, and the reference of the KL penalty."""
     generator: Path
-    samples: int = 2000
+    samples: Count = 2000
     """Triplets of the world whose short prompts are asked."""
     run: RunConfig
-    requests: int = 4
-    group: int = 8
-    lr: float = 2e-5
-    warmup: int = 5
-    kl: float = 0.05
-    temperature: float = 1.0
-    max_tokens: int = 256
-    low: int = 25
-    high: int = 80
+    requests: Count = 4
+    group: Count = 8
+    lr: NonNegative = 2e-5
+    warmup: Natural = 5
+    kl: NonNegative = 0.05
+    temperature: Positive = 1.0
+    max_tokens: Count = 256
+    low: Natural = 25
+    high: Natural = 80
     """Words of a rewrite between which `length` is complete."""
     weights: RewardWeights = field(default_factory=RewardWeights)
     watch: RlWatch = field(default_factory=RlWatch)
     mllm: Endpoint | None = None
     """A model that sees, in place of the judge of pixels and of richness."""
-    draw_batch: int = 16
+    draw_batch: Count = 16
 
     def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.low > self.high:
+            raise ValueError(f"low={self.low}, high={self.high}: choose low to be at most high")
         if self.group < 2:
             raise ValueError(f"group is {self.group}: rewrites are ranked within their group, it needs at least 2")
 
@@ -210,8 +223,9 @@ class Lookout(Watchman):
         self.write(state, {"scores": scores})
         if scores["held_out"] > self.best:
             self.best, self.falls = scores["held_out"], 0
-            self.enhancer.save_pretrained(self.run.out / "best")
-            write_json(self.run.out / "best" / "held_out.json", {"step": state.global_step, **scores})
+            with atomic_folder(self.run.out / "best") as partial:
+                self.enhancer.save_pretrained(partial)
+                write_json(partial / "held_out.json", {"step": state.global_step, **scores})
         else:
             self.falls = self.falls + 1 if scores["held_out"] < self.best - self.recipe.watch.drop else 0
 
@@ -220,15 +234,20 @@ def train_enhance_rl(recipe: EnhanceRlRecipe, resume: bool = False) -> Path:
     """Reinforce by a recipe; returns the folder of the best enhancer, by the held-out judge.
 
     Raises:
-        RecipeError: if the output folder already holds a run and `resume` is false.
+        RecipeError: if the output folder holds anything but a run, one that `resume` does not fit, or one that is still
+            going on.
         CheckpointError: for a missing or damaged enhancer or generator.
         RuntimeError: if TRL is not installed.
     """
     trl = import_trl()
+    with started(recipe.run.out, resume, resolved(recipe), ("enhancer",)) as checkpoint:
+        return _reinforce(trl, recipe, checkpoint)
+
+
+def _reinforce(trl: Any, recipe: EnhanceRlRecipe, checkpoint: str | None) -> Path:
     from datasets import Dataset
 
     out = recipe.run.out
-    checkpoint = start_run(out, resume, resolved(recipe))
     if checkpoint is None:  # what a run that never saved left is of another enhancer, or another judge
         for name in ("best", "judge"):
             shutil.rmtree(out / name, ignore_errors=True)
@@ -267,11 +286,13 @@ def train_enhance_rl(recipe: EnhanceRlRecipe, resume: bool = False) -> Path:
     lookout.local = LocalModel(trainer.model, tokenizer)
     if checkpoint is None:
         lookout.look(trainer.state)  # where the policy starts from
-    trainer.train(resume_from_checkpoint=checkpoint)
+    if recipe.run.max_minutes != 0:
+        trainer.train(resume_from_checkpoint=checkpoint)
     finish(trainer.state, recipe.run)
     turns = answers(lookout.local, [t.short for t in lookout.triplets[:16]], enhancer.system_prompt, enhancer.config)
     show(out / "samples", trainer.state.global_step, [t.short for t in lookout.triplets[:16]], turns)
-    shutil.copytree(out / "best", out / "model", dirs_exist_ok=True)
+    with atomic_folder(out / "model") as partial:
+        shutil.copytree(out / "best", partial, dirs_exist_ok=True)
     return out / "model"
 
 

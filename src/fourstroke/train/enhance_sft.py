@@ -7,12 +7,13 @@ from the drawn world, from a file of `fourstroke data degrade`, or from both.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +22,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
-from fourstroke.checkpoint import write_json
 from fourstroke.data.world import WorldConfig
 from fourstroke.enhance import protocol
 from fourstroke.enhance.bulk import read_triplets
@@ -30,6 +30,9 @@ from fourstroke.enhance.enhancer import SYSTEM_FILE, EnhancerConfig, LocalModel,
 from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, text_scores, world_triplets
 from fourstroke.enhance.small import SYSTEM_PROMPT, SmallEnhancerConfig, build_model, build_tokenizer, sizes
 from fourstroke.enhance.triplet import Triplet
+from fourstroke.files import append_line, atomic_folder, user_path, write_text
+from fourstroke.ranges import Count, Decay, Natural, NonNegative, check_ranges
+from fourstroke.train import session
 from fourstroke.train.loop import DivergedError, RunConfig
 from fourstroke.train.optimizer import OptimizerConfig, Together, build_optimizers
 from fourstroke.train.recipe import RecipeError, agree, resolved
@@ -45,9 +48,12 @@ TOKENIZER_TRIPLETS = 4000
 class LoraSettings:
     """Low-rank adapters (PEFT) on the linear layers; they are merged into the exported model."""
 
-    rank: int = 32
-    alpha: int = 64
-    dropout: float = 0.0
+    rank: Count = 32
+    alpha: Count = 64
+    dropout: Decay = 0.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,28 +68,31 @@ class EnhanceSftRecipe:
 
     world: WorldConfig | None = None
     shares: Shares = field(default_factory=Shares)
-    samples: int = 0
+    samples: Natural = 0
     triplets: Path | None = None
-    held_out: int = 64
+    held_out: Natural = 64
     base: str | None = None
     model: SmallEnhancerConfig | None = None
     lora: LoraSettings | None = None
     settings: EnhancerConfig = field(default_factory=EnhancerConfig)
     run: RunConfig
-    batch_size: int = 16
-    accumulate: int = 1
+    batch_size: Count = 16
+    accumulate: Count = 1
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Muon for a model from nothing: it learns to copy from the request in far fewer steps."""
-    lr: float = 2e-3
-    warmup: int = 50
-    weight_decay: float = 0.01
-    beta2: float = 0.95
-    max_length: int = 4096
+    lr: NonNegative = 2e-3
+    warmup: Natural = 50
+    weight_decay: NonNegative = 0.01
+    beta2: Decay = 0.95
+    max_length: Count = 4096
     """Tokens of a sample; longer ones are left out, never cut."""
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a fifth slower."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.base is not None:
+            object.__setattr__(self, "base", str(user_path(self.base)))
         if self.optimizer == "muon" and self.lora is not None:
             raise ValueError("optimizer=muon moves whole weights; with lora leave it adamw")
         if self.world is None and (self.samples or self.triplets is None or not self.held_out):
@@ -94,13 +103,18 @@ def train_enhance_sft(recipe: EnhanceSftRecipe, resume: bool = False) -> Path:
     """Fine-tune by a recipe; returns the folder of the enhancer.
 
     Raises:
-        RecipeError: if the output folder already holds a run and `resume` is false, or there is nothing to train on.
+        RecipeError: if the output folder holds anything but a run, one that `resume` does not fit, or one that is still
+            going on; if there is nothing to train on.
         DivergedError: if the loss is not finite.
         RuntimeError: if TRL is not installed.
     """
     trl = import_trl()
+    with started(recipe.run.out, resume, resolved(recipe), ("model", "base", "lora", "optimizer")) as checkpoint:
+        return _fine_tune(trl, recipe, checkpoint)
+
+
+def _fine_tune(trl: Any, recipe: EnhanceSftRecipe, checkpoint: str | None) -> Path:
     out = recipe.run.out
-    checkpoint = start_run(out, resume, resolved(recipe))
     torch.manual_seed(recipe.run.seed)
     triplets, held_out, lexicon = _data(recipe)
     model, tokenizer, system = _model(recipe, triplets)
@@ -146,10 +160,12 @@ def train_enhance_sft(recipe: EnhanceSftRecipe, resume: bool = False) -> Path:
         optimizers=(None if recipe.optimizer == "adamw" else _muon(recipe, model), None),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    if recipe.run.max_minutes != 0:
+        trainer.train(resume_from_checkpoint=checkpoint)
     finish(trainer.state, recipe.run)
     trained = trainer.model.merge_and_unload() if peft is not None else trainer.model
-    PromptEnhancer(LocalModel(trained, tokenizer), settings, system).save_pretrained(out / "model")
+    with atomic_folder(out / "model") as partial:
+        PromptEnhancer(LocalModel(trained, tokenizer), settings, system).save_pretrained(partial)
     return out / "model"
 
 
@@ -216,7 +232,7 @@ class Watchman(TrainerCallback):
         if now - self.saved > 60 * self.run.save_minutes:
             control.should_save = control.should_log = True  # the loss is looked at first
             self.saved = now
-        if self.run.max_minutes and self.seconds > 60 * self.run.max_minutes:
+        if self.run.max_minutes is not None and self.seconds > 60 * self.run.max_minutes:
             control.should_training_stop = True
         last = control.should_training_stop or state.global_step >= self.run.steps
         if last:
@@ -242,8 +258,7 @@ class Watchman(TrainerCallback):
     def write(self, state: TrainerState, values: dict[str, Any]) -> None:
         """Append a row to `log.jsonl` and print it."""
         row = {"step": state.global_step, "seconds": round(self.seconds, 1), **values}
-        with (self.run.out / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.run.out / "log.jsonl", json.dumps(row))
         flat = values.get("scores") or {
             k: v for k, v in values.items() if k in ("loss", "mean_token_accuracy", "reward", "kl")
         }
@@ -252,16 +267,25 @@ class Watchman(TrainerCallback):
         print(f"{share:5.1f} %  step {state.global_step}  {told}  {self.seconds / 60:.1f} minutes gone", flush=True)
 
 
-def start_run(out: Path, resume: bool, record: dict[str, Any]) -> str | None:
-    """Make the run's folder; returns the checkpoint to go on from, None for a new run."""
-    found = sorted((out / "state").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    if found and not resume:
-        raise RecipeError(f"{out} already holds a run; continue it with --resume, or choose another out=")
-    out.mkdir(parents=True, exist_ok=True)
-    if not found:
-        (out / "log.jsonl").unlink(missing_ok=True)
-    write_json(out / "recipe.json", record)
-    return str(found[-1]) if found else None
+@contextlib.contextmanager
+def started(out: Path, resume: bool, record: dict[str, Any], fixed: Sequence[str]) -> Iterator[str | None]:
+    """Hold the run's folder; yields the checkpoint to go on from, None for a new run.
+
+    Raises:
+        RecipeError: if the folder is not to be had (`session.opened`), or keys of the groups `fixed`, which say what
+            the model is, differ from those of the checkpoint.
+    """
+    with session.opened(out, resume):
+        changed = session.changes(out, record) if resume else {}
+        if wrong := {key: told for key, told in changed.items() if key.split(".")[0] in fixed}:
+            raise RecipeError(f"{out / 'state'} is of another model; what differs: {session.listed(wrong)}")
+        if changed:
+            print(f"resumed {out}; changed: {session.listed(changed)}", flush=True)
+        found = session.checkpoints(out)
+        if not found:
+            (out / "log.jsonl").unlink(missing_ok=True)  # of a run that never saved
+        session.write_record(out, record)
+        yield str(found[-1]) if found else None
 
 
 def finish(state: TrainerState, run: RunConfig) -> None:
@@ -279,11 +303,10 @@ def seconds_of(log: Path) -> float:
 
 def show(folder: Path, step: int, requests: list[str], turns: list[str]) -> None:
     """Write the first requests with what became of them."""
-    folder.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(
         f"> {request}\n{turn}" for request, turn in itertools.islice(zip(requests, turns, strict=True), 16)
     )
-    (folder / f"step-{step:06d}.txt").write_text(text + "\n", encoding="utf-8")
+    write_text(folder / f"step-{step:06d}.txt", text + "\n")
 
 
 def import_trl() -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fourstroke.data.stream import batches, pixels
 from fourstroke.data.world import BACKGROUND_COLOURS, SHAPE_COLOURS, SHAPES, Sample, Scene, World, WorldConfig
+from fourstroke.ranges import Count, Natural, check_ranges
 from fourstroke.train import distributed
 from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.loop import RunConfig, Trainer
@@ -36,10 +37,11 @@ class FeaturesRecipe:
     model: SemanticConfig
     run: RunConfig
     optimizer: OptimizerConfig
-    batch_size: int
-    workers: int = 0
+    batch_size: Count
+    workers: Natural = 0
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.model.things or self.model.colours:
             raise ValueError("model.things and model.colours come from the world; leave them out")
 

@@ -26,27 +26,33 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from fourstroke.checkpoint import atomic_folder, write_json
-from fourstroke.train import distributed
+from fourstroke.files import append_line, atomic_folder
+from fourstroke.ranges import Count, NonNegative, TrainingSeed, check_ranges
+from fourstroke.train import distributed, session
 from fourstroke.train.optimizer import MovingAverage, OptimizerConfig, build_optimizers, learning_rate
 from fourstroke.train.recipe import RecipeError
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Where a run goes and how long it lasts. `None` minutes: until `steps` are done.
+    """Where a run goes and how long it lasts. `None` minutes: until `steps` are done; 0 minutes: at once.
+
+    `out` is new, empty, or holds this run; one process, or the ranks of one run, write there at a time.
 
     `sample_first` draws a sheet of the untrained models too: the floor that a run starts from.
     """
 
     out: Path
-    steps: int
-    max_minutes: float | None = None
-    save_minutes: float = 5.0
-    sample_minutes: float = 5.0
+    steps: Count
+    max_minutes: NonNegative | None = None
+    save_minutes: NonNegative = 5.0
+    sample_minutes: NonNegative = 5.0
     sample_first: bool = False
-    log_seconds: float = 15.0
-    seed: int = 0
+    log_seconds: NonNegative = 15.0
+    seed: TrainingSeed = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 Scalars = dict[str, Tensor]
@@ -108,7 +114,7 @@ class Learner:
             optimizer.zero_grad(set_to_none=True)
         scalars["loss"].backward()
         distributed.average_gradients(self.parameters)
-        scalars["grad_norm"] = distributed.clip_gradients(self.parameters, self.config.clip)
+        scalars["grad_norm"] = distributed.clip_gradients(self.parameters, self.config.clip or math.inf)
         for optimizer in self.optimizers.values():
             optimizer.step()
         return distributed.mean({key: value.detach() for key, value in scalars.items()})
@@ -143,57 +149,58 @@ class Trainer:
         """Train, and return the folder of the exported model.
 
         Raises:
-            RecipeError: if the output folder already holds a run and `resume` is false.
+            RecipeError: if the output folder holds anything but a run, one that `resume` does not fit, or one that
+                is still going on.
+            WriteError: if the disk is full; the last saved state stays.
             DivergedError: if a loss or its gradient is not finite; the last saved state stays.
         """
         out = self.run_config.out
-        if resume and (out / "state").exists():
-            self.load(out / "state")
-            print(f"resumed {out} at step {self.step}", flush=True)
-        elif (out / "state").exists():
-            raise RecipeError(f"{out} already holds a run; continue it with --resume, or choose another out=")
-        distributed.first(self._open)
-        previous = signal.signal(signal.SIGINT, self._interrupt)
-        try:
-            self._loop()
-        finally:
-            signal.signal(signal.SIGINT, previous)
-        if self._stopped():
-            print(f"interrupted at step {self.step}; continue with --resume", flush=True)
-            raise KeyboardInterrupt
-        with self.average.applied(), self._whole():
-            distributed.first(lambda: self.stage.export(out / "model"))
+        with session.opened(out, resume):
+            if resume:
+                self.load(out / "state")
+                told = distributed.first(lambda: session.listed(session.changes(out, self.record)))
+                print(f"resumed {out} at step {self.step}" + (f"; changed: {told}" if told else ""), flush=True)
+            distributed.first(self._open)
+            previous = signal.signal(signal.SIGINT, self._interrupt)
+            try:
+                self._loop()
+            finally:
+                signal.signal(signal.SIGINT, previous)
+            if self._stopped():
+                print(f"interrupted at step {self.step}; continue with --resume", flush=True)
+                raise KeyboardInterrupt
+            with self.average.applied(), self._whole():
+                distributed.first(self._export)
         return out / "model"
 
     @property
     def progress(self) -> float:
         """How much of the run is done, 0 to 1, by steps or by minutes, whichever is further."""
-        limit = self.run_config.max_minutes
-        return max(self.step / self.run_config.steps, self.seconds / (60 * limit) if limit else 0.0)
+        minutes = self.run_config.max_minutes
+        limit = math.inf if minutes is None else 60 * minutes
+        return max(self.step / self.run_config.steps, self.seconds / limit if self.seconds < limit else 1.0)
 
     def save(self, folder: Path) -> None:
         """Write everything that a resume needs, atomically."""
-        state = distributed.collected(
-            {
-                "step": self.step,
-                "seconds": self.seconds,
-                "updates": {key: learner.updates for key, learner in self.learners.items()},
-                "models": {key: model.state_dict() for key, model in self.stage.models.items()},
-                "average": self.average.weights,
-                "optimizers": {key: optimizer.state_dict() for key, optimizer in self._optimizers()},
-            }
-        )
+        state = distributed.collected(self._state())
 
         def write() -> None:
-            with atomic_folder(folder) as partial:
-                torch.save(state, partial / "state.pt")
+            with atomic_folder(folder) as partial, (partial / "state.pt").open("wb") as file:
+                torch.save(state, file)
 
         distributed.first(write)
 
     def load(self, folder: Path) -> None:
-        """Take up a state written by `save`, on however many ranks."""
+        """Take up a state written by `save`, on however many ranks.
+
+        Raises:
+            RecipeError: if it is that of other models or optimisers; the message names the keys that differ.
+        """
         several = distributed.world() > 1  # then each reads from the file no more than its part
         state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=several)
+        if _outline(state) != _outline(self._state()):
+            found = session.listed(session.changes(folder.parent, self.record)) or "another recipe"
+            raise RecipeError(f"{folder} is not of these models and optimisers; what differs: {found}")
         for key, model in self.stage.models.items():
             distributed.restore_model(model, state["models"][key])
         for key, optimizer in self._optimizers():
@@ -217,6 +224,16 @@ class Trainer:
         self.average.update(self.step)
         self.step += 1
         return scalars
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "updates": {key: learner.updates for key, learner in self.learners.items()},
+            "models": {key: model.state_dict() for key, model in self.stage.models.items()},
+            "average": self.average.weights,
+            "optimizers": {key: optimizer.state_dict() for key, optimizer in self._optimizers()},
+        }
 
     def _losses(self) -> Iterable[tuple[str, Scalars]]:
         if isinstance(self.stage, AlternatingStage):
@@ -258,10 +275,13 @@ class Trainer:
 
     def _open(self) -> None:
         out = self.run_config.out
-        out.mkdir(parents=True, exist_ok=True)
         if self.step == 0:
             (out / "log.jsonl").unlink(missing_ok=True)  # of a run that never saved
-        write_json(out / "recipe.json", self.record)
+        session.write_record(out, self.record)
+
+    def _export(self) -> None:
+        with atomic_folder(self.run_config.out / "model") as partial:
+            self.stage.export(partial)
 
     def _stopped(self) -> bool:
         """Whether any rank was interrupted; all ask at the same places."""
@@ -337,8 +357,17 @@ class Log:
     def _write(self, row: dict[str, Any]) -> None:
         if distributed.rank() > 0:
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.path, json.dumps(row))
+
+
+def _outline(state: dict[str, Any]) -> dict[str, Any]:
+    """What has to agree in a state: names and shapes of weights, kinds of optimisers and how much each moves."""
+    weights = state["models"] | {"average": state["average"]}
+    optimizers = state["optimizers"].items()
+    return {
+        "weights": {key: {name: tuple(x.shape) for name, x in part.items()} for key, part in weights.items()},
+        "optimizers": {key: [len(group["params"]) for group in part["param_groups"]] for key, part in optimizers},
+    }
 
 
 def _clock(seconds: float) -> str:

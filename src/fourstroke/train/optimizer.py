@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fourstroke.ranges import Decay, Fraction, Natural, NonNegative, check_ranges
 from fourstroke.train.distributed import full, local, placed, shared_out
 
 GATHERED = 8
@@ -23,17 +24,23 @@ GATHERED = 8
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """How weights move: `lr` is the peak; `warmup` is in steps; `cooldown` is the last share of the run."""
+    """How weights move: `lr` is the peak; `warmup` is in steps; `cooldown` is the last share of the run.
+
+    `clip` bounds the norm of all gradients together, 0 leaves them as they are; `ema` is the decay of the average.
+    """
 
     kind: Literal["muon", "adamw"] = "muon"
-    lr: float = 1e-3
-    weight_decay: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.99)
-    momentum: float = 0.95
-    clip: float = 1.0
-    warmup: int = 100
-    cooldown: float = 0.3
-    ema: float = 0.999
+    lr: NonNegative = 1e-3
+    weight_decay: NonNegative = 1e-3
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
+    momentum: Decay = 0.95
+    clip: NonNegative = 1.0
+    warmup: Natural = 100
+    cooldown: Fraction = 0.3
+    ema: Decay = 0.999
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def learning_rate(step: int, progress: float, config: OptimizerConfig) -> float:

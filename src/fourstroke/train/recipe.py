@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import torch
 import yaml
 
+from fourstroke.files import user_path
 from fourstroke.version import __version__
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ def load_recipe(kind: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise RecipeError(f"override '{override}': '{parent}' is a value, not a group of keys")
-        node[last] = yaml.safe_load(text)
+        node[last] = _parse(text, f"override '{override}'")
     return build(kind, tree, str(path))
 
 
@@ -120,12 +121,20 @@ def git_revision() -> str | None:
     return run.stdout.strip()
 
 
+def _parse(text: str, where: str) -> Any:
+    """YAML as plain values; `where` names its place in messages."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _parse(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise RecipeError(f"no recipe at {path}; the bundled ones are recipes/<family>/<stage>.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} should hold keys and values, found {type(tree).__name__}")
@@ -169,7 +178,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         except ValueError:
             pass
     if hint is Path and isinstance(value, str):
-        return Path(value)
+        try:
+            return user_path(value)
+        except ValueError as error:
+            raise RecipeError(f"{where}: {error}") from None
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise RecipeError(f"{where} should be {getattr(hint, '__name__', hint)}, found {value!r}")

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fourstroke.checkpoint import write_json
 from fourstroke.data.world import Scene, World, WorldConfig
 from fourstroke.data.world.graph import Split
+from fourstroke.files import write_json
 from fourstroke.nn import RMSNorm, SwiGLU
+from fourstroke.ranges import Count, check_ranges
 from fourstroke.text import TextEncoder
 from fourstroke.text.encoder import TextFeatures
 from fourstroke.text.small import SmallTextConfig, build_text_encoder, sizes, train_tokenizer
@@ -42,11 +43,12 @@ class TextRecipe:
     text: SmallTextConfig | None = None
     run: RunConfig
     optimizer: OptimizerConfig
-    batch_size: int
-    tokenizer_captions: int = 20_000
+    batch_size: Count
+    tokenizer_captions: Count = 20_000
     init: Path | None = None
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.text is None and self.init is None:
             raise ValueError("there is no text encoder: name the sizes of a new one, text, or a checkpoint, init")
 

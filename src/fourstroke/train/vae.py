@@ -23,12 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fourstroke.checkpoint import write_json
 from fourstroke.data.images import Images, image_batches
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.stream import as_pixels, batches, pixels
 from fourstroke.data.world import Sample, World, WorldConfig
 from fourstroke.data.world.page import render_page
+from fourstroke.files import save_image, write_json
+from fourstroke.ranges import Count, Fraction, Natural, NonNegative, PositiveFraction, check_ranges
 from fourstroke.train import distributed
 from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.loop import RunConfig, Trainer
@@ -49,15 +50,18 @@ WIDE = 64
 class Phase:
     """A stretch of the curriculum; what it leaves out is as the recipe says."""
 
-    until: float
+    until: PositiveFraction
     """Share of the run at which it ends; the last one ends at 1."""
-    sizes: tuple[tuple[int, int], ...] | None = None
+    sizes: tuple[tuple[Count, Count], ...] | None = None
     """Widths and heights of pictures, taken in turns from step to step; None: the world's own."""
-    crop: int | None = None
+    crop: Count | None = None
     batch_size: int | None = None
-    image_share: float | None = None
-    page_share: float | None = None
-    page_sizes: tuple[int, int] | None = None
+    image_share: Fraction | None = None
+    page_share: Fraction | None = None
+    page_sizes: tuple[Count, Count] | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +103,10 @@ class AnchorConfig:
     """
 
     folder: Path
-    weight: float = 0.05
+    weight: NonNegative = 0.05
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,24 +118,24 @@ class VaeRecipe:
     """Sizes of a new autoencoder; beside `init` it may be left out, and must agree with it if it is not."""
     run: RunConfig
     optimizer: OptimizerConfig
-    batch_size: int
-    edge: float = 1.0
-    squared: float = 0.0
+    batch_size: Count
+    edge: NonNegative = 1.0
+    squared: NonNegative = 0.0
     """Weight of the mean squared error, which few large errors fill, as they do what PSNR measures; 0 leaves it out."""
     balanced: bool = False
     """Weigh pictures by the reciprocal of their errors: what is nearly right counts as much as what is far off.
 
     The gradient is that of the mean logarithm of the error, hence of decibels, not that of the mean error."""
-    latent_noise: float = 0.0
-    crop: int | None = None
+    latent_noise: NonNegative = 0.0
+    crop: Count | None = None
     """Side of the square cut at random from every picture, in pixels; None takes the whole picture."""
     images: Path | None = None
     """Folder or webdataset shards to train on beside the world."""
-    image_share: float = 0.5
+    image_share: Fraction = 0.5
     """Share of each batch that they fill, where they are given; at least one picture, and one of the world."""
-    page_share: float = 0.0
+    page_share: Fraction = 0.0
     """Share of the world's part of a batch that shows pages of small text instead of scenes."""
-    page_sizes: tuple[int, int] = (8, 20)
+    page_sizes: tuple[Count, Count] = (8, 20)
     """Smallest and largest letters on them, in pixels."""
     phases: tuple[Phase, ...] = ()
     """The curriculum; none: the same from beginning to end."""
@@ -139,16 +146,15 @@ class VaeRecipe:
     """Folder of an autoencoder to start from."""
     freeze_encoder: bool = False
     """Train the decoder of `init` alone: latents and their statistics stay what transformers have learnt."""
-    workers: int = 0
+    workers: Natural = 0
     compile: bool = False
-    statistics: int = 1024
+    statistics: Count = 1024
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         ends = [phase.until for phase in self.phases]
         if ends and (ends != sorted(set(ends)) or ends[0] <= 0 or ends[-1] != 1):
             raise ValueError(f"phases end at {ends}: each later than the one before, the last at 1")
-        if self.statistics < 1:
-            raise ValueError(f"statistics={self.statistics}: latents need 1 scene or more")
         if self.model is None and self.init is None:
             raise ValueError("there is no autoencoder: name the sizes of a new one, model, or a trained one, init")
         schedule = self.schedule  # whatever a phase says wrong is said now, not hours later
@@ -264,7 +270,7 @@ class VaeStage:
             for before, after, decibels in zip(originals[:8], copies[:8], each.tolist(), strict=False):
                 sheet += [_picture(before), _picture(after)]
                 captions += ["original", f"{decibels:.1f} dB"]
-        contact_sheet(sheet, captions, columns=8).save(folder / f"step-{step:06d}.png")
+        save_image(contact_sheet(sheet, captions, columns=8), folder / f"step-{step:06d}.png")
         return scores
 
     def export(self, folder: Path) -> None:

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 from fourstroke.checkpoint import CheckpointError, load_weights, read_json, save_weights
 from fourstroke.device import Device, find_device
+from fourstroke.files import model_folder
+from fourstroke.ranges import Count, check_ranges
 from fourstroke.vae import tiling
 from fourstroke.vae.blocks import (
     ChannelRMSNorm,
@@ -44,21 +46,21 @@ class AutoencoderConfig:
     matters to load the published weights; new models leave it all false. Raises ValueError for shapes that cannot be.
     """
 
-    base_dim: int = 96
+    base_dim: Count = 96
     """Encoder width at full resolution."""
-    decoder_base_dim: int = 144
+    decoder_base_dim: Count = 144
     """Decoder width at full resolution."""
-    z_dim: int = 64
+    z_dim: Count = 64
     """Latent channels."""
-    dim_mult: tuple[int, ...] = (1, 2, 4, 8, 8)
+    dim_mult: tuple[Count, ...] = (1, 2, 4, 8, 8)
     """Width of each stage in base widths; all stages but the last halve the resolution."""
-    num_res_blocks: int = 2
+    num_res_blocks: Count = 2
     """Residual blocks in an encoder stage; a decoder stage has one more."""
     temperal_downsample: tuple[bool, ...] = (False, True, True, True)
-    in_channels: int = 4
+    in_channels: Count = 4
     """What the first convolution reads: the picture's channels times patch_size ** 2; `out_channels` likewise."""
-    out_channels: int = 4
-    patch_size: int | None = None
+    out_channels: Count = 4
+    patch_size: Count | None = None
     """Side of the squares of pixels that the networks see as one position; None: each pixel is one.
 
     The published key, null in Qwen-Image-2.1. Small models gain by it: the same work in fewer and wider layers."""
@@ -67,11 +69,12 @@ class AutoencoderConfig:
     latents_std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if len(self.temperal_downsample) != len(self.dim_mult) - 1:
             raise ValueError(
                 f"temperal_downsample needs one flag less than dim_mult has stages: {len(self.dim_mult) - 1}"
             )
-        if self.patch < 1 or self.in_channels % self.patch**2 or self.out_channels % self.patch**2:
+        if self.in_channels % self.patch**2 or self.out_channels % self.patch**2:
             raise ValueError(
                 f"in_channels={self.in_channels} and out_channels={self.out_channels} count each pixel of a patch: "
                 f"with patch_size={self.patch_size} both must be multiples of {self.patch**2}"
@@ -243,7 +246,8 @@ class Autoencoder(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and the weights, complete or not at all; diffusers reads it too (local shortcuts)."""
-        save_weights(self, Path(folder), self.config.to_json())
+        with model_folder(folder, "config.json", "_class_name") as partial:
+            save_weights(self, partial, self.config.to_json())
 
 
 def patchify(x: Tensor, side: int) -> Tensor:

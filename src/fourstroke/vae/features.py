@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourstroke.checkpoint import CheckpointError, load_weights, read_json, save_weights
+from fourstroke.files import model_folder
+from fourstroke.ranges import Count, check_ranges
 from fourstroke.vae.blocks import ResidualBlock
 
 
@@ -39,13 +41,14 @@ class FrozenFeatures(Protocol):
 class SemanticConfig:
     """Widths at full size, 1/2, 1/4 …, and the names that the head tells apart."""
 
-    widths: tuple[int, ...] = (16, 32, 64, 96, 128)
+    widths: tuple[Count, ...] = (16, 32, 64, 96, 128)
     things: tuple[str, ...] = ()
     colours: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.widths) < 2 or min(self.widths) < 1:
-            raise ValueError(f"widths={self.widths}: give two or more, each at least 1")
+        check_ranges(self)
+        if len(self.widths) < 2:
+            raise ValueError(f"widths={self.widths}: give two or more")
 
     @property
     def factor(self) -> int:
@@ -109,7 +112,8 @@ class SemanticNetwork(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and the weights, complete or not at all."""
-        save_weights(self, Path(folder), {"_class_name": "SemanticNetwork", **asdict(self.config)})
+        with model_folder(folder, "config.json", "_class_name") as partial:
+            save_weights(self, partial, {"_class_name": "SemanticNetwork", **asdict(self.config)})
 
 
 def over_grey(x: Tensor) -> Tensor:

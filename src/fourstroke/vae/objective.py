@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fourstroke.checkpoint import CheckpointError, read_json
+from fourstroke.ranges import Count, Finite, NonNegative, PositiveFraction, check_ranges
 from fourstroke.vae.autoencoder import AutoencoderConfig
 from fourstroke.vae.features import FrozenFeatures, SemanticNetwork, linear_map, over_grey
 from fourstroke.vae.losses import alignment, gradient_ratio, perceptual
@@ -26,26 +27,23 @@ class AlignmentConfig:
 
     features: Path
     """Folder of the network, as `train features` leaves it, or a folder or hub id of DINOv2."""
-    layer: int | None = None
+    layer: Count | None = None
     """Which layer of DINOv2, from 1; None takes the middle one."""
-    weight: float = 0.5
+    weight: NonNegative = 0.5
     adaptive: bool = False
     """Multiply the weight by the ratio of the gradients of reconstruction and alignment (as VA-VAE)."""
-    cosine_margins: tuple[float, float] = (0.0, 0.5)
+    cosine_margins: tuple[Finite, Finite] = (0.0, 0.5)
     """Strict to loose."""
-    distance_margins: tuple[float, float] = (0.0, 0.25)
-    steps: int = 10_000
+    distance_margins: tuple[Finite, Finite] = (0.0, 0.25)
+    steps: Count = 10_000
     """Over which the margins open."""
-    until: float | None = None
+    until: PositiveFraction | None = None
     """Instead of `steps`: the share of the run over which they open."""
-    perceptual: float = 0.0
+    perceptual: NonNegative = 0.0
     """Weight of the distance of pictures in the same features."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps}: the margins need at least one step to open")
-        if self.until is not None and not 0 < self.until <= 1:
-            raise ValueError(f"until={self.until}: it is a share of the run, above 0 and at most 1")
+        check_ranges(self)
 
     def margins(self, step: int, progress: float = 0.0) -> tuple[float, float]:
         """Cosine and distance margin of a step: linear from strict to loose, then constant."""
@@ -60,7 +58,10 @@ class PerceptualConfig:
 
     weights: Path
     """Folder or file of published weights (`vae.lpips`)."""
-    weight: float = 1.0
+    weight: NonNegative = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class Alignment:

@@ -25,6 +25,7 @@ from fourstroke.data.world.graph import Background, Scene, Split, split_of
 from fourstroke.data.world.render import render_scene
 from fourstroke.data.world.sprites import choose_sprites
 from fourstroke.data.world.words import WORDS, choose_words
+from fourstroke.ranges import Count, Fraction, NonNegative, check_ranges
 
 SCENE_STREAM, CAPTION_STREAM, SHORT_STREAM = 0, 1, 2
 MAX_DRAWS = 10_000
@@ -36,37 +37,35 @@ SCENES = 2
 class WorldConfig:
     """What the world contains. Shares and weights lie in [0, 1]; the defaults are those of the micro family."""
 
-    width: int = 96
-    height: int = 96
+    width: Count = 96
+    height: Count = 96
     sprites: int | tuple[str, ...] = 18
     """How many of the ordered sprites, or their names."""
     shapes: bool = True
-    shape_share: float = 0.3
+    shape_share: Fraction = 0.3
     """Share of objects that are shapes, where there are shapes."""
-    count_weights: tuple[float, ...] = (0.45, 0.45, 0.1)
+    count_weights: tuple[NonNegative, ...] = (0.45, 0.45, 0.1)
     """How often there are one, two and three objects."""
-    centred: float = 0.5
+    centred: Fraction = 0.5
     """Share of lone objects that stand in the centre."""
-    backgrounds: tuple[float, ...] = (0.5, 0.25, 0.25)
+    backgrounds: tuple[NonNegative, ...] = (0.5, 0.25, 0.25)
     """How often the background is flat, a gradient, or a wall above a floor."""
-    words: float = 0.0
+    words: Fraction = 0.0
     """Share of scenes with a sign that bears one word."""
-    max_word_length: int = 6
+    max_word_length: Count = 6
     scripts: tuple[str, ...] = ("latin",)
-    textures: float = 0.3
+    textures: Fraction = 0.3
     """Share of backgrounds with a texture."""
-    lights: float = 0.3
+    lights: Fraction = 0.3
     """Share of scenes in another light than an even one."""
-    transparent: float = 0.0
+    transparent: Fraction = 0.0
     """Share of stickers, on a transparent background."""
 
     def __post_init__(self) -> None:
-        for name in ("shape_share", "centred", "words", "textures", "lights", "transparent"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name}={getattr(self, name)}: it is a share, choose between 0 and 1")
-        if not 1 <= len(self.count_weights) <= 3 or min(self.count_weights) < 0 or sum(self.count_weights) <= 0:
+        check_ranges(self)
+        if not 1 <= len(self.count_weights) <= 3 or sum(self.count_weights) <= 0:
             raise ValueError(f"count_weights={self.count_weights}: give one to three weights >= 0, not all zero")
-        if len(self.backgrounds) != 3 or min(self.backgrounds) < 0 or sum(self.backgrounds) <= 0:
+        if len(self.backgrounds) != 3 or sum(self.backgrounds) <= 0:
             raise ValueError(f"backgrounds={self.backgrounds}: give three weights (flat, gradient, horizon)")
         if min(self.width, self.height) < 32:
             raise ValueError(f"{self.width}x{self.height}: pictures need at least 32 pixels a side")
