@@ -19,9 +19,9 @@ demo: ## draw four pictures (or yours: make demo PROMPT="...") into outputs/
 	@$(BIN)/fourstroke generate $(PROMPTS) --seed 7 --out outputs --sheet outputs/sheet.png
 	@echo "look at outputs/sheet.png"
 
-test: ## the test suite: offline, minutes on two cores
+test: ## the test suite: offline, on all cores, minutes on two
 	@$(PYTHON) scripts/install.py test
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test-all: ## with the slow tests too
 	@$(PYTHON) scripts/install.py test
