@@ -13,9 +13,9 @@ import fourstroke
 SOURCE = Path(fourstroke.__file__).parent
 TIERS = (
     {"version", "checkpoint", "fonts", "arguments", "files"},
-    {"nn", "seeds", "device"},
+    {"nn", "seeds", "device", "pretrained"},
     {"vae", "dit", "text", "flow"},
-    {"enhancer", "folder"},
+    {"enhancer", "folder", "adapter"},
     {"sizes"},
     {"pipeline"},
     {"pictures", "data", "distill", "enhance", "train", "evaluate", "serve"},

@@ -10,7 +10,6 @@ when it falls for some looks in a row the rewards are being hacked and the run s
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ import torch
 from PIL import Image
 from transformers.trainer_callback import PrinterCallback, TrainerControl, TrainerState
 
-from fourstroke.checkpoint import read_json, write_json
+from fourstroke.checkpoint import pick, read_json, read_rows, write_json
 from fourstroke.data.world import WorldConfig
 from fourstroke.enhance import protocol, rewards
 from fourstroke.enhance.checks import Lexicon
@@ -167,8 +166,9 @@ class Lookout(Watchman):
         self.triplets = world_triplets(world, recipe.watch.prompts, "heldout", first=CHOOSING)
         self.best, self.falls = -1.0, 0
         self.local: LocalModel | None = None
-        if (recipe.run.out / "best" / "held_out.json").exists():
-            self.best = float(read_json(recipe.run.out / "best" / "held_out.json")["held_out"])
+        kept = recipe.run.out / "best" / "held_out.json"
+        if kept.exists():
+            self.best = pick(read_json(kept), "held_out", float, kept)
 
     def held_out(self) -> dict[str, float]:
         """Greedy rewrites of held-out requests, drawn and judged; the request itself where there is no rewrite."""
@@ -294,8 +294,7 @@ def curves(log: Path) -> dict[str, list[tuple[int, float]]]:
     the held-out prompts (`consistency` is theirs, `rewards/consistency` that of the rewrites in training).
     """
     found: dict[str, list[tuple[int, float]]] = {}
-    for line in log.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in read_rows(log):
         named = {key.removesuffix("/mean"): row[key] for key in row if key.endswith("/mean")}
         values = {"reward": row.get("reward"), "kl": row.get("kl"), **named, **row.get("scores", {})}
         for key, value in values.items():

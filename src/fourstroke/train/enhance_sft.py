@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
-from fourstroke.checkpoint import write_json
+from fourstroke.checkpoint import pick, read_rows, read_text, write_json
 from fourstroke.data.world import WorldConfig
 from fourstroke.enhance import protocol
 from fourstroke.enhance.bulk import read_triplets
@@ -30,6 +30,7 @@ from fourstroke.enhance.enhancer import SYSTEM_FILE, EnhancerConfig, LocalModel,
 from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, text_scores, world_triplets
 from fourstroke.enhance.small import SYSTEM_PROMPT, SmallEnhancerConfig, build_model, build_tokenizer
 from fourstroke.enhance.triplet import Triplet
+from fourstroke.pretrained import readable
 from fourstroke.train.loop import DivergedError, RunConfig
 from fourstroke.train.optimizer import OptimizerConfig, Together, build_optimizers
 from fourstroke.train.recipe import RecipeError, resolved
@@ -272,8 +273,8 @@ def finish(state: TrainerState, run: RunConfig) -> None:
 
 def seconds_of(log: Path) -> float:
     """Seconds of training that a log records."""
-    rows = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    return max((float(json.loads(row)["seconds"]) for row in rows), default=0.0)
+    rows = read_rows(log) if log.exists() else []
+    return max((pick(row, "seconds", float, log) for row in rows), default=0.0)
 
 
 def show(folder: Path, step: int, requests: list[str], turns: list[str]) -> None:
@@ -327,7 +328,9 @@ def _model(recipe: EnhanceSftRecipe, triplets: list[Triplet]) -> tuple[PreTraine
         tokenizer = build_tokenizer(itertools.chain(texts, [SYSTEM_PROMPT] * 8), recipe.model.vocab_size)
         return build_model(recipe.model, tokenizer), tokenizer, SYSTEM_PROMPT
     dtype = torch.bfloat16 if torch.cuda.is_available() and recipe.lora is not None else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(recipe.base, dtype=dtype)
+    with readable(f"the model {recipe.base}"):
+        model = AutoModelForCausalLM.from_pretrained(recipe.base, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(recipe.base)
     words = Path(recipe.base) / SYSTEM_FILE
-    system = words.read_text(encoding="utf-8").strip() if words.exists() else protocol.SYSTEM_PROMPT
-    return model, AutoTokenizer.from_pretrained(recipe.base), system
+    system = read_text(words).strip() if words.exists() else protocol.SYSTEM_PROMPT
+    return model, tokenizer, system

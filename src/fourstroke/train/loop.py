@@ -26,10 +26,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from fourstroke.checkpoint import atomic_folder, write_json
+from fourstroke.checkpoint import CheckpointError, atomic_folder, read_pickle, write_json
 from fourstroke.train import distributed
 from fourstroke.train.optimizer import MovingAverage, OptimizerConfig, build_optimizers, learning_rate
 from fourstroke.train.recipe import RecipeError
+
+STATE = {"step": int, "seconds": float, "updates": dict, "models": dict, "average": dict, "optimizers": dict}
+"""What a saved state holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +194,15 @@ class Trainer:
         distributed.first(write)
 
     def load(self, folder: Path) -> None:
-        """Take up a state written by `save`, on however many ranks."""
+        """Take up a state written by `save`, on however many ranks; raises `CheckpointError` if it is none."""
         several = distributed.world() > 1  # then each reads from the file no more than its part
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=several)
+        file = folder / "state.pt"
+        state = read_pickle(file, mmap=several)
+        for key, kind in STATE.items():
+            if not isinstance(state.get(key), kind):
+                raise CheckpointError(
+                    f"{file} is no state of a run, its {key!r} is missing; start anew in another folder"
+                )
         for key, model in self.stage.models.items():
             distributed.restore_model(model, state["models"][key])
         for key, optimizer in self._optimizers():
