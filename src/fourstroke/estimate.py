@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from fourstroke.checkpoint import CheckpointError, read_json
+from fourstroke.checkpoint import CheckpointError, open_tensors, read_json
 from fourstroke.dit import Layout, Transformer, TransformerConfig
 from fourstroke.dit.layout import Grid
-from fourstroke.folder import find_model
+from fourstroke.folder import find_model, lineage, read_info
 from fourstroke.sizes import PATCH
 from fourstroke.train.distill import DistillRecipe
 from fourstroke.train.recipe import load_recipe
@@ -195,14 +194,15 @@ def _teacher(recipe: DistillRecipe) -> tuple[TransformerConfig, int, tuple[int, 
             vae = sum(p.numel() for p in Autoencoder(AutoencoderConfig()).parameters())
         note = f"{recipe.teacher} is not here; the published shape of Qwen-Image-2.1 stands in"
         return TransformerConfig(), TEXT_ENCODER + vae, (2048, 2048), (note,)
-    config = TransformerConfig.from_dict(read_json(folder / "transformer" / "config.json"))
-    rest = [p for part in ("text_encoder", "vae") for p in (folder / part).rglob("*.safetensors")]
-    info = read_json(folder / "model_index.json").get("fourstroke", {})
-    size = (info.get("width", 2048), info.get("height", 2048))
-    return config, sum(map(_elements, rest)), size, ()
+    folders = lineage(folder)
+    file = folders[-1] / "transformer" / "config.json"
+    config = TransformerConfig.from_dict(read_json(file), str(file))
+    rest = [p for part in ("text_encoder", "vae") for p in (folders[-1] / part).rglob("*.safetensors")]
+    info = read_info(folders[0])
+    return config, sum(map(_elements, rest)), (info.width, info.height), ()
 
 
 def _elements(file: Path) -> int:
     """How many numbers a safetensors file holds, whatever their type."""
-    with safe_open(file, framework="pt") as tensors:
+    with open_tensors(file) as tensors:
         return sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
