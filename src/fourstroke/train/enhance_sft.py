@@ -30,7 +30,7 @@ from fourstroke.enhance.enhancer import SYSTEM_FILE, EnhancerConfig, LocalModel,
 from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, text_scores, world_triplets
 from fourstroke.enhance.small import SYSTEM_PROMPT, SmallEnhancerConfig, build_model, build_tokenizer
 from fourstroke.enhance.triplet import Triplet
-from fourstroke.pretrained import readable
+from fourstroke.pretrained import load_fitting, readable
 from fourstroke.train.loop import DivergedError, RunConfig
 from fourstroke.train.optimizer import OptimizerConfig, Together, build_optimizers
 from fourstroke.train.recipe import RecipeError, resolved
@@ -328,8 +328,8 @@ def _model(recipe: EnhanceSftRecipe, triplets: list[Triplet]) -> tuple[PreTraine
         tokenizer = build_tokenizer(itertools.chain(texts, [SYSTEM_PROMPT] * 8), recipe.model.vocab_size)
         return build_model(recipe.model, tokenizer), tokenizer, SYSTEM_PROMPT
     dtype = torch.bfloat16 if torch.cuda.is_available() and recipe.lora is not None else torch.float32
-    with readable(f"the model {recipe.base}"):
-        model = AutoModelForCausalLM.from_pretrained(recipe.base, dtype=dtype)
+    model = load_fitting(AutoModelForCausalLM, recipe.base, dtype=dtype)
+    with readable(f"the tokenizer of {recipe.base}"):
         tokenizer = AutoTokenizer.from_pretrained(recipe.base)
     words = Path(recipe.base) / SYSTEM_FILE
     system = read_text(words).strip() if words.exists() else protocol.SYSTEM_PROMPT
