@@ -81,8 +81,6 @@ class Mixture:
             raise ValueError("a batch needs a batch_size of 1 or more, and sizes at least one entry")
         if not 0 < self.image_share < 1:
             raise ValueError(f"image_share={self.image_share}: choose between 0 and 1; held-out scenes are the world's")
-        if not 0 <= self.page_share <= 1:
-            raise ValueError(f"page_share={self.page_share}: it is a share, choose between 0 and 1")
         least = min(min(size) for size in self.sizes)
         if self.crop is not None and not 1 <= self.crop <= least:
             raise ValueError(f"crop={self.crop}: the smallest picture has a side of {least} pixels")
