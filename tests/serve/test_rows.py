@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 
 from fourstroke.flow.sampler import Velocity, euler, guided
-from fourstroke.serve.rows import Batch, Order, Row
+from fourstroke.serve.rows import Batch, Conditions, Order, Row
 
 LEVELS = [1.0, 0.7, 0.3, 0.0]
 
@@ -23,7 +23,7 @@ def test_guidance_in_half_precision_is_that_of_the_sampler():
     towards, away = _velocity(0.9), _velocity(-0.4)
     batch = Batch(SimpleNamespace(transformer=torch.nn.Linear(1, 1).bfloat16()))
     for order, x in zip(orders, noise, strict=True):
-        batch.add(Row(order, x, LEVELS, towards, None if order.guidance_scale == 1 else away))
+        batch.add(Row(order, x, LEVELS, Conditions(towards, None if order.guidance_scale == 1 else away)))
     for _ in LEVELS[1:]:
         drawn = batch.step()
     for order, x, found in zip(orders, noise, drawn, strict=True):
