@@ -23,8 +23,7 @@ def test_guidance_in_half_precision_is_that_of_the_sampler():
     towards, away = _velocity(0.9), _velocity(-0.4)
     batch = Batch(SimpleNamespace(transformer=torch.nn.Linear(1, 1).bfloat16()))
     for order, x in zip(orders, noise, strict=True):
-        conditions = Conditions(towards, None if order.guidance_scale == 1 else away)
-        batch.add(Row(order, x, LEVELS, conditions))
+        batch.add(Row(order, x, LEVELS, Conditions(towards, None if order.guidance_scale == 1 else away)))
     for _ in LEVELS[1:]:
         drawn = batch.step()
     for order, x, found in zip(orders, noise, drawn, strict=True):

@@ -64,13 +64,13 @@ class Space:
         """Raise `NeverFits` for a picture that has no room even alone."""
         if sum(need) <= self.budget:
             return
-        parts = [f"the prompt and {len(order.inputs)} input images" if order.inputs else "the prompt"]
         advice = ["send fewer images"] if len(order.inputs) > 1 else []
         advice += ["ask without guidance (guidance_scale 1)"] if order.evaluations == 2 else []
         advice += ["ask for a smaller picture or shorten the prompt"]
         raise NeverFits(
-            f"{parts[0]} and a picture of {order.width}x{order.height} take {_said(sum(need))} of keys and values, and "
-            f"this server has {_said(self.budget)} for them: {', or '.join(advice)}"
+            f"keys and values of the prompt, of input images ({len(order.inputs)}) and of a picture of "
+            f"{order.width}x{order.height} take {_said(sum(need))}, and this server has {_said(self.budget)} for them: "
+            + ", or ".join(advice)
         )
 
 
