@@ -36,7 +36,7 @@ noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), d
 plain = Image.new("RGB", (8, 8))
 output = pipeline.Output([plain, noise], ["a", "b"], [1, 2])
 for write in (
-    lambda: pictures.write_pictures(output, out / "pictures", "tiny"),
+    lambda: list(pictures.write_pictures(output, out / "pictures", "tiny")),
     lambda: files.write_json(out / "large.json", ["x" * 9000]),
     lambda: checkpoint.save_weights(torch.nn.Linear(90, 90), out / "layer", {}),
     lambda: files.save_image(noise, out / "sheet.png"),
@@ -140,7 +140,7 @@ def test_a_save_replaces_an_earlier_save_and_nothing_else(tmp_path, name):
 def test_home_is_expanded_where_things_are_written(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    write_pictures(Output([Image.new("RGB", (8, 8))], ["a"], [1]), Path("~/pictures"), "tiny")
+    list(write_pictures(Output([Image.new("RGB", (8, 8))], ["a"], [1]), Path("~/pictures"), "tiny"))
     model = Autoencoder(build_tiny_pipeline().autoencoder.config)
     model.save_pretrained("~/vae")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pictures", "vae"]

@@ -41,7 +41,7 @@ def generate(arguments: argparse.Namespace) -> dict[str, Any]:
 def _generate(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, Any]:
     from fourstroke.data.sheet import contact_sheet
     from fourstroke.files import save_image
-    from fourstroke.pictures import write_each
+    from fourstroke.pictures import write_pictures
     from fourstroke.pipeline import Clock, Pipeline
 
     _quiet()
@@ -79,7 +79,7 @@ def _generate(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, Any
             on_step=_progress(f"{index + 1}/{len(arguments.prompt)} ") if sys.stderr.isatty() else None,
         )
         outputs.append(output)
-        for path in write_each(output, arguments.out, pipe.info.name, settings):  # at once: the next one may fail
+        for path in write_pictures(output, arguments.out, pipe.info.name, settings):  # at once: the next one may fail
             paths.append(path)
     pictures = [image for output in outputs for image in output.images]
     if arguments.sheet:

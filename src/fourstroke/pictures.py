@@ -16,8 +16,10 @@ from fourstroke.pipeline import Output
 RECIPE_KEY = "fourstroke"
 
 
-def write_pictures(output: Output, folder: Path, model: str, settings: Mapping[str, Any] | None = None) -> list[Path]:
-    """Write every picture of `output` as PNG into `folder`, each whole or not at all; returns their paths.
+def write_pictures(
+    output: Output, folder: Path, model: str, settings: Mapping[str, Any] | None = None
+) -> Iterator[Path]:
+    """Write every picture of `output` as PNG into `folder`, each whole or not at all; yields its path when it is there.
 
     Names hold the user's first words and the seed. The recipe inside holds the prompt that was drawn, the request that
     it was rewritten from, and the `settings`.
@@ -25,11 +27,6 @@ def write_pictures(output: Output, folder: Path, model: str, settings: Mapping[s
     Raises:
         WriteError: if one cannot be written, for example on a full disk; those before it stay.
     """
-    return list(write_each(output, folder, model, settings))
-
-
-def write_each(output: Output, folder: Path, model: str, settings: Mapping[str, Any] | None = None) -> Iterator[Path]:
-    """As `write_pictures`, with each path as soon as its picture is written."""
     each = len(output.images) // max(1, len(output.enhanced))
     asked = [rewrite.request for rewrite in output.enhanced for _ in range(each)] or output.prompts
     for image, prompt, request, seed in zip(output.images, output.prompts, asked, output.seeds, strict=True):
