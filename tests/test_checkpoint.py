@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -48,3 +50,90 @@ def test_shards_are_read_through_their_index(tmp_path):
     (tmp_path / "part-1.safetensors").unlink()
     with pytest.raises(checkpoint.CheckpointError, match="lacks the shards part-1"):
         checkpoint.load_weights(other, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "wanted"),
+    [
+        (int, 3, 3),
+        (float, 3, 3.0),
+        (str | None, None, None),
+        (tuple[float, ...], [1, 2.5], (1.0, 2.5)),
+        (tuple[int, int] | None, [1, 2], (1, 2)),
+        (Literal["a", "b"], "b", "b"),
+        (dict[str, int], {"a": 1}, {"a": 1}),
+        (dict[str, Any], {"a": [1]}, {"a": [1]}),
+    ],
+)
+def test_values_of_a_file_become_fields(hint, value, wanted):
+    found = checkpoint.convert(hint, value, "f: k")
+    assert found == wanted
+    assert type(found) is type(wanted)
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "message"),
+    [
+        (int, "3", 'f: k should be a whole number, found "3"'),
+        (int, 3.0, "a whole number"),
+        (int, True, "a whole number"),
+        (bool, 1, "true or false"),
+        (float, "1e-6", "a finite number"),
+        (float, float("nan"), "a finite number"),
+        (float, 10**400, "a finite number"),
+        (float, None, "found null"),
+        (tuple[int, ...], 3, "a list, each a whole number"),
+        (tuple[int, int], [1, 2, 3], "a list of 2"),
+        (tuple[int, ...], [1, "2"], 'k should be a whole number, found "2"'),
+        (Literal["a", "b"], "c", 'one of "a", "b"'),
+        (dict[str, int], {"a": "x" * 500}, "k: a should be a whole number"),
+    ],
+)
+def test_values_of_another_type_are_refused(hint, value, message):
+    with pytest.raises(checkpoint.CheckpointError, match=message) as error:
+        checkpoint.convert(hint, value, "f: k")
+    assert len(str(error.value)) < 150
+
+
+@dataclass(frozen=True)
+class Shape:
+    side: int
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.side < 1:
+            raise ValueError(f"side is {self.side}; it must be at least 1")
+
+
+def test_no_key_is_passed_over():
+    rules = {"only": {"_class_name": ["Shape"], "round": [False, None]}, "notes": ["scale"]}
+    values = {"_class_name": "Shape", "_version": "1", "side": 2, "names": ["a"], "round": None, "scale": 9}
+    assert checkpoint.config_of(Shape, values, "f", **rules) == Shape(2, ("a",))
+    wrong = {
+        "f: the key colour is not supported": {"side": 2, "colour": 1},
+        "f: round = true is not supported, only false or null": {"side": 2, "round": True},
+        'f: _class_name = "Disc" is not supported, only "Shape"': {"side": 2, "_class_name": "Disc"},
+        "f: the key side is missing": {"names": []},
+        "f: side is 0; it must be at least 1": {"side": 0},
+    }
+    for message, keys in wrong.items():
+        with pytest.raises(checkpoint.CheckpointError, match=message):
+            checkpoint.config_of(Shape, keys, "f", **rules)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04", b"\x80\x02cposix\nsystem\n."])
+def test_files_that_torch_did_not_save_are_told(tmp_path, content):
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(checkpoint.CheckpointError, match=r"x\.pt is damaged or no file of weights") as error:
+        checkpoint.read_pickle(tmp_path / "x.pt")
+    assert "\n" not in str(error.value)
+
+
+def test_rows_are_told_by_their_line(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"seconds": 1}\n{"seconds": 2}\n')
+    assert checkpoint.read_rows(file) == [{"seconds": 1}, {"seconds": 2}]
+    for line in ("[]", "{", '{"seconds"'):
+        file.write_text('{"seconds": 1}\n' + line)
+        with pytest.raises(checkpoint.CheckpointError, match=r"log\.jsonl, line 2"):
+            checkpoint.read_rows(file)

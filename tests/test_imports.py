@@ -14,9 +14,9 @@ SOURCE = Path(fourstroke.__file__).parent
 TIERS = (
     {"version", "fonts", "arguments", "files", "ranges", "terminal"},
     {"checkpoint", "image_io"},
-    {"nn", "seeds", "device"},
+    {"nn", "seeds", "device", "pretrained"},
     {"vae", "dit", "text", "flow"},
-    {"enhancer", "folder"},
+    {"enhancer", "folder", "adapter"},
     {"sizes"},
     {"pipeline"},
     {"pictures", "data", "distill", "enhance", "train", "evaluate", "serve"},

@@ -6,7 +6,6 @@ Stages that are done are skipped and one that was interrupted is resumed, so the
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import platform
 import textwrap
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from fourstroke.checkpoint import pick, read_json, read_rows
 from fourstroke.data.world import SHAPE_COLOURS, World, WorldConfig
 from fourstroke.data.world.compose import SHAPES
 from fourstroke.enhance.enhancer import PromptEnhancer
@@ -133,7 +133,7 @@ def measure(folder: Path, world: Path, n: int, sheet: Path) -> dict[str, Any]:
 
 def card(family: str, folder: Path, scores: dict[str, Any]) -> str:
     """The model card: what it is, how it was made, what it scores, what it cannot do."""
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["fourstroke"]
+    index = pick(read_json(folder / "model_index.json"), "fourstroke", dict[str, Any], folder / "model_index.json")
     sizes = {
         part: sum(p.stat().st_size for p in (folder / part).rglob("*.safetensors")) / 2e6
         for part in ("transformer", "vae", "text_encoder", ENHANCER)
@@ -214,5 +214,5 @@ def _hardware() -> str:
 def _stage(out: Path, train: Callable[[bool], Path]) -> Finished:
     if not (out / "model").exists():
         train(bool(saved_states(out)))
-    rows = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    return Finished(out / "model", max(row["seconds"] for row in rows) / 60)
+    log = out / "log.jsonl"
+    return Finished(out / "model", max(pick(row, "seconds", float, log) for row in read_rows(log)) / 60)

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from fourstroke.checkpoint import CheckpointError
 from fourstroke.data import cache
 from fourstroke.data.stream import batches, pixels
 from fourstroke.data.world import WorldConfig
@@ -58,3 +59,18 @@ def test_another_world_or_autoencoder_is_refused(autoencoder, tmp_path):
     other = Autoencoder(autoencoder.config)
     with pytest.raises(ValueError, match="another world or autoencoder"):
         cache.build_cache(tmp_path, other, WORLD, 32)
+
+
+@pytest.mark.parametrize("damage", ["tensors", "captions", "rows", "keys"])
+def test_a_damaged_chunk_is_told(autoencoder, tmp_path, damage):
+    cache.build_cache(tmp_path, autoencoder, WORLD, 8)
+    latents, captions = next(tmp_path.glob("*.safetensors")), next(tmp_path.glob("*.jsonl"))
+    if damage == "tensors":
+        latents.write_bytes(latents.read_bytes()[:-9])
+    else:
+        rows = captions.read_text().splitlines()
+        broken = {"captions": [rows[0], "{"], "rows": rows[:-1], "keys": ["{}"] * len(rows)}[damage]
+        captions.write_text("\n".join(broken))
+    with pytest.raises(CheckpointError, match=r"\.(safetensors|jsonl)") as error:
+        cache.build_cache(tmp_path, autoencoder, WORLD, 8)
+    assert "\n" not in str(error.value)

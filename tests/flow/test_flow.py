@@ -1,8 +1,11 @@
 """The path is invertible, the schedule is the reference's, the sampler is exact where the flow is straight."""
 
+import json
+
 import pytest
 import torch
 
+from fourstroke.checkpoint import CheckpointError
 from fourstroke.flow import path, sampler, schedule
 
 
@@ -67,6 +70,66 @@ def test_own_levels_pass_the_schedule_as_in_the_reference(config, levels, tokens
     reference.set_timesteps(sigmas=levels, mu=schedule.shift_strength(tokens, config))
     found = schedule.fixed_sigmas(levels, tokens, config)
     torch.testing.assert_close(found, reference.sigmas, atol=0 if config == schedule.UNSHIFTED else 1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("tokens", [256, 4096])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},  # what a file leaves out has diffusers' defaults
+        {"use_dynamic_shifting": True},
+        {"use_dynamic_shifting": True, "time_shift_type": "linear", "max_image_seq_len": 8192, "shift_terminal": 0.02},
+        {"use_dynamic_shifting": True, "time_shift_type": "exponential", "base_shift": 0.3, "max_shift": 1.0},
+        {"shift": 3.0, "shift_terminal": 0.1, "invert_sigmas": False, "use_karras_sigmas": False},
+        {"shift": 3, "_diffusers_version": "0.42.1", "num_train_timesteps": 1000},
+    ],
+)
+def test_files_mean_what_they_mean_to_diffusers(tmp_path, keys, tokens):
+    diffusers = pytest.importorskip("diffusers")
+    file = tmp_path / "scheduler_config.json"
+    file.write_text(json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler", **keys}))
+    reference = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(tmp_path)
+    own, theirs = schedule.ScheduleConfig.from_pretrained(tmp_path), reference.config
+    slope = (theirs.max_shift - theirs.base_shift) / (theirs.max_image_seq_len - theirs.base_image_seq_len)
+    mu = theirs.base_shift + slope * (tokens - theirs.base_image_seq_len)
+    reference.set_timesteps(sigmas=torch.linspace(1, 1 / 8, 8).tolist(), mu=mu)
+    torch.testing.assert_close(schedule.sigmas(8, tokens, own), reference.sigmas, atol=1e-6, rtol=0)
+    own.save_pretrained(tmp_path)
+    assert schedule.ScheduleConfig.from_pretrained(tmp_path) == own
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("use_karras_sigmas", True),
+        ("use_exponential_sigmas", True),
+        ("use_beta_sigmas", True),
+        ("invert_sigmas", True),
+        ("stochastic_sampling", True),
+        ("time_shift_type", "cubic"),
+        ("num_train_timesteps", 500),
+        ("_class_name", "FlowMatchHeunDiscreteScheduler"),
+        ("use_flow_sigmas", True),
+        ("shift", "1.0"),
+        ("shift", 0),
+        ("shift_terminal", 1.0),
+        ("base_shift", None),
+        ("max_image_seq_len", 256),
+        ("use_dynamic_shifting", "true"),
+    ],
+)
+def test_other_grids_are_refused_by_name(tmp_path, key, value):
+    schedule.ScheduleConfig().save_pretrained(tmp_path)
+    file = tmp_path / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(CheckpointError, match=rf"scheduler_config\.json: .*{key}"):
+        schedule.ScheduleConfig.from_pretrained(tmp_path)
+
+
+def test_a_linear_shift_must_be_positive():
+    config = schedule.ScheduleConfig(time_shift_type="linear", base_shift=-0.5)
+    with pytest.raises(ValueError, match=r"256 tokens is -0\.5; it should be above 0"):
+        schedule.sigmas(4, 256, config)
 
 
 def test_schedule_round_trips_through_its_file(tmp_path):

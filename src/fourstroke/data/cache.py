@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from fourstroke.checkpoint import read_json
+from fourstroke.checkpoint import CheckpointError, pick, read_file, read_json, read_rows
 from fourstroke.data.stream import batches, pixels
 from fourstroke.data.world import Sample, WorldConfig
 from fourstroke.data.world.graph import Split
@@ -86,14 +86,19 @@ def build_cache(
 def load_cache(folder: Path, count: int, grid: tuple[int, int]) -> LatentCache:
     """Read the first `count` samples of a complete cache."""
     latents: list[Tensor] = []
-    captions: list[dict[str, str]] = []
+    short: list[str] = []
+    rich: list[str] = []
     for chunk in range(-(-count // CHUNK)):
-        latents.append(load_file(_file(folder, chunk))["latents"])
-        lines = _file(folder, chunk).with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
-        captions += [json.loads(line) for line in lines]
-    return LatentCache(
-        torch.cat(latents)[:count], [c["short"] for c in captions[:count]], [c["rich"] for c in captions[:count]], grid
-    )
+        file = _file(folder, chunk)
+        tensors, rows = read_file(file), read_rows(file.with_suffix(".jsonl"))
+        if "latents" not in tensors or len(rows) != len(tensors["latents"]):
+            raise CheckpointError(
+                f"{file} does not hold the latents of the {len(rows)} captions beside it; delete {folder}"
+            )
+        latents.append(tensors["latents"])
+        short += [pick(row, "short", str, file.with_suffix(".jsonl")) for row in rows]
+        rich += [pick(row, "rich", str, file.with_suffix(".jsonl")) for row in rows]
+    return LatentCache(torch.cat(latents)[:count], short[:count], rich[:count], grid)
 
 
 def fingerprint(autoencoder: Autoencoder, config: WorldConfig, seed: int, split: Split) -> dict[str, Any]:

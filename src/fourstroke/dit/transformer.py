@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fourstroke.checkpoint import CheckpointError, load_weights, read_json, save_weights
+from fourstroke.checkpoint import config_of, load_weights, read_json, save_weights
 from fourstroke.device import Device, find_device
 from fourstroke.dit.block import Block, Modulation
 from fourstroke.dit.cache import PrefixCache
@@ -75,19 +75,8 @@ class TransformerConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "config") -> Self:
-        """Read the keys of a `config.json`; those that start with "_" are notes of whoever wrote it.
-
-        Raises:
-            CheckpointError: an unknown key, or values that no transformer can have.
-        """
-        values = {key: value for key, value in values.items() if not key.startswith("_")}
-        unknown = sorted(values.keys() - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise CheckpointError(f"{source} has keys that no transformer knows: {', '.join(unknown)}")
-        try:
-            return cls(**values)
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{source}: {error}") from None
+        """Read the keys of a `config.json`; raises `CheckpointError` for one that no transformer can have."""
+        return config_of(cls, values, source, only={"_class_name": [CLASS_NAME]})
 
 
 class Transformer(nn.Module):
@@ -224,9 +213,10 @@ class Transformer(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, dtype: torch.dtype = torch.float32, device: Device | None = "cpu"
+        cls, folder: str | Path, dtype: torch.dtype | None = torch.float32, device: Device | None = "cpu"
     ) -> Self:
-        """Load a `transformer/` folder, ours or Qwen-Image-2.1's; a `device` of None is the GPU if there is one.
+        """Load a `transformer/` folder, ours or Qwen-Image-2.1's; a `device` of None is the GPU if there is one, a
+        `dtype` of None that of the file.
 
         Raises:
             CheckpointError: a file is missing or damaged, or names and shapes are not those of the config.

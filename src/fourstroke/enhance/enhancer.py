@@ -18,22 +18,21 @@ from typing import Any, Protocol
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from fourstroke.checkpoint import CheckpointError, read_json
+from fourstroke.checkpoint import config_of, read_json, read_text
 from fourstroke.device import Device, find_device, weights_dtype
 from fourstroke.enhance import protocol
 from fourstroke.enhance.checks import Lexicon, problems, quoted
 from fourstroke.enhance.endpoint import Endpoint, EndpointError, data_url
 from fourstroke.files import model_folder, write_json
+from fourstroke.pretrained import load_model, load_tokenizer
 from fourstroke.ranges import Count, Finite, Natural, NonNegative, Positive, PositiveFraction, check_ranges
 from fourstroke.seeds import check_seed, following
 
@@ -164,20 +163,12 @@ class PromptEnhancer:
             ValueError: for a device that this machine does not have, or a dtype that is none.
         """
         folder = Path(folder)
-        read_json(folder / "config.json")
         device = find_device(device)
         dtype = weights_dtype(dtype, device)
-        try:
-            model, report = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(f"the prompt enhancer in {folder} cannot be read ({error}); restore it") from None
-        if report["missing_keys"]:
-            raise CheckpointError(f"the weights in {folder} lack {sorted(report['missing_keys'])[0]}; restore them")
+        model = load_model(AutoModelForCausalLM, folder, dtype, surplus=True)
+        tokenizer = load_tokenizer(folder)
         words = folder / SYSTEM_FILE
-        system = words.read_text(encoding="utf-8").strip() if words.exists() else protocol.SYSTEM_PROMPT
+        system = read_text(words).strip() if words.exists() else protocol.SYSTEM_PROMPT
         return cls(LocalModel(model.to(device).eval(), tokenizer), read_config(folder), system)
 
     @classmethod
@@ -285,9 +276,4 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]
 def read_config(folder: Path) -> EnhancerConfig:
     """The settings beside an enhancer; the defaults where there are none, as in official checkpoints."""
     file = folder / SETTINGS
-    values = read_json(file) if file.exists() else {}
-    known = {f.name for f in dataclasses.fields(EnhancerConfig)}
-    if unknown := values.keys() - known:
-        raise CheckpointError(f"{file}: unknown keys {', '.join(sorted(unknown))}")
-    values |= {key: tuple(values[key]) for key in ("things", "colours") if key in values}
-    return EnhancerConfig(**values)
+    return config_of(EnhancerConfig, read_json(file) if file.exists() else {}, file)

@@ -8,6 +8,7 @@ that gives the same features.)
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,20 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLForConditionalGeneration
+from transformers import PreTrainedTokenizerBase, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from fourstroke.checkpoint import CheckpointError, read_json
+from fourstroke.checkpoint import CheckpointError, convert, read_json
 from fourstroke.device import Device, find_device
 from fourstroke.files import model_folder, write_json
+from fourstroke.pretrained import load_model, load_tokenizer, readable
 from fourstroke.text import templates, vision
+
+OLD_KEYS = frozenset({"model_type", "rope_scaling", "rope_theta", "tie_word_embeddings", "torch_dtype"}) | {
+    f"{name}_token_id" for name in ("bos", "eos", "pad")
+}
+"""Keys of a text encoder's config beside the fields of transformers' classes, which it reads too or which are names."""
 
 
 class PromptTooLong(ValueError):  # noqa: N818 - reads as the sentence it is
@@ -80,6 +86,13 @@ class TextEncoder(nn.Module):
         if tokenizer.convert_tokens_to_ids(templates.IMAGE_TOKEN) != self.image_token_id:
             raise CheckpointError(
                 f"the tokenizer's {templates.IMAGE_TOKEN} is not image_token_id {self.image_token_id} of the text "
+                "encoder's config: use the processor folder of the same checkpoint"
+            )
+        if tokenizer.pad_token_id is None:
+            raise CheckpointError("the tokenizer has no pad_token: use the processor folder of the same checkpoint")
+        if max(tokenizer.get_vocab().values()) >= model.config.text_config.vocab_size:
+            raise CheckpointError(
+                f"the tokenizer has tokens beyond the vocab_size {model.config.text_config.vocab_size} of the text "
                 "encoder's config: use the processor folder of the same checkpoint"
             )
         model.model.language_model.norm.register_forward_hook(_skip_norm)
@@ -160,24 +173,18 @@ class TextEncoder(nn.Module):
         """Read `text_encoder/` and `processor/`; a `device` of None is the GPU if there is one.
 
         Raises:
-            CheckpointError: files are missing or damaged.
+            CheckpointError: files are missing or damaged, or do not fit each other.
             ValueError: this machine does not have the device.
         """
         folder, processor, device = Path(text_encoder_folder), Path(processor_folder), find_device(device)
-        read_json(folder / "config.json")
-        read_json(processor / "tokenizer_config.json")
+        _check_config(folder / "config.json")
+        model = load_model(Qwen3VLForConditionalGeneration, folder, dtype)
+        tokenizer = load_tokenizer(processor)
+        image_processor = _load_image_processor(processor, model.config.vision_config)
         try:
-            model, report = Qwen3VLForConditionalGeneration.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-            )
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"the weights in {folder} cannot be read ({error}); restore them") from None
-        wrong = sorted({*report["missing_keys"], *report["unexpected_keys"]})
-        if wrong:
-            raise CheckpointError(f"the weights in {folder} do not fit its config.json, first {wrong[0]}")
-        tokenizer = AutoTokenizer.from_pretrained(processor, local_files_only=True)
-        image_processor = Qwen2VLImageProcessorPil.from_pretrained(processor, local_files_only=True)
-        return cls(model.to(device), tokenizer, image_processor, max_tokens)
+            return cls(model.to(device), tokenizer, image_processor, max_tokens)
+        except CheckpointError as error:
+            raise CheckpointError(f"{processor}: {error}") from None
 
     def save_pretrained(self, text_encoder_folder: str | Path, processor_folder: str | Path) -> None:
         """Write both folders as Qwen-Image-2.1 has them, each complete or not at all.
@@ -211,6 +218,46 @@ def save_processor(tokenizer: PreTrainedTokenizerBase, images: Qwen2VLImageProce
     video = config | names | {"video_processor_type": "Qwen3VLVideoProcessor"}
     write_json(folder / "video_preprocessor_config.json", video)
     write_json(folder / "processor_config.json", names)
+
+
+def _check_config(file: Path) -> None:
+    """Refuse a config of another model, and keys that transformers would pass over."""
+    values = read_json(file)
+    if values.get("model_type") != Qwen3VLConfig.model_type:
+        found = values.get("model_type")
+        raise CheckpointError(f"{file}: model_type is {found!r}; the text encoder is a {Qwen3VLConfig.model_type!r}")
+    parts = {"": Qwen3VLConfig} | {f"{key}.": kind for key, kind in Qwen3VLConfig.sub_configs.items()}
+    for prefix, kind in parts.items():
+        group = convert(dict[str, Any], values.get(prefix[:-1], {}), f"{file}: {prefix[:-1]}") if prefix else values
+        known = {field.name for field in dataclasses.fields(kind)} | OLD_KEYS
+        for key, value in group.items():
+            if key not in known and not key.startswith("_") and value not in (None, False, [], {}):
+                raise CheckpointError(f"{file}: the key {prefix}{key} is not supported")
+
+
+def _load_image_processor(folder: Path, vision_config: Any) -> Qwen2VLImageProcessorPil:
+    """The image processor of a `processor/` folder; its patches are those that the text encoder reads."""
+    file = folder / "preprocessor_config.json"
+    values = read_json(file)
+    known = Qwen2VLImageProcessorPil.valid_kwargs.__annotations__.keys() | {"image_processor_type", "processor_class"}
+    if unknown := sorted(key for key in values.keys() - known if not key.startswith("_")):
+        raise CheckpointError(f"{file}: the key {unknown[0]} is not supported")
+    with readable(str(file)):
+        processor = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    for key in ("image_mean", "image_std"):
+        convert(tuple[float, float, float], getattr(processor, key), f"{file}: {key}")
+    for key in ("shortest_edge", "longest_edge"):
+        convert(int, processor.size[key], f"{file}: size: {key}")
+    patches = {
+        "patch_size": "patch_size",
+        "merge_size": "spatial_merge_size",
+        "temporal_patch_size": "temporal_patch_size",
+    }
+    for key, other in patches.items():
+        own, wanted = convert(int, getattr(processor, key), f"{file}: {key}"), getattr(vision_config, other)
+        if own != wanted:
+            raise CheckpointError(f"{file}: {key} is {own}; the text encoder's vision_config has {other} {wanted}")
+    return processor
 
 
 def _skip_norm(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:

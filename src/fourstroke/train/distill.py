@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fourstroke.checkpoint import read_json
+from fourstroke.checkpoint import pick, read_json
 from fourstroke.data.cache import build_cache
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import WorldConfig
@@ -323,7 +323,8 @@ class DistillStage:
         file = self.recipe.run.out / BEST / "distill.json"
         if file.exists():
             kept = read_json(file)
-            self.best = (kept["score"], kept["highest_composition"], kept["step"])
+            score, highest = (pick(kept, key, float, file) for key in ("score", "highest_composition"))
+            self.best = (score, highest, pick(kept, "step", int, file))
 
     def _keep(self, pipe: Pipeline, student: Readings, teacher: Readings) -> None:
         assert self.best is not None

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from transformers.trainer_callback import PrinterCallback, TrainerControl, TrainerState
 
-from fourstroke.checkpoint import read_json
+from fourstroke.checkpoint import pick, read_json
 from fourstroke.data.world import WorldConfig
 from fourstroke.enhance import protocol, rewards
 from fourstroke.enhance.checks import Lexicon
@@ -180,8 +180,9 @@ class Lookout(Watchman):
         self.best, self.falls = -1.0, 0
         self.local: LocalModel | None = None
         self._looked = -1
-        if (recipe.run.out / "best" / "held_out.json").exists():
-            self.best = float(read_json(recipe.run.out / "best" / "held_out.json")["held_out"])
+        kept = recipe.run.out / "best" / "held_out.json"
+        if kept.exists():
+            self.best = pick(read_json(kept), "held_out", float, kept)
 
     def held_out(self) -> dict[str, float]:
         """Greedy rewrites of held-out requests, drawn and judged; the request itself where there is no rewrite."""

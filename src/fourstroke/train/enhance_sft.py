@@ -22,6 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
+from fourstroke.checkpoint import pick, read_rows, read_text
 from fourstroke.data.world import WorldConfig
 from fourstroke.enhance import protocol
 from fourstroke.enhance.bulk import read_triplets
@@ -31,6 +32,7 @@ from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, te
 from fourstroke.enhance.small import SYSTEM_PROMPT, SmallEnhancerConfig, build_model, build_tokenizer, sizes
 from fourstroke.enhance.triplet import Triplet
 from fourstroke.files import append_line, atomic_folder, user_path, write_text
+from fourstroke.pretrained import readable
 from fourstroke.ranges import Count, Decay, Natural, NonNegative, check_ranges
 from fourstroke.train import session
 from fourstroke.train.loop import DivergedError, RunConfig
@@ -297,8 +299,8 @@ def finish(state: TrainerState, run: RunConfig) -> None:
 
 def seconds_of(log: Path) -> float:
     """Seconds of training that a log records."""
-    rows = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    return max((float(json.loads(row)["seconds"]) for row in rows), default=0.0)
+    rows = read_rows(log) if log.exists() else []
+    return max((pick(row, "seconds", float, log) for row in rows), default=0.0)
 
 
 def show(folder: Path, step: int, requests: list[str], turns: list[str]) -> None:
@@ -352,8 +354,10 @@ def _model(recipe: EnhanceSftRecipe, triplets: list[Triplet]) -> tuple[PreTraine
         tokenizer = build_tokenizer(itertools.chain(texts, [SYSTEM_PROMPT] * 8), config.vocab_size)
         return build_model(config, tokenizer), tokenizer, SYSTEM_PROMPT
     dtype = torch.bfloat16 if torch.cuda.is_available() and recipe.lora is not None else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(recipe.base, dtype=dtype)
+    with readable(f"the model {recipe.base}"):
+        model = AutoModelForCausalLM.from_pretrained(recipe.base, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(recipe.base)
     agree("model", recipe.model and sizes(recipe.model), model.config.to_dict(), recipe.base)
     words = Path(recipe.base) / SYSTEM_FILE
-    system = words.read_text(encoding="utf-8").strip() if words.exists() else protocol.SYSTEM_PROMPT
-    return model, AutoTokenizer.from_pretrained(recipe.base), system
+    system = read_text(words).strip() if words.exists() else protocol.SYSTEM_PROMPT
+    return model, tokenizer, system

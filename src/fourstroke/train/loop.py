@@ -26,11 +26,15 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from fourstroke.checkpoint import CheckpointError, read_pickle
 from fourstroke.files import append_line, atomic_folder
 from fourstroke.ranges import Count, NonNegative, TrainingSeed, check_ranges
 from fourstroke.train import distributed, session
 from fourstroke.train.optimizer import MovingAverage, OptimizerConfig, build_optimizers, learning_rate
 from fourstroke.train.recipe import RecipeError
+
+STATE = {"step": int, "seconds": float, "updates": dict, "models": dict, "average": dict, "optimizers": dict}
+"""What a saved state holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,10 +198,17 @@ class Trainer:
         """Take up a state written by `save`, on however many ranks.
 
         Raises:
+            CheckpointError: if the file is no state.
             RecipeError: if it is that of other models or optimisers; the message names the keys that differ.
         """
         several = distributed.world() > 1  # then each reads from the file no more than its part
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=several)
+        file = folder / "state.pt"
+        state = read_pickle(file, mmap=several)
+        for key, kind in STATE.items():
+            if not isinstance(state.get(key), kind):
+                raise CheckpointError(
+                    f"{file} is no state of a run, its {key!r} is missing; start anew in another folder"
+                )
         if _outline(state) != _outline(self._state()):
             found = session.listed(session.changes(folder.parent, self.record)) or "another recipe"
             raise RecipeError(f"{folder} is not of these models and optimisers; what differs: {found}")

@@ -13,7 +13,7 @@ repeated to the base width at full size and added after the last stage. Stages t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fourstroke.checkpoint import CheckpointError, load_weights, read_json, save_weights
+from fourstroke.checkpoint import config_of, load_weights, read_json, save_weights
 from fourstroke.device import Device, find_device
 from fourstroke.files import model_folder
 from fourstroke.ranges import Count, check_ranges
@@ -36,6 +36,8 @@ from fourstroke.vae.blocks import (
     SpaceToChannel,
     UpStage,
 )
+
+CLASS_NAME = "AutoencoderKLQwenImage21"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,21 +112,13 @@ class AutoencoderConfig:
         return self.in_channels // self.patch**2
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """From a `config.json`; the keys of the video ancestor are checked where they would change the result."""
-        for key, accepted in (("attn_scales", ([],)), ("dropout", (0.0,))):
-            if values.get(key) not in (None, *accepted):
-                raise CheckpointError(f"{key} = {values[key]!r} is not supported; Qwen-Image-2.1 has {accepted[0]!r}")
-        if not values.get("is_residual", True) and values.get("shortcut") != "global":
-            raise CheckpointError("is_residual = false is not supported: every stage here has its shortcut")
-        known: dict[str, Any] = {key.name: values[key.name] for key in fields(cls) if key.name in values}
-        if known.get("decoder_base_dim", 0) is None:
-            known["decoder_base_dim"] = known.get("base_dim", cls.base_dim)
-        known = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
-        try:
-            return cls(**known)
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"the autoencoder's config.json is not usable: {error}") from None
+    def from_json(cls, values: dict[str, Any], source: str | Path = "the autoencoder's config.json") -> Self:
+        """From a `config.json`; raises `CheckpointError` for a key, the video ancestor's too, that it cannot follow."""
+        only: dict[str, list[Any]] = {"_class_name": [CLASS_NAME], "attn_scales": [[], None], "dropout": [0.0, None]}
+        only["is_residual"] = [values.get("shortcut") != "global"]
+        if values.get("decoder_base_dim", 0) is None:
+            values = values | {"decoder_base_dim": values.get("base_dim", cls.base_dim)}
+        return config_of(cls, values, source, only=only, notes=("scale_factor_spatial", "scale_factor_temporal"))
 
     def to_json(self) -> dict[str, Any]:
         """Every key of the published layout, the ancestor's among them; `shortcut` only where it is "global"."""
@@ -138,7 +132,7 @@ class AutoencoderConfig:
             "scale_factor_temporal": 2 ** sum(self.temperal_downsample),
         }
         extra = {"shortcut": shortcut} if shortcut != "local" else {}
-        return {"_class_name": "AutoencoderKLQwenImage21", **own, **history, **extra}
+        return {"_class_name": CLASS_NAME, **own, **history, **extra}
 
 
 class Autoencoder(nn.Module):
@@ -238,7 +232,7 @@ class Autoencoder(nn.Module):
             ValueError: this machine does not have the device.
         """
         folder, device = Path(folder), find_device(device)
-        config = AutoencoderConfig.from_json(read_json(folder / "config.json"))
+        config = AutoencoderConfig.from_json(read_json(folder / "config.json"), folder / "config.json")
         with torch.device("meta"):
             model = cls(config)
         load_weights(model, folder)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fourstroke.checkpoint import CheckpointError, load_weights, read_json, save_weights
+from fourstroke.checkpoint import CheckpointError, config_of, load_weights, read_json, save_weights
 from fourstroke.files import model_folder
 from fourstroke.ranges import Count, check_ranges
 from fourstroke.vae.blocks import ResidualBlock
@@ -100,10 +100,10 @@ class SemanticNetwork(nn.Module):
     def from_pretrained(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
         """Load a folder of `config.json` and safetensors, frozen; raises `CheckpointError` if they do not fit."""
         folder = Path(folder)
-        values = read_json(folder / "config.json")
+        file = folder / "config.json"
         try:
-            config = SemanticConfig(**{k: tuple(v) for k, v in values.items() if not k.startswith("_")})
-        except (TypeError, ValueError) as error:
+            config = config_of(SemanticConfig, read_json(file), file, only={"_class_name": ["SemanticNetwork"]})
+        except CheckpointError as error:
             raise CheckpointError(f"{folder} holds no semantic network: {error}") from None
         with torch.device("meta"):
             model = cls(config)

@@ -11,18 +11,15 @@ those of the weights; which network it is, the first kernel's side says.
 
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fourstroke.checkpoint import CheckpointError
+from fourstroke.checkpoint import CheckpointError, read_file, read_pickle
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 SMALLEST = 32
@@ -125,13 +122,8 @@ class Lpips(nn.Module):
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged or no file of weights ({str(error).splitlines()[0]})") from None
-    return {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
+    state = read_file(path) if path.suffix == ".safetensors" else read_pickle(path)
+    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
 
 
 def _network(state: dict[str, Tensor]) -> dict[str, Tensor]:

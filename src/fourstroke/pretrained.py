@@ -1,0 +1,80 @@
+"""Models and tokenizers of transformers, read from a folder so that every failure is one line that names it.
+
+transformers reads files that are damaged or do not fit each other with whatever error comes of it, or with none: a
+config of another model, weights of another shape. What can be told before it reads is told here, in our words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from fourstroke.checkpoint import CheckpointError, open_tensors, read_json, weight_files
+
+WEIGHTS = "model.safetensors"
+
+
+def load_model(kind: Any, folder: Path, dtype: torch.dtype, surplus: bool = False) -> PreTrainedModel:
+    """A model of the class `kind`, on the CPU; its weights fit its config to the last tensor.
+
+    Args:
+        kind: a class of transformers with `from_pretrained`.
+        folder: holds `config.json` and safetensors.
+        dtype: of the weights.
+        surplus: accept tensors that the model does not have.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or weights and config disagree.
+    """
+    _check_json(folder, "config.json")
+    for path in weight_files(folder, WEIGHTS):
+        with open_tensors(path):
+            pass
+    with readable(f"the model in {folder} (config.json, {WEIGHTS})"):
+        model, report = kind.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    wrong = sorted(report["missing_keys"]) + ([] if surplus else sorted(report["unexpected_keys"]))
+    wrong += [
+        f"{name}, {tuple(found)} in the file and {tuple(own)} by its config"
+        for name, found, own in sorted(report["mismatched_keys"])
+    ]
+    if wrong:
+        raise CheckpointError(f"the weights in {folder} do not fit its config.json, first {wrong[0]}")
+    return model
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder; raises `CheckpointError` if a file of it is missing or damaged."""
+    _check_json(folder, "tokenizer_config.json")
+    if not (folder / "vocab.json").exists():
+        read_json(folder / "tokenizer.json")
+    with readable(f"the tokenizer in {folder} (tokenizer.json, tokenizer_config.json)"):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+@contextlib.contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Turn any error of the block, which reads files by transformers, into a `CheckpointError` of one line."""
+    try:
+        yield
+    except Exception as error:  # all kinds come out of there; tokenizers raises Exception itself
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{what} cannot be read ({type(error).__name__}: {reason}); restore it") from None
+
+
+def _check_json(folder: Path, needed: str) -> None:
+    """Every JSON file of a folder is an object, and the one that is needed is there."""
+    read_json(folder / needed)
+    for path in sorted(folder.glob("*.json")):
+        read_json(path)
