@@ -122,14 +122,14 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
 def enhance(arguments: argparse.Namespace) -> dict[str, Any]:
     """Rewrite prompts."""
     from fourstroke.enhance.enhancer import PromptEnhancer
-    from fourstroke.folder import ENHANCER, find_model
+    from fourstroke.folder import ENHANCER, find_model, lineage, part
 
     _quiet()
     _say_warnings()
     if arguments.endpoint:
         enhancer = PromptEnhancer.from_endpoint(_endpoint(arguments))
     else:
-        folder = find_model(arguments.model) / ENHANCER
+        folder = part(lineage(find_model(arguments.model)), ENHANCER)
         if not folder.exists():
             raise ValueError(f"{folder.parent} has no {ENHANCER} folder; name another --model, or an --endpoint")
         enhancer = PromptEnhancer.from_pretrained(folder, device=arguments.device)

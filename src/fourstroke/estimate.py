@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from fourstroke.checkpoint import CheckpointError, read_json
+from fourstroke.checkpoint import CheckpointError, open_tensors, read_json
 from fourstroke.dit import Layout, Transformer, TransformerConfig
 from fourstroke.dit.layout import Grid
-from fourstroke.folder import ModelInfo, find_model, read_info
+from fourstroke.folder import ModelInfo, find_model, lineage, read_info
 from fourstroke.train.distill import DistillRecipe
 from fourstroke.train.recipe import load_recipe
 from fourstroke.vae import Autoencoder, AutoencoderConfig
@@ -205,13 +204,15 @@ def _teacher(recipe: DistillRecipe) -> tuple[TransformerConfig, int, ModelInfo, 
             vae = sum(p.numel() for p in Autoencoder(AutoencoderConfig()).parameters())
         note = f"{recipe.teacher} is not here; the published shape of Qwen-Image-2.1 stands in"
         return TransformerConfig(), TEXT_ENCODER + vae, ModelInfo(), (note,)
-    config = TransformerConfig.from_dict(read_json(folder / "transformer" / "config.json"))
-    rest = [p for part in ("text_encoder", "vae") for p in (folder / part).rglob("*.safetensors")]
-    factor = AutoencoderConfig.from_json(read_json(folder / "vae" / "config.json")).factor
+    folders = lineage(folder)
+    files = {part: folders[-1] / part / "config.json" for part in ("transformer", "vae")}
+    config = TransformerConfig.from_dict(read_json(files["transformer"]), str(files["transformer"]))
+    rest = [p for part in ("text_encoder", "vae") for p in (folders[-1] / part).rglob("*.safetensors")]
+    factor = AutoencoderConfig.from_json(read_json(files["vae"]), files["vae"]).factor
     return config, sum(map(_elements, rest)), dataclasses.replace(read_info(folder), factor=factor), ()
 
 
 def _elements(file: Path) -> int:
     """How many numbers a safetensors file holds, whatever their type."""
-    with safe_open(file, framework="pt") as tensors:
+    with open_tensors(file) as tensors:
         return sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118

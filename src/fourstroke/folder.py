@@ -1,7 +1,8 @@
 """A model's folder: where it is, and what its `model_index.json` says.
 
 It is laid out like Qwen-Image-2.1's; `model_index.json` may carry the group `fourstroke` with the model's own defaults
-(`ModelInfo`), and `sample_sigmas`, the fixed grid of a distilled student. One with `lora/` is an adapter of another.
+(`ModelInfo`), and `sample_sigmas`, the fixed grid of a distilled student. One with `lora/` is an adapter of another,
+whose folder it names; what it lacks is taken from there.
 """
 
 from __future__ import annotations
@@ -15,14 +16,24 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fourstroke.checkpoint import CheckpointError, read_json
+from fourstroke.checkpoint import CheckpointError, config_of, read_json
 from fourstroke.files import user_path, write_json
+from fourstroke.flow.schedule import fixed_sigmas
 from fourstroke.ranges import Count, NonNegative, PositiveFraction, check_ranges
 
 INDEX = ("model_index.json", "fourstroke")
 """The file by which a checkpoint of ours is known, and its key."""
 ENHANCER = "prompt_enhancer"
 ADAPTER, ADAPTER_WEIGHTS = "lora", "pytorch_lora_weights.safetensors"
+PIPELINE = "QwenImage21Pipeline"
+PARTS = {
+    "processor": ["transformers", "Qwen3VLProcessor"],
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "Qwen3VLForConditionalGeneration"],
+    "transformer": ["diffusers", "QwenImage21Transformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKLQwenImage21"],
+}
+"""The class names under which diffusers and transformers know a model's parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,21 +97,78 @@ def find_model(model: str | Path | None) -> Path:
 
 
 def read_info(folder: Path) -> ModelInfo:
-    """The defaults of a checkpoint, from its `model_index.json`."""
-    index = read_json(folder / "model_index.json")
-    own = dict(index.get("fourstroke", {}))
-    known = {f.name for f in dataclasses.fields(ModelInfo)} - {"factor"}
-    if unknown := own.keys() - known:
-        raise CheckpointError(f"{folder}/model_index.json: unknown keys in 'fourstroke': {', '.join(sorted(unknown))}")
-    levels = index.get("sample_sigmas")
-    return ModelInfo(**own, sample_sigmas=tuple(levels) if levels else None)
+    """The defaults of a checkpoint, from its `model_index.json`; raises `CheckpointError` if it says anything else."""
+    file = folder / "model_index.json"
+    only: dict[str, list[Any]] = {"_class_name": [PIPELINE], **{name: [kind] for name, kind in PARTS.items()}}
+    index = config_of(_Index, read_json(file), file, only=only)
+    info = config_of(ModelInfo, index.fourstroke, file, only={"factor": [], "sample_sigmas": []})
+    return dataclasses.replace(info, sample_sigmas=index.sample_sigmas)
+
+
+def lineage(folder: Path) -> list[Path]:
+    """A model's folders: its own, if that is an adapter the one of its base, and so on to the whole model, the last.
+
+    Raises:
+        CheckpointError: a base that is not to be found, or adapters that are each other's base.
+    """
+    found = [folder]
+    while (found[-1] / ADAPTER).exists():
+        base = _base(found[-1])
+        if any(base.samefile(other) for other in found):
+            circle = " is an adapter of ".join(map(str, [*found, base]))
+            raise CheckpointError(f"{circle}: there is no whole model; name one as base in {ADAPTER}/adapter.json")
+        found.append(base)
+    return found
+
+
+def part(folders: list[Path], name: str) -> Path:
+    """The file or folder `name` of a model, from the first of its `lineage` that has it."""
+    return next((folder / name for folder in folders if (folder / name).exists()), folders[-1] / name)
+
+
+def _base(folder: Path) -> Path:
+    """The model that an adapter's folder names: a path, absolute or seen from there or here, or a hub id."""
+    file = folder / ADAPTER / "adapter.json"
+    base = config_of(_Base, read_json(file), file).base
+    if (folder / base / "model_index.json").exists():
+        return folder / base
+    try:
+        return find_model(base)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder} is an adapter of {base}, which is not to be found: put it there, or name its folder as base in "
+            f"{file} ({error})"
+        ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Index:
+    sample_sigmas: tuple[float, ...] | None = None
+    fourstroke: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.sample_sigmas is not None:
+            fixed_sigmas(self.sample_sigmas)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Base:
+    base: str
+
+    def __post_init__(self) -> None:
+        if not self.base.strip():
+            raise ValueError("base is empty; name the folder or hub id of the model that this adapts")
 
 
 def save_adapter(folder: Path, base: str, info: ModelInfo, tensors: dict[str, Tensor]) -> None:
     """Write a checkpoint that is an adapter of the model `base`; `from_pretrained` merges the two.
 
-    diffusers reads its `lora/` with `load_lora_weights`.
+    diffusers reads its `lora/` with `load_lora_weights`. A base in a folder is named by its whole path, so that it is
+    found from everywhere; a bundled one by its name, and one from the hub by its id.
     """
+    if (user_path(base) / "model_index.json").exists():
+        whole = user_path(base).resolve()
+        base = whole.name if whole.parent in [root.resolve() for root in _bundles()] else str(whole)
     (folder / ADAPTER).mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / ADAPTER / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     write_json(folder / ADAPTER / "adapter.json", {"base": base})
@@ -112,13 +180,9 @@ def write_info(folder: Path, info: ModelInfo) -> None:
     own = dataclasses.asdict(info)
     levels, _ = own.pop("sample_sigmas"), own.pop("factor")
     index: dict[str, Any] = {
-        "_class_name": "QwenImage21Pipeline",
-        "processor": ["transformers", "Qwen3VLProcessor"],
+        "_class_name": PIPELINE,
         "sample_sigmas": list(levels) if levels else None,
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "Qwen3VLForConditionalGeneration"],
-        "transformer": ["diffusers", "QwenImage21Transformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKLQwenImage21"],
+        **PARTS,
         "fourstroke": own,
     }
     write_json(folder / "model_index.json", index)

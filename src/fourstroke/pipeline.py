@@ -19,15 +19,27 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fourstroke.adapter import read_adapter
 from fourstroke.arguments import MAX_GUIDANCE, real, shown, texts, whole
-from fourstroke.checkpoint import CheckpointError, read_json, read_tensors
+from fourstroke.checkpoint import CheckpointError
 from fourstroke.device import Device, find_device, weights_dtype
 from fourstroke.dit import Layout, PrefixCache, Transformer
 from fourstroke.enhance.enhancer import Enhanced, PromptEnhancer
 from fourstroke.files import model_folder
 from fourstroke.flow.sampler import OnStep, Velocity, check_finite, euler, guided, seeded_noise
 from fourstroke.flow.schedule import ScheduleConfig, fixed_sigmas, sigmas
-from fourstroke.folder import ADAPTER, ADAPTER_WEIGHTS, ENHANCER, INDEX, ModelInfo, find_model, read_info, write_info
+from fourstroke.folder import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
+    ENHANCER,
+    INDEX,
+    ModelInfo,
+    find_model,
+    lineage,
+    part,
+    read_info,
+    write_info,
+)
 from fourstroke.nn.lora import merge
 from fourstroke.seeds import Seeds, following, seeds_of
 from fourstroke.sizes import fit, shaped, sized, tokens_per_slot
@@ -71,8 +83,7 @@ class Pipeline:
         self.transformer, self.autoencoder, self.text_encoder = transformer, autoencoder, text_encoder
         self.schedule, self.info = schedule, dataclasses.replace(info, factor=autoencoder.config.factor)
         self._enhancer = enhancer
-        if (drawn := transformer.config.in_channels) != (held := autoencoder.config.z_dim):
-            raise ValueError(f"the transformer draws latents of {drawn} channels, and the autoencoder's have {held}")
+        _check_fit(transformer, autoencoder, text_encoder)
 
     @classmethod
     def from_pretrained(
@@ -91,17 +102,21 @@ class Pipeline:
         """
         device = find_device(device)
         dtype = weights_dtype(dtype, device)
-        folder = find_model(model)
-        if (folder / ADAPTER / "adapter.json").exists():
-            return cls._adapted(folder, dtype, device)
-        return cls(
-            Transformer.from_pretrained(folder / "transformer", dtype=dtype, device=device).eval(),
-            Autoencoder.from_pretrained(folder / "vae", dtype=dtype, device=device).eval(),
-            TextEncoder.from_pretrained(folder / "text_encoder", folder / "processor", dtype=dtype, device=device),
-            ScheduleConfig.from_pretrained(folder / "scheduler"),
-            read_info(folder),
-            folder / ENHANCER if (folder / ENHANCER / "config.json").exists() else None,
+        folders = lineage(find_model(model))
+        info, schedule = read_info(folders[0]), ScheduleConfig.from_pretrained(part(folders, "scheduler"))
+        base, enhancer = folders[-1], part(folders, ENHANCER)
+        transformer = Transformer.from_pretrained(base / "transformer", dtype=None)  # rounded after adapters are added
+        merge(transformer, [read_adapter(f / ADAPTER / ADAPTER_WEIGHTS, transformer) for f in folders[:-1]], dtype)
+        transformer.to(device=device, dtype=dtype)
+        autoencoder = Autoencoder.from_pretrained(base / "vae", dtype=dtype, device=device)
+        text_encoder = TextEncoder.from_pretrained(
+            base / "text_encoder", base / "processor", dtype=dtype, device=device
         )
+        own = enhancer if (enhancer / "config.json").exists() else None
+        try:
+            return cls(transformer, autoencoder, text_encoder, schedule, info, own)
+        except ValueError as error:
+            raise CheckpointError(f"{base / 'transformer'}: {error}") from None
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole checkpoint into `folder`, complete or not at all.
@@ -119,22 +134,6 @@ class Pipeline:
                 shutil.copytree(self._enhancer, partial / ENHANCER)
             elif self._enhancer is not None:
                 self._enhancer.save_pretrained(partial / ENHANCER)
-
-    @classmethod
-    def _adapted(cls, folder: Path, dtype: torch.dtype, device: torch.device) -> Pipeline:
-        """The model that an adapter belongs to, with the adapter added to its weights."""
-        base = read_json(folder / ADAPTER / "adapter.json").get("base")
-        if not isinstance(base, str):
-            raise CheckpointError(f"{folder / ADAPTER}/adapter.json does not say which model it adapts")
-        pipe = cls.from_pretrained(base, dtype=dtype, device=device)
-        try:
-            merge(pipe.transformer, read_tensors(folder / ADAPTER, ADAPTER_WEIGHTS))
-        except ValueError as error:
-            raise CheckpointError(f"{folder / ADAPTER} does not fit {base}: {error}") from None
-        pipe.info = dataclasses.replace(read_info(folder), factor=pipe.info.factor)
-        if (folder / "scheduler").exists():
-            pipe.schedule = ScheduleConfig.from_pretrained(folder / "scheduler")
-        return pipe
 
     @property
     def enhancer(self) -> PromptEnhancer | None:
@@ -302,6 +301,28 @@ def _pictures(images: Any) -> list[Image.Image]:
         if not isinstance(image, Image.Image):
             raise ValueError(f"an input image is {shown(image)}; open it as a PIL.Image, or make it one (fromarray)")
     return found
+
+
+def _check_fit(transformer: Transformer, autoencoder: Autoencoder, text_encoder: TextEncoder) -> None:
+    """Raise ValueError unless the parts read what the others make."""
+    own, latents, width = transformer.config, autoencoder.config.z_dim, text_encoder.width
+    drawn = own.out_channels or own.in_channels
+    for ours, theirs, problem in (
+        (own.patch_size, 1, f"has patch_size {own.patch_size}, and a token is one latent here"),
+        (
+            own.in_channels,
+            latents,
+            f"draws latents of {own.in_channels} channels, and the autoencoder's have {latents}",
+        ),
+        (drawn, latents, f"has out_channels {drawn}, and the autoencoder's latents have {latents}"),
+        (
+            own.context_in_dim,
+            width,
+            f"has context_in_dim {own.context_in_dim}, and the text encoder's width is {width}",
+        ),
+    ):
+        if ours != theirs:
+            raise ValueError(f"the transformer {problem}")
 
 
 class Clock:

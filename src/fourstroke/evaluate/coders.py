@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fourstroke.checkpoint import read_json
 from fourstroke.device import Device, find_device
-from fourstroke.folder import find_model, read_info
+from fourstroke.folder import find_model, lineage, read_info
 from fourstroke.vae import Autoencoder
 
 OURS = "AutoencoderKLQwenImage21"
@@ -67,7 +67,7 @@ def load_autoencoder(model: str | Path | None, device: Device | None = None) -> 
         whole = part.parent if (part.parent / "model_index.json").is_file() else None
     else:
         whole = find_model(model)
-        part = whole / "vae"
+        part = lineage(whole)[-1] / "vae"
     folder, family = (whole, read_info(whole).name) if whole else (part, part.name)
     return Autoencoder.from_pretrained(part, device=device), folder, family
 

@@ -7,7 +7,8 @@ without an active adapter are what they were, so the frozen model is still there
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -86,22 +87,27 @@ def adapter_tensors(model: nn.Module, adapter: str, prefix: str = "transformer."
     }
 
 
-@torch.no_grad()
-def merge(model: nn.Module, tensors: Mapping[str, Tensor], prefix: str = "transformer.") -> None:
-    """Add an adapter, as `adapter_tensors` gives it, to the weights of a plain model, in place.
+@dataclass(frozen=True)
+class LowRank:
+    """A change of one linear layer's weight: scale * `up` (out, rank) @ `down` (rank, in)."""
 
-    Raises:
-        ValueError: a factor without its partner, or of a layer or shape that the model does not have.
+    down: Tensor
+    up: Tensor
+    scale: float = 1.0
+
+
+@torch.no_grad()
+def merge(model: nn.Module, adapters: Sequence[Mapping[str, LowRank]], dtype: torch.dtype | None = None) -> None:
+    """Add adapters to the weights of a plain model, in place; what they change then has the type `dtype`.
+
+    All are summed with the weight in float32 and rounded once. A change is often smaller than the spacing of bfloat16
+    numbers at the weight: of weights that are rounded before the sum, many would not move.
     """
-    plain = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    names = {name.rpartition(".lora_")[0] for name in plain}
-    for name in sorted(names):
-        try:
-            weight = model.get_submodule(name).weight
-            change = plain[f"{name}.lora_B.weight"].float() @ plain[f"{name}.lora_A.weight"].float()
-        except (AttributeError, KeyError):
-            raise ValueError(f"the adapter's {name!r} is incomplete, or this model does not have it") from None
-        assert isinstance(weight, Tensor)
-        if change.shape != weight.shape:
-            raise ValueError(f"the adapter's {name} is {tuple(change.shape)}, the model's {tuple(weight.shape)}")
-        weight.copy_((weight.float() + change.to(weight.device)).to(weight.dtype))
+    for name in sorted({name for adapter in adapters for name in adapter}):
+        layer = model.get_submodule(name)
+        weight = layer.get_parameter("weight")
+        total = weight.float()
+        for change in (adapter[name] for adapter in adapters if name in adapter):
+            up, down = change.up.to(total), change.down.to(total)
+            total = total + change.scale * (up @ down)
+        layer.weight = nn.Parameter(total.to(dtype or weight.dtype), requires_grad=weight.requires_grad)
