@@ -35,22 +35,22 @@ def load_model(kind: Any, folder: Path, dtype: torch.dtype, surplus: bool = Fals
     for path in weight_files(folder, WEIGHTS):
         with open_tensors(path):
             pass
-    with readable(f"the model in {folder} (config.json, {WEIGHTS})"):
+    return load_fitting(kind, folder, surplus, dtype=dtype, local_files_only=True)
+
+
+def load_fitting(kind: Any, name: str | Path, surplus: bool = True, **options: Any) -> PreTrainedModel:
+    """As `load_model`, from a folder or hub id, with further options of `from_pretrained`."""
+    with readable(f"the model {name} (config.json, {WEIGHTS})"):
         model, report = kind.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
+            name, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     wrong = sorted(report["missing_keys"]) + ([] if surplus else sorted(report["unexpected_keys"]))
     wrong += [
-        f"{name}, {tuple(found)} in the file and {tuple(own)} by its config"
-        for name, found, own in sorted(report["mismatched_keys"])
+        f"{key}, {tuple(found)} in the file and {tuple(own)} by its config"
+        for key, found, own in sorted(report["mismatched_keys"])
     ]
     if wrong:
-        raise CheckpointError(f"the weights in {folder} do not fit its config.json, first {wrong[0]}")
+        raise CheckpointError(f"the weights in {name} do not fit its config.json, first {wrong[0]}")
     return model
 
 

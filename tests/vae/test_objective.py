@@ -1,5 +1,7 @@
 """The networks of the objective: LPIPS from published layouts, DINOv2 from a folder, and what is refused."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -198,6 +200,12 @@ def test_networks_that_cannot_serve_are_refused(dino: Path, tmp_path: Path) -> N
         load_features(dino, 16, None, "cpu").features(torch.rand(1, 3, 24, 32))
     with pytest.raises(CheckpointError, match=r"no network at .*facebook/dinov2-large"):
         load_features(tmp_path / "nowhere", 16, None, "cpu")
+    values = json.loads((dino / "config.json").read_text())
+    for change, message in (({"hidden_size": 32}, "in the file and"), ({"num_hidden_layers": 5}, r"layer\.4")):
+        other = shutil.copytree(dino, tmp_path / "dino", dirs_exist_ok=True)
+        (other / "config.json").write_text(json.dumps(values | change))
+        with pytest.raises(CheckpointError, match=f"do not fit its config.json, first .*{message}"):
+            load_features(other, 16, None, "cpu")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(CheckpointError, match="holds a bert"):
         load_features(tmp_path, 16, None, "cpu")

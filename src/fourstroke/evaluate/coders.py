@@ -19,6 +19,7 @@ from torch import Tensor
 from fourstroke.checkpoint import read_json
 from fourstroke.device import Device, find_device
 from fourstroke.folder import find_model, lineage, read_info
+from fourstroke.pretrained import readable
 from fourstroke.vae import Autoencoder
 
 OURS = "AutoencoderKLQwenImage21"
@@ -79,10 +80,9 @@ def _peer(folder: Path, kind: str, device: torch.device) -> Coder:
         raise ValueError(f"{folder} holds a {kind}: to measure it, pip install diffusers") from None
     if not hasattr(diffusers, kind):
         raise ValueError(f"{folder} holds a {kind}, which diffusers {diffusers.__version__} does not know")
-    try:
-        model: Any = getattr(diffusers, kind).from_pretrained(folder, use_safetensors=True).eval().to(device)
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{folder} cannot be loaded as a {kind}: {' '.join(str(error).split())}") from None
+    with readable(f"the {kind} in {folder}"):
+        model: Any = getattr(diffusers, kind).from_pretrained(folder, use_safetensors=True).eval()
+    model.to(device)
     if not hasattr(model, "encode") or not hasattr(model, "decode"):
         raise ValueError(f"{folder} holds a {kind}, which is no autoencoder")
     video = any(p.ndim == 5 for p in model.parameters()) or "Image" in kind

@@ -32,7 +32,7 @@ from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, te
 from fourstroke.enhance.small import SYSTEM_PROMPT, SmallEnhancerConfig, build_model, build_tokenizer, sizes
 from fourstroke.enhance.triplet import Triplet
 from fourstroke.files import append_line, atomic_folder, user_path, write_text
-from fourstroke.pretrained import readable
+from fourstroke.pretrained import load_fitting, readable
 from fourstroke.ranges import Count, Decay, Natural, NonNegative, check_ranges
 from fourstroke.train import session
 from fourstroke.train.loop import DivergedError, RunConfig
@@ -354,8 +354,8 @@ def _model(recipe: EnhanceSftRecipe, triplets: list[Triplet]) -> tuple[PreTraine
         tokenizer = build_tokenizer(itertools.chain(texts, [SYSTEM_PROMPT] * 8), config.vocab_size)
         return build_model(config, tokenizer), tokenizer, SYSTEM_PROMPT
     dtype = torch.bfloat16 if torch.cuda.is_available() and recipe.lora is not None else torch.float32
-    with readable(f"the model {recipe.base}"):
-        model = AutoModelForCausalLM.from_pretrained(recipe.base, dtype=dtype)
+    model = load_fitting(AutoModelForCausalLM, recipe.base, dtype=dtype)
+    with readable(f"the tokenizer of {recipe.base}"):
         tokenizer = AutoTokenizer.from_pretrained(recipe.base)
     agree("model", recipe.model and sizes(recipe.model), model.config.to_dict(), recipe.base)
     words = Path(recipe.base) / SYSTEM_FILE

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourstroke.checkpoint import CheckpointError
+from fourstroke.pretrained import load_fitting, readable
 from fourstroke.vae.features import over_grey
 
 KINDS = ("dinov2", "dinov2_with_registers")
@@ -59,13 +60,9 @@ class DinoFeatures(nn.Module):
         from transformers import AutoConfig, AutoModel
 
         name = Path(name).as_posix()
-        try:
+        with readable(f"the network {name}"):
             config = AutoConfig.from_pretrained(name)
-            if config.model_type not in KINDS:
-                raise CheckpointError(f"{name} holds a {config.model_type}, not one of {', '.join(KINDS)}")
-            model = AutoModel.from_pretrained(name, config=config, use_safetensors=True)
-        except CheckpointError:
-            raise
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"no DINOv2 at {name}: {' '.join(str(error).split())[:200]}") from None
+        if config.model_type not in KINDS:
+            raise CheckpointError(f"{name} holds a {config.model_type}, not one of {', '.join(KINDS)}")
+        model = load_fitting(AutoModel, name, config=config)
         return cls(model, layer, factor).to(device)
