@@ -190,7 +190,7 @@ def test_commands_take_seeds_of_one_range(words, seed, capsys):
 @pytest.mark.parametrize(
     "seed", [-1, MAX_SEED + 1, 2**64, 1.0, True, "7", np.float64(7), torch.tensor(7.0), torch.tensor(True),
              torch.Generator(), {3}, object()],
-    ids=repr,
+    ids=lambda seed: f"{type(seed).__name__}{seed if isinstance(seed, (int, float, str)) else ''}",
 )  # fmt: skip
 def test_python_takes_seeds_of_the_same_range(tiny, seed):
     message = f"seed is .*; it must be a whole number from 0 to {MAX_SEED}$"

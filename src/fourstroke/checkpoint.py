@@ -129,8 +129,8 @@ def config_of(
     for key, value in values.items():
         if only and key in only:
             if value not in only[key]:
-                accepted = " or ".join(json.dumps(choice) for choice in only[key])
-                raise CheckpointError(f"{source}: {key} = {json.dumps(value)} is not supported, only {accepted}")
+                accepted = f", only {' or '.join(json.dumps(choice) for choice in only[key])}" if only[key] else ""
+                raise CheckpointError(f"{source}: {key} = {json.dumps(value)} is not supported{accepted}")
         elif key in hints:
             found[key] = convert(hints[key], value, f"{source}: {key}")
         elif key not in notes and not key.startswith("_"):

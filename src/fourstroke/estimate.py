@@ -205,11 +205,11 @@ def _teacher(recipe: DistillRecipe) -> tuple[TransformerConfig, int, ModelInfo, 
         note = f"{recipe.teacher} is not here; the published shape of Qwen-Image-2.1 stands in"
         return TransformerConfig(), TEXT_ENCODER + vae, ModelInfo(), (note,)
     folders = lineage(folder)
-    file = folders[-1] / "transformer" / "config.json"
-    config = TransformerConfig.from_dict(read_json(file), str(file))
+    files = {part: folders[-1] / part / "config.json" for part in ("transformer", "vae")}
+    config = TransformerConfig.from_dict(read_json(files["transformer"]), str(files["transformer"]))
     rest = [p for part in ("text_encoder", "vae") for p in (folders[-1] / part).rglob("*.safetensors")]
-    factor = AutoencoderConfig.from_json(read_json(folders[-1] / "vae" / "config.json")).factor
-    return config, sum(map(_elements, rest)), dataclasses.replace(read_info(folders[0]), factor=factor), ()
+    factor = AutoencoderConfig.from_json(read_json(files["vae"]), files["vae"]).factor
+    return config, sum(map(_elements, rest)), dataclasses.replace(read_info(folder), factor=factor), ()
 
 
 def _elements(file: Path) -> int:

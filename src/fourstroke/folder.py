@@ -55,8 +55,6 @@ class ModelInfo:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.sample_sigmas is not None:
-            fixed_sigmas(self.sample_sigmas)
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """(rows, columns) of the latents of a picture of this size in pixels."""
@@ -103,8 +101,8 @@ def read_info(folder: Path) -> ModelInfo:
     file = folder / "model_index.json"
     only: dict[str, list[Any]] = {"_class_name": [PIPELINE], **{name: [kind] for name, kind in PARTS.items()}}
     index = config_of(_Index, read_json(file), file, only=only)
-    own = {"sample_sigmas": index.sample_sigmas, **index.fourstroke}
-    return config_of(ModelInfo, own, file, only={"factor": [ModelInfo.factor]})
+    info = config_of(ModelInfo, index.fourstroke, file, only={"factor": [], "sample_sigmas": []})
+    return dataclasses.replace(info, sample_sigmas=index.sample_sigmas)
 
 
 def lineage(folder: Path) -> list[Path]:
@@ -147,6 +145,10 @@ def _base(folder: Path) -> Path:
 class _Index:
     sample_sigmas: tuple[float, ...] | None = None
     fourstroke: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.sample_sigmas is not None:
+            fixed_sigmas(self.sample_sigmas)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,8 +83,7 @@ class Pipeline:
         self.transformer, self.autoencoder, self.text_encoder = transformer, autoencoder, text_encoder
         self.schedule, self.info = schedule, dataclasses.replace(info, factor=autoencoder.config.factor)
         self._enhancer = enhancer
-        if (drawn := transformer.config.in_channels) != (held := autoencoder.config.z_dim):
-            raise ValueError(f"the transformer draws latents of {drawn} channels, and the autoencoder's have {held}")
+        _check_fit(transformer, autoencoder, text_encoder)
 
     @classmethod
     def from_pretrained(
@@ -113,15 +112,11 @@ class Pipeline:
         text_encoder = TextEncoder.from_pretrained(
             base / "text_encoder", base / "processor", dtype=dtype, device=device
         )
-        _check_fit(base, transformer, autoencoder, text_encoder)
-        return cls(
-            transformer,
-            autoencoder,
-            text_encoder,
-            schedule,
-            info,
-            enhancer if (enhancer / "config.json").exists() else None,
-        )
+        own = enhancer if (enhancer / "config.json").exists() else None
+        try:
+            return cls(transformer, autoencoder, text_encoder, schedule, info, own)
+        except ValueError as error:
+            raise CheckpointError(f"{base / 'transformer'}: {error}") from None
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole checkpoint into `folder`, complete or not at all.
@@ -308,17 +303,26 @@ def _pictures(images: Any) -> list[Image.Image]:
     return found
 
 
-def _check_fit(folder: Path, transformer: Transformer, autoencoder: Autoencoder, text_encoder: TextEncoder) -> None:
-    """The parts of a folder read each other: raises `CheckpointError` where one's width is not the other's."""
-    own, latents = transformer.config, autoencoder.config.z_dim
-    for key, value, wanted, why in (
-        ("patch_size", own.patch_size, 1, "this pipeline draws one latent a token"),
-        ("in_channels", own.in_channels, latents, f"vae/config.json has z_dim {latents}"),
-        ("out_channels", own.out_channels or own.in_channels, latents, f"vae/config.json has z_dim {latents}"),
-        ("context_in_dim", own.context_in_dim, text_encoder.width, f"the text encoder's width is {text_encoder.width}"),
+def _check_fit(transformer: Transformer, autoencoder: Autoencoder, text_encoder: TextEncoder) -> None:
+    """Raise ValueError unless the parts read what the others make."""
+    own, latents, width = transformer.config, autoencoder.config.z_dim, text_encoder.width
+    drawn = own.out_channels or own.in_channels
+    for ours, theirs, problem in (
+        (own.patch_size, 1, f"has patch_size {own.patch_size}, and a token is one latent here"),
+        (
+            own.in_channels,
+            latents,
+            f"draws latents of {own.in_channels} channels, and the autoencoder's have {latents}",
+        ),
+        (drawn, latents, f"has out_channels {drawn}, and the autoencoder's latents have {latents}"),
+        (
+            own.context_in_dim,
+            width,
+            f"has context_in_dim {own.context_in_dim}, and the text encoder's width is {width}",
+        ),
     ):
-        if value != wanted:
-            raise CheckpointError(f"{folder / 'transformer' / 'config.json'}: {key} is {value}, but {why}")
+        if ours != theirs:
+            raise ValueError(f"the transformer {problem}")
 
 
 class Clock:

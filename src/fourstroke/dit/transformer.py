@@ -67,10 +67,6 @@ class TransformerConfig:
                 f"({self.attention_head_dim})"
             )
         object.__setattr__(self, "axes_dims_rope", axes)
-        counts = ("patch_size", "in_channels", "num_layers", "num_attention_heads", "context_in_dim", "mlp_ratio")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     @property
     def width(self) -> int:

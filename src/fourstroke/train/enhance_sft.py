@@ -355,9 +355,9 @@ def _model(recipe: EnhanceSftRecipe, triplets: list[Triplet]) -> tuple[PreTraine
         return build_model(config, tokenizer), tokenizer, SYSTEM_PROMPT
     dtype = torch.bfloat16 if torch.cuda.is_available() and recipe.lora is not None else torch.float32
     model = load_fitting(AutoModelForCausalLM, recipe.base, dtype=dtype)
-    agree("model", recipe.model and sizes(recipe.model), model.config.to_dict(), recipe.base)
     with readable(f"the tokenizer of {recipe.base}"):
         tokenizer = AutoTokenizer.from_pretrained(recipe.base)
+    agree("model", recipe.model and sizes(recipe.model), model.config.to_dict(), recipe.base)
     words = Path(recipe.base) / SYSTEM_FILE
     system = read_text(words).strip() if words.exists() else protocol.SYSTEM_PROMPT
     return model, tokenizer, system

@@ -198,7 +198,7 @@ class Trainer:
         """Take up a state written by `save`, on however many ranks.
 
         Raises:
-            CheckpointError: if the file is none.
+            CheckpointError: if the file is no state.
             RecipeError: if it is that of other models or optimisers; the message names the keys that differ.
         """
         several = distributed.world() > 1  # then each reads from the file no more than its part

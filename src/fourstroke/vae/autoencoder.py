@@ -72,8 +72,6 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if not self.dim_mult:
-            raise ValueError("dim_mult is []; it needs one width or more")
         if len(self.temperal_downsample) != len(self.dim_mult) - 1:
             raise ValueError(
                 f"temperal_downsample needs one flag less than dim_mult has stages: {len(self.dim_mult) - 1}"
