@@ -1,0 +1,57 @@
+"""Pictures of things in four styles: flat, glossy 3D, clip-art and rendered.
+
+`assets/` holds one atlas a style, which `scripts/build_atlas.py` makes, and `atlas.json`, which says where each name
+lies in them. CREDITS.md at the repository's root says whose pictures they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+INDEX = Path(__file__).parent / "assets" / "atlas.json"
+CELL = 128
+"""Pixels of a cell's side; a picture starts at its cell's top left corner."""
+COLUMNS = 16
+
+STYLES = ("flat", "3d", "clip-art", "rendered")
+
+
+def styles_of(name: str) -> tuple[str, ...]:
+    """The styles that have a picture of the thing, in the order of `STYLES`; none for an unknown name."""
+    return tuple(style for style in STYLES if name in _cells()[style])
+
+
+@functools.lru_cache(maxsize=1024)
+def sprite_picture(name: str, style: str = "flat") -> Image.Image:
+    """The thing as RGBA with straight alpha, 70 to 128 pixels on its longer side, cropped to the box of its alpha."""
+    if style not in STYLES:
+        raise ValueError(f"unknown style {style!r}: choose {', '.join(STYLES[:-1])} or {STYLES[-1]}")
+    if name not in _cells()[style]:
+        raise ValueError(f"no picture of {name!r} in style {style}: choose from {styles_of(name) or 'other names'}")
+    row, column = divmod(_cells()[style][name], COLUMNS)
+    cell = _pixels(style)[row * CELL :, column * CELL :][:CELL, :CELL]
+    height, width = (int(np.flatnonzero(cell[..., 3].max(axis)).max()) + 1 for axis in (1, 0))
+    return Image.fromarray(np.ascontiguousarray(cell[:height, :width]))
+
+
+@functools.lru_cache(maxsize=1)
+def read_index() -> dict[str, Any]:
+    """For each style its atlas's file name and the names in the order of its cells, row by row."""
+    return json.loads(INDEX.read_text("utf-8"))  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=1)
+def _cells() -> dict[str, dict[str, int]]:
+    return {style: {name: cell for cell, name in enumerate(read_index()[style]["names"])} for style in STYLES}
+
+
+@functools.lru_cache(maxsize=len(STYLES))
+def _pixels(style: str) -> np.ndarray:
+    with Image.open(INDEX.parent / read_index()[style]["file"]) as picture:
+        return np.asarray(picture.convert("RGBA"))
