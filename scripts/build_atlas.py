@@ -33,7 +33,7 @@ SIDE = 124  # pixels of a picture's longer side; those of flat keep the size the
 BITMAP_SIZE = 109  # the one size inside Noto Color Emoji
 
 MORE_EMOJI = {
-    "plant": "🪴", "toilet": "🚽", "mailbox": "📫", "vase": "🏺", "scissors": "✂", "headphones": "🎧",
+    "plant": "🪴", "toilet": "🚽", "mailbox": "📫", "vase": "🏺",
     "suitcase": "🧳", "cap": "🧢", "radio": "📻", "saw": "🪚", "screwdriver": "🪛", "flashlight": "🔦", "clock": "🕒",
     "cup of coffee": "☕", "fire extinguisher": "🧯",
 }  # fmt: skip
@@ -171,11 +171,9 @@ RENDERED = {
     "fire extinguisher": "BlendSwap-CC-0/fireExtinguisher",
     "cup of coffee": "BlendSwap-CC-0/caffe_final",
     "flashlight": "KatorLegaz/flashlight",
-    "scissors": "BlendSwap-CC-0/cissors_swap",
     "saw": "Scopia/scie-egoine",
     "screwdriver": "Scopia/tournevis",
     "hammer": "Scopia/marteau",
-    "headphones": "BlendSwap-CC-0/headphones",
     "suitcase": "BlendSwap-CC-BY/suitcase",
     "cap": "Scopia/casquette",
     "helmet": "Scopia/casque",
