@@ -21,6 +21,23 @@ COLUMNS = 16
 
 STYLES = ("flat", "3d", "clip-art", "rendered")
 
+_THINGS = """
+cat, house, apple, rocket, tree, fish, sunflower, mushroom, car, star, umbrella, frog, penguin, pizza, cactus,
+butterfly, octopus, guitar, soccer ball, envelope, piano, gift, television, snowman, laptop, panda, bucket, cake, cap,
+clock, tiger, magnet, cupcake, rainbow, cup of coffee, hamburger, train, cow, drum, lock, pumpkin, hot dog,
+strawberry, cherry, shoe, corn cob, heart, dress, lollipop, light bulb, pineapple, book, bathtub, bus, die, hourglass,
+ghost, sailboat, balloon, telephone, mailbox, helmet, basketball, pig, dog, lion, tractor, camera, pear, backpack,
+shirt, bicycle, bunch of grapes, cherry blossom, castle, horse, bed, robot, crown, ladybug, banana, watermelon,
+dolphin, monkey, bee, wedge of cheese, teddy bear, alien, paintbrush, rabbit, ball of yarn, kite, tent, croissant,
+hammer, chair, peacock, key, rooster, carrot, church, violin, maple leaf, ice cream, teapot, lemon, flame, pencil,
+snowflake, turtle, airplane, lamp, table, plant, vase, suitcase, elephant, planet, skateboard, tennis racket
+"""
+THINGS = tuple(name.strip() for name in _THINGS.replace("\n", " ").split(","))
+"""Names with two styles or more, chosen to differ in outline and colour, in an order where each prefix does.
+
+The first 18 are those of the first edition, in its order.
+"""
+
 
 def styles_of(name: str) -> tuple[str, ...]:
     """The styles that have a picture of the thing, in the order of `STYLES`; none for an unknown name."""
