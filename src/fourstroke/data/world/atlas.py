@@ -60,7 +60,7 @@ def sprite_picture(name: str, style: str = "flat") -> Image.Image:
 @functools.lru_cache(maxsize=1)
 def read_index() -> dict[str, Any]:
     """For each style its atlas's file name and the names in the order of its cells, row by row."""
-    return json.loads(INDEX.read_text("utf-8"))  # type: ignore[no-any-return]
+    return json.loads(INDEX.read_text("utf-8"))
 
 
 @functools.lru_cache(maxsize=1)
