@@ -50,7 +50,9 @@ def sprite_picture(name: str, style: str = "flat") -> Image.Image:
     if style not in STYLES:
         raise ValueError(f"unknown style {style!r}: choose {', '.join(STYLES[:-1])} or {STYLES[-1]}")
     if name not in _cells()[style]:
-        raise ValueError(f"no picture of {name!r} in style {style}: choose from {styles_of(name) or 'other names'}")
+        styles = styles_of(name)
+        choice = f"choose {' or '.join(styles)}" if styles else f"there are {', '.join(THINGS[:4])} and more"
+        raise ValueError(f"no picture of {name!r} in style {style}: {choice}")
     row, column = divmod(_cells()[style][name], COLUMNS)
     cell = _pixels(style)[row * CELL :, column * CELL :][:CELL, :CELL]
     height, width = (int(np.flatnonzero(cell[..., 3].max(axis)).max()) + 1 for axis in (1, 0))
