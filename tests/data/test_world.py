@@ -18,12 +18,13 @@ import pytest
 import fourstroke
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.world import BACKGROUND_COLOURS, SHAPE_COLOURS, SPRITES, WORDS, Scene, World, WorldConfig, split_of
+from fourstroke.data.world.atlas import sprite_picture
 from fourstroke.data.world.caption import with_article
 from fourstroke.data.world.graph import INVERSE, combinations, is_held_out
 from fourstroke.data.world.page import render_page
 from fourstroke.data.world.palette import stands_out
 from fourstroke.data.world.render import object_stamp
-from fourstroke.data.world.sprites import FACES, choose_sprites, sprite_picture
+from fourstroke.data.world.sprites import FACES, choose_sprites
 from fourstroke.data.world.words import choose_words
 from fourstroke.fonts import find_font
 

@@ -1,21 +1,10 @@
 """The sprites: emoji of Noto Color Emoji with plain English names, ordered so that a prefix is a good vocabulary.
 
-Their pictures travel with the package in one atlas, which `scripts/build_atlas.py` draws from the font.
+Their pictures, in this and other styles, are in `atlas.py`.
 The first twenty differ from each other in outline and in colour; a model that knows few sprites should know these.
 """
 
 from __future__ import annotations
-
-import functools
-from pathlib import Path
-
-import numpy as np
-from PIL import Image
-
-ATLAS = Path(__file__).parent / "assets" / "noto.webp"
-CELL = 128
-"""Pixels of a cell's side; a sprite's picture starts at its top left corner."""
-COLUMNS = 16
 
 _LIST = """
 cat 🐱, house 🏠, apple 🍎, rocket 🚀, tree 🌳, fish 🐟, sunflower 🌻, mushroom 🍄, car 🚗, star ⭐,
@@ -87,18 +76,3 @@ def choose_sprites(choice: int | tuple[str, ...]) -> tuple[str, ...]:
     if unknown:
         raise ValueError(f"unknown sprites {', '.join(unknown)}: choose from fourstroke.data.world.SPRITES")
     return tuple(choice)
-
-
-@functools.lru_cache(maxsize=512)
-def sprite_picture(name: str) -> Image.Image:
-    """The sprite as RGBA with straight alpha, 70 to 128 pixels on its longer side, cropped to the box of its alpha."""
-    row, column = divmod(tuple(SPRITES).index(name), COLUMNS)
-    cell = _atlas()[row * CELL :, column * CELL :][:CELL, :CELL]
-    height, width = (int(np.flatnonzero(cell[..., 3].max(axis)).max()) + 1 for axis in (1, 0))
-    return Image.fromarray(np.ascontiguousarray(cell[:height, :width]))
-
-
-@functools.lru_cache(maxsize=1)
-def _atlas() -> np.ndarray:
-    with Image.open(ATLAS) as picture:
-        return np.asarray(picture.convert("RGBA"))
