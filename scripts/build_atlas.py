@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fourstroke.data.world.atlas import CELL, COLUMNS, INDEX
-from fourstroke.data.world.sprites import SPRITES
+from fourstroke.world.atlas import CELL, COLUMNS, INDEX
+from fourstroke.world.sprites import SPRITES
 
 SIDE = 124  # pixels of a picture's longer side; those of flat keep the size they have in the font
 BITMAP_SIZE = 109  # the one size inside Noto Color Emoji

@@ -18,8 +18,8 @@ from fontTools.subset import Options, Subsetter
 from fontTools.ttLib import TTFont
 from fontTools.varLib.instancer import instantiateVariableFont
 
-from fourstroke.data.world.atlas import INDEX
 from fourstroke.fonts import FOLDER
+from fourstroke.world.atlas import INDEX
 
 SIMPLIFIED = 2  # which font of the collection is that of mainland China
 WEIGHTS = {"Regular": 400, "Bold": 700}

@@ -45,13 +45,13 @@ from pages import (
 from torch import Tensor
 
 from fourstroke.data.stream import as_pixels
-from fourstroke.data.world import World
 from fourstroke.train.features import FeaturesRecipe, train_features
 from fourstroke.train.loop import RunConfig
 from fourstroke.train.vae import AlignmentConfig
 from fourstroke.vae import Autoencoder
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork, linear_map
 from fourstroke.vae.losses import alignment
+from fourstroke.world import World
 
 FEATURE_STEPS = 300
 WEIGHT = 0.2

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from fourstroke.checkpoint import read_json
 from fourstroke.data.stream import as_pixels, batches, pixels
-from fourstroke.data.world import World, WorldConfig
-from fourstroke.data.world.page import render_page
 from fourstroke.evaluate.reconstruction import ssim
 from fourstroke.files import write_json
 from fourstroke.train.loop import Learner
 from fourstroke.train.optimizer import MovingAverage, OptimizerConfig
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.losses import edge, l1, psnr
+from fourstroke.world import World, WorldConfig
+from fourstroke.world.page import render_page
 
 WORLD = WorldConfig(width=64, height=64, count_weights=(0.5, 0.42, 0.08), textures=0.25, lights=0.25)
 F16C64 = AutoencoderConfig(

@@ -15,13 +15,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from fourstroke.data.world import Scene, World
-from fourstroke.data.world.graph import INVERSE, Split
 from fourstroke.evaluate.composition import UNSEEN, Prompt, draw
 from fourstroke.evaluate.judge import Detection, Judge, match
 from fourstroke.evaluate.world import find_world
 from fourstroke.folder import find_model
 from fourstroke.pipeline import Pipeline
+from fourstroke.world import Scene, World
+from fourstroke.world.graph import INVERSE, Split
 
 FIRST = 1 << 22
 KINDS = ("right", "swapped", "other axis", "missing")

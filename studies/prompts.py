@@ -21,7 +21,6 @@ from typing import Any
 from pages import axes_of, draw_points, paragraphs, save, spread, table, write
 from steps import composition
 
-from fourstroke.data.world import World, WorldConfig
 from fourstroke.distill.monitors import diversity, saturation
 from fourstroke.distill.watch import draw_seeds, stack
 from fourstroke.evaluate.composition import draw, held_out_prompts, judge_pictures
@@ -32,6 +31,7 @@ from fourstroke.pipeline import Pipeline
 from fourstroke.train.distill import DistillRecipe, train_distill
 from fourstroke.train.recipe import load_recipe
 from fourstroke.train.session import check_owner
+from fourstroke.world import World, WorldConfig
 
 KINDS: Mapping[str, tuple[float, ...]] = {
     "one thing": (1.0, 0.0, 0.0),

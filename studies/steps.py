@@ -24,7 +24,6 @@ import numpy as np
 from torch import Tensor
 
 from fourstroke.data.sheet import contact_sheet
-from fourstroke.data.world import World
 from fourstroke.device import find_device
 from fourstroke.distill.monitors import diversity, flat_noise, ratio, saturation
 from fourstroke.distill.watch import draw_seeds, is_flat, likeness, stack
@@ -34,6 +33,7 @@ from fourstroke.evaluate.statistics import share
 from fourstroke.evaluate.world import find_world
 from fourstroke.files import atomic_file, save_image, write_text
 from fourstroke.pipeline import Pipeline
+from fourstroke.world import World
 
 SHEET_PROMPTS, ROUNDS = 8, 5
 

@@ -7,8 +7,8 @@ import pytest
 
 from fourstroke import Pipeline
 from fourstroke.checkpoint import CheckpointError
-from fourstroke.data.world.palette import SHAPE_COLOURS
 from fourstroke.folder import find_model
+from fourstroke.world.palette import SHAPE_COLOURS
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ SOURCE = Path(fourstroke.__file__).parent
 TIERS = (
     {"version", "fonts", "arguments", "files", "ranges", "terminal"},
     {"checkpoint", "image_io"},
-    {"nn", "seeds", "device", "pretrained"},
+    {"nn", "seeds", "device", "pretrained", "world"},
     {"vae", "dit", "text", "flow"},
     {"enhancer", "folder", "adapter"},
     {"sizes"},

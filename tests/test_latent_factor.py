@@ -16,13 +16,13 @@ from PIL import Image
 
 from fourstroke import Pipeline
 from fourstroke.data.cache import build_cache
-from fourstroke.data.world import WorldConfig
 from fourstroke.distill.batch import Batches
 from fourstroke.distill.prompts import PromptSet
 from fourstroke.distill.rollout import bind
 from fourstroke.flow.sampler import seeded_noise
 from fourstroke.folder import save_adapter
 from fourstroke.nn.lora import adapter_tensors, add_adapters
+from fourstroke.world import WorldConfig
 
 from .conftest import build_tiny_pipeline
 

@@ -18,8 +18,6 @@ from typing import Any
 import torch
 
 from fourstroke.checkpoint import pick, read_json, read_rows
-from fourstroke.data.world import SHAPE_COLOURS, World, WorldConfig
-from fourstroke.data.world.compose import SHAPES
 from fourstroke.enhance.enhancer import PromptEnhancer
 from fourstroke.evaluate.world import find_world
 from fourstroke.files import check_replaceable, model_folder, write_json, write_text
@@ -31,6 +29,8 @@ from fourstroke.train.recipe import git_revision, load_recipe
 from fourstroke.train.session import saved_states
 from fourstroke.train.text import TextRecipe, train_text
 from fourstroke.train.vae import VaeRecipe, train_vae
+from fourstroke.world import SHAPE_COLOURS, World, WorldConfig
+from fourstroke.world.compose import SHAPES
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ say where they stand; other words it has never seen.
 | autoencoder (f16c64, RGBA) | {sizes["vae"]:.1f} |
 | text encoder | {sizes["text_encoder"]:.1f} |{enhancer}
 
-**Data.** The procedural world of `fourstroke.data.world`, rendered from seeds; sprites are drawn with the font Noto
+**Data.** The procedural world of `fourstroke.world`, rendered from seeds; sprites are drawn with the font Noto
 Color Emoji (SIL Open Font License 1.1). About 10 % of all combinations are held out by a hash and never trained on.
 
 **Recipe.** `make speedrun FAMILY={family}` (`recipes/{family}/*.yaml`, revision `{git_revision()}`): autoencoder

@@ -10,8 +10,8 @@ import torch
 from fourstroke.checkpoint import CheckpointError
 from fourstroke.data import cache
 from fourstroke.data.stream import batches, pixels
-from fourstroke.data.world import WorldConfig
 from fourstroke.vae import Autoencoder, AutoencoderConfig
+from fourstroke.world import WorldConfig
 
 WORLD = WorldConfig(width=32, height=32, sprites=0)
 

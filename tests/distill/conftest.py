@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from fourstroke.data.world import WorldConfig
 from fourstroke.distill.watch import WatchConfig
 from fourstroke.pipeline import Pipeline
 from fourstroke.train.distill import DistillRecipe
 from fourstroke.train.loop import RunConfig
 from fourstroke.train.optimizer import OptimizerConfig
+from fourstroke.world import WorldConfig
 
 from ..conftest import build_tiny_pipeline
 

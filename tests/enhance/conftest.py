@@ -10,11 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from fourstroke.data.world import World, WorldConfig
 from fourstroke.enhance.enhancer import EnhancerConfig, LocalModel, PromptEnhancer
 from fourstroke.enhance.measure import Shares, world_triplets
 from fourstroke.enhance.small import SYSTEM_PROMPT, SmallEnhancerConfig, build_model, build_tokenizer
 from fourstroke.enhance.triplet import Triplet
+from fourstroke.world import World, WorldConfig
 
 SHAPES = WorldConfig(width=32, height=32, sprites=0)
 TINY = SmallEnhancerConfig(

@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from fourstroke.data.world import World, WorldConfig
-from fourstroke.data.world.graph import Scene
 from fourstroke.enhance.checks import Lexicon, problems
 from fourstroke.enhance.measure import lexicon_of, world_triplets
+from fourstroke.world import World, WorldConfig
+from fourstroke.world.graph import Scene
 
 LEXICON = Lexicon(("cat", "dog", "star", "circle"), ("red", "blue"))
 

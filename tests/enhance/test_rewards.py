@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fourstroke.data.world import World
 from fourstroke.enhance import rewards
 from fourstroke.enhance.checks import Lexicon
 from fourstroke.enhance.judge import JudgeConfig, targets, train_judge
 from fourstroke.enhance.measure import Studio, text_scores
 from fourstroke.evaluate.judge import Verdict
+from fourstroke.world import World
 
 from ..conftest import build_tiny_pipeline
 from .conftest import SHAPES

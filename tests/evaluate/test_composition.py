@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from fourstroke.data.world import World, WorldConfig, split_of
 from fourstroke.evaluate.composition import (
     ROWS,
     Prompt,
@@ -28,6 +27,7 @@ from fourstroke.evaluate.reading import compare
 from fourstroke.evaluate.world import find_world
 from fourstroke.folder import ModelInfo
 from fourstroke.pipeline import Output, Pipeline
+from fourstroke.world import World, WorldConfig, split_of
 
 SHAPES_ONLY = WorldConfig(sprites=0)
 WORLD = World(SHAPES_ONLY)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from fourstroke.data.world import World, WorldConfig
-from fourstroke.data.world.graph import INVERSE, Background, Object, Relation, Scene, Sign
-from fourstroke.data.world.palette import SHAPE_COLOURS
 from fourstroke.evaluate.composition import held_out_prompts, judge_pictures, summarise
 from fourstroke.evaluate.judge import Judge, match, nearest_shape_colour
 from fourstroke.evaluate.reading import compare, levenshtein
+from fourstroke.world import World, WorldConfig
+from fourstroke.world.graph import INVERSE, Background, Object, Relation, Scene, Sign
+from fourstroke.world.palette import SHAPE_COLOURS
 
 MICRO = WorldConfig()
 WORLD = World(MICRO)

@@ -9,8 +9,6 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from fourstroke.data.world import WorldConfig
-from fourstroke.data.world.page import render_page
 from fourstroke.evaluate import reconstruction
 from fourstroke.evaluate.reconstruction import (
     PHOTOGRAPHS,
@@ -24,6 +22,8 @@ from fourstroke.evaluate.reconstruction import (
 )
 from fourstroke.vae import Autoencoder
 from fourstroke.vae.autoencoder import AutoencoderConfig
+from fourstroke.world import WorldConfig
+from fourstroke.world.page import render_page
 from tests.vae.test_objective import write as write_lpips
 
 SMALL = AutoencoderConfig(

@@ -7,8 +7,8 @@ import itertools
 import pytest
 from studies.pairs import pairs, verdict
 
-from fourstroke.data.world import World, WorldConfig, split_of
 from fourstroke.evaluate.judge import Detection, Judge, match
+from fourstroke.world import World, WorldConfig, split_of
 
 CONFIG = WorldConfig(sprites=0)  # shapes alone need no fonts
 WORLD = World(CONFIG)

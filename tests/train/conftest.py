@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import yaml
 
-from fourstroke.data.world import WorldConfig
 from fourstroke.dit import TransformerConfig
 from fourstroke.folder import ModelInfo
 from fourstroke.text import SmallTextConfig
@@ -23,6 +22,7 @@ from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import resolved
 from fourstroke.train.vae import VaeRecipe, train_vae
 from fourstroke.vae import AutoencoderConfig
+from fourstroke.world import WorldConfig
 
 SECONDS = 300
 WORLD = WorldConfig(width=32, height=32, sprites=0)  # shapes alone need no fonts

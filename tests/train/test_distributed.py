@@ -11,7 +11,6 @@ import torch
 
 from fourstroke import Pipeline
 from fourstroke.data.stream import batches
-from fourstroke.data.world import WorldConfig
 from fourstroke.train import distributed
 from fourstroke.train.dit import DitStage, SemanticsConfig, train_dit
 from fourstroke.train.features import FeaturesRecipe, FeaturesStage
@@ -19,6 +18,7 @@ from fourstroke.train.loop import Trainer
 from fourstroke.train.recipe import RecipeError
 from fourstroke.train.vae import train_vae
 from fourstroke.vae.features import SemanticConfig
+from fourstroke.world import WorldConfig
 
 CLOSE = 5e-5
 """Two hundredths of a step of AdamW at this rate: where gradients are tiny, it makes steps of rounding errors."""

@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 import torch
 
-from fourstroke.data.world import WorldConfig
 from fourstroke.text import SmallTextConfig, TextEncoder
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.text import TextRecipe, TextStage, train_text
+from fourstroke.world import WorldConfig
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from fourstroke.data.world import WorldConfig
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import RecipeError, build, load_recipe
@@ -19,6 +18,7 @@ from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork
 from fourstroke.vae.losses import l1
 from fourstroke.vae.objective import AlignmentConfig
+from fourstroke.world import WorldConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 WORLD = WorldConfig(width=32, height=32, sprites=0)  # shapes alone need no fonts

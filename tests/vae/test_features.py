@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from fourstroke.checkpoint import CheckpointError
-from fourstroke.data.world import Background, Object, Scene, Sign, WorldConfig
 from fourstroke.train.features import UNKNOWN, FeaturesRecipe, FeaturesStage, cell_labels, train_features
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
@@ -18,6 +17,7 @@ from fourstroke.train.recipe import RecipeError, build, load_recipe
 from fourstroke.train.vae import AlignmentConfig, VaeRecipe, VaeStage, train_vae
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork
+from fourstroke.world import Background, Object, Scene, Sign, WorldConfig
 
 WORLD = WorldConfig(width=32, height=32, sprites=0)  # shapes alone need no fonts
 NAMES = SemanticConfig(

@@ -1,1 +1,1 @@
-"""Sheets, streams and latent caches; the procedural world lives in data.world."""
+"""Sheets, streams and latent caches."""

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from fourstroke.checkpoint import CheckpointError, pick, read_file, read_json, read_rows
 from fourstroke.data.stream import batches, pixels
-from fourstroke.data.world import Sample, WorldConfig
-from fourstroke.data.world.graph import Split
-from fourstroke.data.world.world import SCENES
 from fourstroke.files import FolderError, atomic_file, write_json, write_text
 from fourstroke.vae import Autoencoder
+from fourstroke.world import Sample, WorldConfig
+from fourstroke.world.graph import Split
+from fourstroke.world.world import SCENES
 
 CHUNK, BATCH = 256, 32
 

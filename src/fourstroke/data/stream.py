@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fourstroke.data.world import Sample, World, WorldConfig
-from fourstroke.data.world.graph import Split
+from fourstroke.world import Sample, World, WorldConfig
+from fourstroke.world.graph import Split
 
 
 class WorldSamples(Dataset[Sample]):

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fourstroke.data.world import World, WorldConfig
-from fourstroke.data.world.graph import Scene
 from fourstroke.distill.monitors import CollapseLimits, Readings, diversity, flat_noise, saturation
 from fourstroke.evaluate.composition import CHOOSING, Prompt, draw, held_out_prompts, judge_pictures, summarise
 from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.pipeline import Pipeline
 from fourstroke.ranges import Count, check_ranges
+from fourstroke.world import World, WorldConfig
+from fourstroke.world.graph import Scene
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourstroke.data.world.chance import stable_fraction
-from fourstroke.data.world.graph import Scene
 from fourstroke.enhance.triplet import Caption, Engine, RejectedError, Triplet
+from fourstroke.world.chance import stable_fraction
+from fourstroke.world.graph import Scene
 
 LONGEST_ROW = 1_000_000
 """Characters of one line."""

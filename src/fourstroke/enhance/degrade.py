@@ -15,12 +15,12 @@ from math import gcd
 
 import numpy as np
 
-from fourstroke.data.world.caption import category_of, size_word, with_article
-from fourstroke.data.world.chance import generator, pick
-from fourstroke.data.world.graph import Scene, Split, split_of
 from fourstroke.enhance import wording
 from fourstroke.enhance.checks import lost_words, quoted
 from fourstroke.enhance.triplet import Caption, RejectedError, Step, Triplet
+from fourstroke.world.caption import category_of, size_word, with_article
+from fourstroke.world.chance import generator, pick
+from fourstroke.world.graph import Scene, Split, split_of
 
 STREAM = 3
 """Keeps the draws apart from those of the world's scenes and captions."""

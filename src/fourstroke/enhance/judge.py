@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourstroke.checkpoint import load_weights, save_weights
-from fourstroke.data.world import SHAPE_COLOURS, SHAPES, World, WorldConfig
-from fourstroke.data.world.graph import Scene
 from fourstroke.ranges import Count, Fraction, NonNegative, check_ranges
+from fourstroke.world import SHAPE_COLOURS, SHAPES, World, WorldConfig
+from fourstroke.world.graph import Scene
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fourstroke.data.world import BACKGROUND_COLOURS, SHAPE_COLOURS, SHAPES, World, WorldConfig
-from fourstroke.data.world.graph import Split
-from fourstroke.data.world.palette import BOARD_COLOURS
 from fourstroke.enhance import protocol
 from fourstroke.enhance.checks import Lexicon, lost_words
 from fourstroke.enhance.degrade import WorldEngine
@@ -23,6 +20,9 @@ from fourstroke.flow.sampler import seeded_noise
 from fourstroke.pipeline import Pipeline
 from fourstroke.ranges import Fraction, check_ranges
 from fourstroke.text import PromptTooLong
+from fourstroke.world import BACKGROUND_COLOURS, SHAPE_COLOURS, SHAPES, World, WorldConfig
+from fourstroke.world.graph import Split
+from fourstroke.world.palette import BOARD_COLOURS
 
 
 @dataclass(frozen=True, kw_only=True)

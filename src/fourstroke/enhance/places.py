@@ -1,6 +1,6 @@
 """Where a text says that things stand, read by rules over the ways in which people and captions say it.
 
-The rules know the world's phrases (`data.world.caption`) and looser ones. Things come as marks `<0>`, `<1>`, …, in the
+The rules know the world's phrases (`world.caption`) and looser ones. Things come as marks `<0>`, `<1>`, …, in the
 order in which a text first names them; a text that says nothing about places gives nothing.
 """
 

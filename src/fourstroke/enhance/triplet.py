@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
-from fourstroke.data.world.graph import Scene
+from fourstroke.world.graph import Scene
 
 Kind = Literal["generate", "edit"]
 CATEGORIES = ("General", "Portrait", "Text", "Complex Text")

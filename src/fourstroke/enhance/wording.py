@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fourstroke.data.world.caption import (
+from fourstroke.world.caption import (
     BESIDE_IT,
     OPENINGS,
     PLACE_PHRASES,
@@ -20,8 +20,8 @@ from fourstroke.data.world.caption import (
     size_word,
     with_article,
 )
-from fourstroke.data.world.chance import pick
-from fourstroke.data.world.graph import INVERSE, Background, Scene, Sign, Split, is_held_out
+from fourstroke.world.chance import pick
+from fourstroke.world.graph import INVERSE, Background, Scene, Sign, Split, is_held_out
 
 STYLES = dict(
     zip(

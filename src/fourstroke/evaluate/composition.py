@@ -1,6 +1,6 @@
 """Composition: whether pictures of held-out prompts show the asked objects, colours, relations and words.
 
-Held-out scenes show combinations that training never shows (`data.world.graph.split_of`). Pictures may come from a
+Held-out scenes show combinations that training never shows (`world.graph.split_of`). Pictures may come from a
 pipeline or from anywhere else, for example from the world itself, which tells how far the judge can be trusted.
 """
 
@@ -18,8 +18,6 @@ import numpy as np
 from PIL import Image
 
 from fourstroke.data.sheet import contact_sheet
-from fourstroke.data.world import World, WorldConfig
-from fourstroke.data.world.graph import Scene, Split
 from fourstroke.device import Device
 from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.evaluate.statistics import Share, share
@@ -29,6 +27,8 @@ from fourstroke.flow.sampler import seeded_noise
 from fourstroke.folder import find_model
 from fourstroke.pipeline import Pipeline
 from fourstroke.seeds import check_seed
+from fourstroke.world import World, WorldConfig
+from fourstroke.world.graph import Scene, Split
 
 Captions = Literal["mixed", "short", "rich"]
 OnPicture = Callable[[int, int], None]

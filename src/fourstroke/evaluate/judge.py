@@ -13,13 +13,13 @@ from typing import Literal
 
 import numpy as np
 
-from fourstroke.data.world import World, WorldConfig
-from fourstroke.data.world.compose import SHAPES
-from fourstroke.data.world.graph import Background, Object, Scene
-from fourstroke.data.world.palette import BACKGROUND_COLOURS, SHAPE_COLOURS
-from fourstroke.data.world.render import light_field
 from fourstroke.evaluate.reading import Reading, compare, read_line
 from fourstroke.evaluate.search import FINE, Candidate, Thing, search
+from fourstroke.world import World, WorldConfig
+from fourstroke.world.compose import SHAPES
+from fourstroke.world.graph import Background, Object, Scene
+from fourstroke.world.palette import BACKGROUND_COLOURS, SHAPE_COLOURS
+from fourstroke.world.render import light_field
 
 FOUND_SCORE = 0.55
 """Set on 100 held-out scenes of micro, clean and degraded: false detections stay below 0.51 (bare horizons: 0.53),

@@ -24,8 +24,6 @@ from torch import Tensor
 
 from fourstroke.data.images import Images, crop_to_multiple
 from fourstroke.data.sheet import contact_sheet
-from fourstroke.data.world import World, WorldConfig
-from fourstroke.data.world.page import render_page
 from fourstroke.device import Device
 from fourstroke.evaluate.coders import forget_peak, load_autoencoder, load_coder, peak_memory
 from fourstroke.evaluate.composition import progress
@@ -35,6 +33,8 @@ from fourstroke.files import save_image
 from fourstroke.image_io import ImageError
 from fourstroke.vae.losses import psnr
 from fourstroke.vae.lpips import SMALLEST, Lpips
+from fourstroke.world import World, WorldConfig
+from fourstroke.world.page import render_page
 
 __all__ = ["as_tensor", "evaluate_reconstruction", "load_autoencoder", "measure", "photographs", "ssim", "table"]
 

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fourstroke.data.world.palette import SHAPE_COLOURS
-from fourstroke.data.world.render import object_stamp
+from fourstroke.world.palette import SHAPE_COLOURS
+from fourstroke.world.render import object_stamp
 
 RING = 0.1
 """Width of the ring around an object, a fraction of its size."""

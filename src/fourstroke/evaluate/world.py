@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fourstroke.data.world import WorldConfig
 from fourstroke.train.recipe import load_recipe
+from fourstroke.world import WorldConfig
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 

@@ -29,7 +29,6 @@ from torch import Tensor
 from fourstroke.checkpoint import pick, read_json
 from fourstroke.data.cache import build_cache
 from fourstroke.data.sheet import contact_sheet
-from fourstroke.data.world import WorldConfig
 from fourstroke.distill.batch import Batch, Batches
 from fourstroke.distill.dmd import RenoiseConfig, dmd_gradient, dmd_loss, flow_matching_loss
 from fourstroke.distill.monitors import Readings, checkpoint_score, collapse, compared, teacher_error
@@ -52,6 +51,7 @@ from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.loop import DivergedError, RunConfig, Scalars, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import resolved
+from fourstroke.world import WorldConfig
 
 BEST = "best"
 

@@ -22,8 +22,6 @@ from torch.nn import functional as F
 
 from fourstroke.data.cache import LatentCache, build_cache
 from fourstroke.data.sheet import contact_sheet
-from fourstroke.data.world import World, WorldConfig
-from fourstroke.data.world.graph import Split
 from fourstroke.dit import Layout, Transformer, TransformerConfig
 from fourstroke.evaluate.composition import CHOOSING, draw, held_out_prompts, judge_pictures, summarise
 from fourstroke.evaluate.judge import Judge
@@ -43,6 +41,8 @@ from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import agree, resolved
 from fourstroke.vae import Autoencoder
 from fourstroke.vae.features import SemanticConfig
+from fourstroke.world import World, WorldConfig
+from fourstroke.world.graph import Split
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,6 @@ from PIL import Image
 from transformers.trainer_callback import PrinterCallback, TrainerControl, TrainerState
 
 from fourstroke.checkpoint import pick, read_json
-from fourstroke.data.world import WorldConfig
 from fourstroke.enhance import protocol, rewards
 from fourstroke.enhance.checks import Lexicon
 from fourstroke.enhance.endpoint import Endpoint, EndpointError
@@ -37,6 +36,7 @@ from fourstroke.ranges import Count, Natural, NonNegative, Positive, check_range
 from fourstroke.train.enhance_sft import Watchman, arguments, finish, import_trl, show, started
 from fourstroke.train.loop import RunConfig
 from fourstroke.train.recipe import resolved
+from fourstroke.world import WorldConfig
 
 RewardFunction = Callable[..., list[float]]
 

@@ -23,7 +23,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
 from fourstroke.checkpoint import pick, read_rows, read_text
-from fourstroke.data.world import WorldConfig
 from fourstroke.enhance import protocol
 from fourstroke.enhance.bulk import read_triplets
 from fourstroke.enhance.checks import Lexicon
@@ -38,6 +37,7 @@ from fourstroke.train import session
 from fourstroke.train.loop import DivergedError, RunConfig
 from fourstroke.train.optimizer import OptimizerConfig, Together, build_optimizers
 from fourstroke.train.recipe import RecipeError, agree, resolved
+from fourstroke.world import WorldConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourstroke.data.stream import batches, pixels
-from fourstroke.data.world import BACKGROUND_COLOURS, SHAPE_COLOURS, SHAPES, Sample, Scene, World, WorldConfig
 from fourstroke.ranges import Count, Natural, check_ranges
 from fourstroke.train import distributed
 from fourstroke.train.device import autocast, pick_device
@@ -23,6 +22,7 @@ from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import resolved
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork
+from fourstroke.world import BACKGROUND_COLOURS, SHAPE_COLOURS, SHAPES, Sample, Scene, World, WorldConfig
 
 UNKNOWN = -100
 """The label of what the graph does not say; cross entropy passes over it."""

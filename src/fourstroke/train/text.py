@@ -14,8 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fourstroke.data.world import Scene, World, WorldConfig
-from fourstroke.data.world.graph import Split
 from fourstroke.files import write_json
 from fourstroke.nn import RMSNorm, SwiGLU
 from fourstroke.ranges import Count, check_ranges
@@ -28,6 +26,8 @@ from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import agree, resolved
 from fourstroke.vae.features import SemanticConfig
+from fourstroke.world import Scene, World, WorldConfig
+from fourstroke.world.graph import Split
 
 HELD_OUT = 256
 

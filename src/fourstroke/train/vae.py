@@ -26,8 +26,6 @@ from torch import Tensor, nn
 from fourstroke.data.images import Images, image_batches
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.stream import as_pixels, batches, pixels
-from fourstroke.data.world import Sample, World, WorldConfig
-from fourstroke.data.world.page import render_page
 from fourstroke.files import save_image, write_json
 from fourstroke.ranges import Count, Fraction, Natural, NonNegative, PositiveFraction, check_ranges
 from fourstroke.train import distributed
@@ -38,6 +36,8 @@ from fourstroke.train.recipe import agree, resolved
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.losses import edge, l1, psnr
 from fourstroke.vae.objective import Alignment, AlignmentConfig, Perceptual, PerceptualConfig
+from fourstroke.world import Sample, World, WorldConfig
+from fourstroke.world.page import render_page
 
 __all__ = ["AlignmentConfig", "PerceptualConfig", "Phase", "VaeRecipe", "VaeStage", "train_vae"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from fourstroke.data.world.graph import Split, is_held_out
+from fourstroke.world.graph import Split, is_held_out
 
 SIGN_FONTS: dict[str, dict[str, str]] = {  # script -> name as captions say it -> file; another script is another entry
     "latin": {

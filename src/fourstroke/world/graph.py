@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from fourstroke.data.world.chance import stable_fraction
+from fourstroke.world.chance import stable_fraction
 
 Split = Literal["train", "heldout"]
 HELD_OUT_SHARE = 0.1

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fourstroke.data.world.caption import describe_richly, describe_shortly
-from fourstroke.data.world.chance import generator, pick, pick_weighted
-from fourstroke.data.world.compose import (
+from fourstroke.ranges import Count, Fraction, NonNegative, check_ranges
+from fourstroke.world.caption import describe_richly, describe_shortly
+from fourstroke.world.chance import generator, pick, pick_weighted
+from fourstroke.world.compose import (
     arrange,
     arrange_beside_sign,
     build_scene,
@@ -21,11 +22,10 @@ from fourstroke.data.world.compose import (
     draw_sign,
     draw_titles,
 )
-from fourstroke.data.world.graph import Background, Scene, Split, split_of
-from fourstroke.data.world.render import render_scene
-from fourstroke.data.world.sprites import choose_sprites
-from fourstroke.data.world.words import WORDS, choose_words
-from fourstroke.ranges import Count, Fraction, NonNegative, check_ranges
+from fourstroke.world.graph import Background, Scene, Split, split_of
+from fourstroke.world.render import render_scene
+from fourstroke.world.sprites import choose_sprites
+from fourstroke.world.words import WORDS, choose_words
 
 SCENE_STREAM, CAPTION_STREAM, SHORT_STREAM = 0, 1, 2
 MAX_DRAWS = 10_000

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import ImageDraw
 
-from fourstroke.data.world import page
-from fourstroke.data.world.page import render_page
-from fourstroke.data.world.words import choose_words
+from fourstroke.world import page
+from fourstroke.world.page import render_page
+from fourstroke.world.words import choose_words
 
 
 class Pen:
@@ -37,7 +37,7 @@ class Pen:
 
 def test_a_seed_gives_the_same_page_in_another_process() -> None:
     code = (
-        "import hashlib; from fourstroke.data.world.page import render_page;"
+        "import hashlib; from fourstroke.world.page import render_page;"
         "print(hashlib.sha256(render_page(7, 96, 64, (8, 16)).tobytes()).hexdigest())"
     )
     digests = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(2)}

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fourstroke.data.world.chance import pick
-from fourstroke.data.world.graph import INVERSE, Object, Scene, Sign
-from fourstroke.data.world.sprites import FACES
+from fourstroke.world.chance import pick
+from fourstroke.world.graph import INVERSE, Object, Scene, Sign
+from fourstroke.world.sprites import FACES
 
 LARGE, SMALL = 0.56, 0.36
 SILENT_H, SPOKEN_U = ("hourglass",), ("unicorn", "ukulele")

@@ -13,11 +13,11 @@ import functools
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from fourstroke.data.world.atlas import sprite_picture
-from fourstroke.data.world.graph import Background, Scene, Sign
-from fourstroke.data.world.palette import BACKGROUND_COLOURS, BOARD_COLOURS, INKS, RGB, SHAPE_COLOURS
-from fourstroke.data.world.words import SIGN_FONTS
 from fourstroke.fonts import load_font
+from fourstroke.world.atlas import sprite_picture
+from fourstroke.world.graph import Background, Scene, Sign
+from fourstroke.world.palette import BACKGROUND_COLOURS, BOARD_COLOURS, INKS, RGB, SHAPE_COLOURS
+from fourstroke.world.words import SIGN_FONTS
 
 Array = np.ndarray
 

@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from fourstroke.data.world.chance import pick, pick_weighted, uniform
-from fourstroke.data.world.graph import Background, Object, Relation, Scene, Sign
-from fourstroke.data.world.palette import BACKGROUND_COLOURS, BOARD_COLOURS, INK_OF_BOARD, SHAPE_COLOURS, stands_out
-from fourstroke.data.world.words import SIGN_FONTS
+from fourstroke.world.chance import pick, pick_weighted, uniform
+from fourstroke.world.graph import Background, Object, Relation, Scene, Sign
+from fourstroke.world.palette import BACKGROUND_COLOURS, BOARD_COLOURS, INK_OF_BOARD, SHAPE_COLOURS, stands_out
+from fourstroke.world.words import SIGN_FONTS
 
 SHAPES = ("circle", "square", "triangle", "diamond")
 TEXTURES = ("paper", "stripes", "dots", "checks")

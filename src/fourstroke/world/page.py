@@ -10,13 +10,13 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fourstroke.data.world.chance import generator, pick
-from fourstroke.data.world.compose import draw_background
-from fourstroke.data.world.graph import Split
-from fourstroke.data.world.palette import BACKGROUND_COLOURS, INKS, RGB, SHAPE_COLOURS, distance
-from fourstroke.data.world.render import light_field, paint_background
-from fourstroke.data.world.words import SIGN_FONTS, choose_words
 from fourstroke.fonts import load_font
+from fourstroke.world.chance import generator, pick
+from fourstroke.world.compose import draw_background
+from fourstroke.world.graph import Split
+from fourstroke.world.palette import BACKGROUND_COLOURS, INKS, RGB, SHAPE_COLOURS, distance
+from fourstroke.world.render import light_field, paint_background
+from fourstroke.world.words import SIGN_FONTS, choose_words
 
 PAGE_STREAM = 3
 READABLE = 190.0

@@ -17,16 +17,16 @@ import pytest
 
 import fourstroke
 from fourstroke.data.sheet import contact_sheet
-from fourstroke.data.world import BACKGROUND_COLOURS, SHAPE_COLOURS, SPRITES, WORDS, Scene, World, WorldConfig, split_of
-from fourstroke.data.world.atlas import sprite_picture
-from fourstroke.data.world.caption import with_article
-from fourstroke.data.world.graph import INVERSE, combinations, is_held_out
-from fourstroke.data.world.page import render_page
-from fourstroke.data.world.palette import stands_out
-from fourstroke.data.world.render import object_stamp
-from fourstroke.data.world.sprites import FACES, choose_sprites
-from fourstroke.data.world.words import choose_words
 from fourstroke.fonts import find_font
+from fourstroke.world import BACKGROUND_COLOURS, SHAPE_COLOURS, SPRITES, WORDS, Scene, World, WorldConfig, split_of
+from fourstroke.world.atlas import sprite_picture
+from fourstroke.world.caption import with_article
+from fourstroke.world.graph import INVERSE, combinations, is_held_out
+from fourstroke.world.page import render_page
+from fourstroke.world.palette import stands_out
+from fourstroke.world.render import object_stamp
+from fourstroke.world.sprites import FACES, choose_sprites
+from fourstroke.world.words import choose_words
 
 MICRO = WorldConfig()
 FULL = WorldConfig(width=160, height=128, sprites=150, words=0.4, transparent=0.2)
@@ -34,7 +34,7 @@ FULL = WorldConfig(width=160, height=128, sprites=150, words=0.4, transparent=0.
 
 def test_a_seed_gives_the_same_sample_in_another_process() -> None:
     program = (
-        "import hashlib; from fourstroke.data.world import World, WorldConfig;"
+        "import hashlib; from fourstroke.world import World, WorldConfig;"
         "s = World(WorldConfig(words=0.5)).sample(11);"
         "print(hashlib.sha256(s.image.tobytes() + s.rich.encode() + s.short.encode()).hexdigest())"
     )
@@ -62,7 +62,7 @@ def test_nothing_is_read_from_the_fonts_of_the_system() -> None:
         "import sys; opened = []\n"
         "sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == 'open' else None)\n"
         "from fourstroke.data.sheet import contact_sheet\n"
-        "from fourstroke.data.world import World, WorldConfig\n"
+        "from fourstroke.world import World, WorldConfig\n"
         "from fourstroke.fonts import load_font\n"
         "world = World(WorldConfig(words=1.0))\n"
         "contact_sheet([world.sample(seed).image for seed in range(4)], ['a'] * 4)\n"

@@ -10,9 +10,9 @@ import pytest
 from fontTools.ttLib import TTFont
 from PIL import Image
 
-from fourstroke.data.world import BACKGROUND_COLOURS, SHAPE_COLOURS, SHAPES, SPRITES
-from fourstroke.data.world.atlas import CELL, COLUMNS, INDEX, STYLES, THINGS, read_index, sprite_picture, styles_of
 from fourstroke.fonts import FOLDER, find_font
+from fourstroke.world import BACKGROUND_COLOURS, SHAPE_COLOURS, SHAPES, SPRITES
+from fourstroke.world.atlas import CELL, COLUMNS, INDEX, STYLES, THINGS, read_index, sprite_picture, styles_of
 
 ASSETS = INDEX.parent
 NAMES = [(style, name) for style in STYLES for name in read_index()[style]["names"]]

@@ -74,5 +74,5 @@ def choose_sprites(choice: int | tuple[str, ...]) -> tuple[str, ...]:
         return names[:choice]
     unknown = [name for name in choice if name not in SPRITES]
     if unknown:
-        raise ValueError(f"unknown sprites {', '.join(unknown)}: choose from fourstroke.data.world.SPRITES")
+        raise ValueError(f"unknown sprites {', '.join(unknown)}: choose from fourstroke.world.SPRITES")
     return tuple(choice)
