@@ -30,6 +30,8 @@ def test_diversity_is_the_distance_between_seeds_not_between_prompts():
     assert diversity(same) == 0
     pair = torch.stack([torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.5)], dim=1)
     assert diversity(pair) == pytest.approx(0.5)
+    uneven = torch.stack([pair[0], torch.zeros_like(pair[0])])  # one prompt's seeds differ by .5, another's by nothing
+    assert diversity(uneven) == pytest.approx(0.25)  # each distance counts once, not by its square
     wide = torch.rand(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert diversity(0.5 * wide) == pytest.approx(0.5 * diversity(wide), rel=1e-4)
     with pytest.raises(ValueError, match="seeds"):

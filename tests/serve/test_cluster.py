@@ -24,7 +24,7 @@ from fourstroke.serve.server import build_server
 
 from .conftest import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own deprecations
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own deprecations
 CLIENTS, STEPS = 16, 100
 
 

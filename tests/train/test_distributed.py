@@ -129,8 +129,10 @@ def test_two_ranks_reach_the_weights_of_one_process(steady, launch, whole):
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=CLOSE, msg=name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("semantics", "split_from"), [(SemanticsConfig(block=1), 100_000), (None, 165_000)])
+@pytest.mark.parametrize(
+    ("semantics", "split_from"),
+    [(SemanticsConfig(block=1), 100_000), pytest.param(None, 165_000, marks=pytest.mark.slow)],
+)
 def test_models_that_are_split_and_whole_train_together(steady, launch, semantics, split_from):
     """Of one process's three models two are split and the head is not, or the text encoder is and the transformer not.
 
