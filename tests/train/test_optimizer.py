@@ -49,6 +49,20 @@ def test_muon_solves_a_least_squares_problem():
     assert losses[-1] < 0.1 * losses[0]
 
 
+def test_weights_decay_by_the_learning_rate():
+    """Without a gradient both optimisers shrink a matrix by `lr * weight_decay` a step, as AdamW is defined."""
+    layer = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(8, 4)])})  # a matrix for Muon, a bias for AdamW
+    optimizers = build_optimizers(layer.named_parameters(), OptimizerConfig(lr=0.1, weight_decay=0.5))
+    assert optimizers.keys() == {"muon", "adamw"}
+    for p in layer.parameters():
+        nn.init.ones_(p)
+        p.grad = torch.zeros_like(p)
+    for optimizer in optimizers.values():
+        optimizer.step()
+    for p in layer.parameters():
+        torch.testing.assert_close(p.detach(), torch.full_like(p, 0.95))
+
+
 def _pair(layer: nn.Module) -> Together:
     return Together(build_optimizers(layer.named_parameters(), OptimizerConfig(lr=0.1)).values())
 
