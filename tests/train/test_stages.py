@@ -106,6 +106,24 @@ def test_training_changes_every_part_and_the_frozen_one_stays(dit_recipe):
     assert all(p.grad is None for p in stage.autoencoder.parameters())
 
 
+def test_a_share_of_prompts_is_dropped_and_times_have_their_mean_and_deviation(dit_recipe, monkeypatch):
+    """What the transformer is asked: empty prompts in `drop_prompt` of the rows, logits of t as the recipe says."""
+    stage = DitStage(dataclasses.replace(dit_recipe, drop_prompt=0.25, time_mean=-2.0, time_std=0.5))
+    prompts, times = [], []
+    tokenize, denoise = stage.text_encoder.tokenize, stage.transformer.denoise
+    monkeypatch.setattr(stage.text_encoder, "tokenize", lambda rows: (prompts.extend(rows), tokenize(rows))[1])
+    monkeypatch.setattr(stage.transformer, "denoise", lambda x, t, cache: (times.append(t), denoise(x, t, cache))[1])
+    with torch.no_grad():
+        for step in range(128):
+            stage.loss(step)
+    dropped = sum(not prompt for prompt in prompts) / len(prompts)
+    assert 0.17 < dropped < 0.33  # of 512, four deviations
+    assert {*prompts} - {""} <= {*stage.cache.short, *stage.cache.rich}
+    logits = torch.cat(times).logit()
+    assert logits.mean() == pytest.approx(-2.0, abs=0.1)
+    assert logits.std() == pytest.approx(0.5, abs=0.1)
+
+
 def test_hidden_states_learn_to_name_what_the_scene_shows(dit_recipe):
     recipe = dataclasses.replace(dit_recipe, drop_prompt=0.0, semantics=SemanticsConfig(block=2, weight=1.0))
     stage = DitStage(recipe)
