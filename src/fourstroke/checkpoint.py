@@ -59,13 +59,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of a file of a model, without the byte order mark that an editor may have left.
-
-    Raises:
-        CheckpointError: if the file is missing, unreadable or no text.
-    """
+    """The UTF-8 text of a file of a model; raises `CheckpointError` if it is missing, unreadable or no text."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: is {path.parent} a model folder?") from None
     except OSError as error:

@@ -44,6 +44,11 @@ def test_a_rewrite_through_an_endpoint(serve, monkeypatch):
     assert (asked[0]["presence_penalty"], asked[0]["max_tokens"], asked[0]["seed"]) == (1.5, 16_256, 5)
 
 
+def test_an_answer_is_valid_text_whatever_its_json_spells(serve):
+    body = rb'{"choices": [{"message": {"content": "a \ud83d cat", "reasoning_content": "\udc80 hm"}}]}'
+    assert _endpoint(serve(lambda _: (200, body))).chat([]) == "<think>? hm</think>a ? cat"
+
+
 def test_what_may_pass_is_tried_again(serve, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     answers = [(503, {}), (429, {}), said("yes")]

@@ -124,7 +124,7 @@ def test_saved_and_loaded_it_says_the_same(enhancer, tmp_path):
     conversation = messages("a red circle", again.system_prompt)
     assert again.backend.complete(conversation, SETTINGS, 3) == enhancer.backend.complete(conversation, SETTINGS, 3)
     (tmp_path / "e" / "enhancer.json").unlink()
-    (tmp_path / "e" / "system_prompt.txt").write_text("theirs\n")
+    (tmp_path / "e" / "system_prompt.txt").write_text("\ufefftheirs\n", encoding="utf-8")
     official = PromptEnhancer.from_pretrained(tmp_path / "e", device="cpu")
     assert (official.config, official.system_prompt) == (EnhancerConfig(), "theirs")
     (tmp_path / "e" / "model.safetensors").write_bytes(b"broken")

@@ -167,9 +167,7 @@ class PromptEnhancer:
         dtype = weights_dtype(dtype, device)
         model = load_model(AutoModelForCausalLM, folder, dtype, surplus=True)
         tokenizer = load_tokenizer(folder)
-        words = folder / SYSTEM_FILE
-        system = read_text(words).strip() if words.exists() else protocol.SYSTEM_PROMPT
-        return cls(LocalModel(model.to(device).eval(), tokenizer), read_config(folder), system)
+        return cls(LocalModel(model.to(device).eval(), tokenizer), read_config(folder), read_system_prompt(folder))
 
     @classmethod
     def from_endpoint(
@@ -271,6 +269,12 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]
         tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=True)
     )
     return text if text.rstrip().endswith(protocol.THINK_OPEN) else f"{text}{protocol.THINK_OPEN}\n"
+
+
+def read_system_prompt(folder: Path) -> str:
+    """The system prompt beside an enhancer, without the byte order mark of an editor; ours where there is none."""
+    file = folder / SYSTEM_FILE
+    return read_text(file).removeprefix("\ufeff").strip() if file.exists() else protocol.SYSTEM_PROMPT
 
 
 def read_config(folder: Path) -> EnhancerConfig:

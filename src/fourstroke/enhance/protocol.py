@@ -113,8 +113,10 @@ def clean(text: str | bytes) -> str:
     if isinstance(text, bytes):
         text = text.decode("utf-8", errors="replace")
     text = _BREAKS.sub(" ", text.encode("utf-8", errors="replace").decode("utf-8"))
-    kept = "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cs", "Cn", "Co") and c not in _HIDDEN)
-    return unicodedata.normalize("NFC", kept).strip()
+    dropped = {ord(c) for c in set(text) if unicodedata.category(c) in ("Cc", "Cs", "Cn", "Co") or c in _HIDDEN}
+    if dropped:  # seldom: megabytes of plain words cost no more than a look
+        text = text.translate(dict.fromkeys(dropped))
+    return unicodedata.normalize("NFC", text).strip()
 
 
 _HIDDEN = frozenset("\u200b\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

@@ -22,11 +22,18 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
-from fourstroke.checkpoint import pick, read_rows, read_text
+from fourstroke.checkpoint import pick, read_rows
 from fourstroke.enhance import protocol
 from fourstroke.enhance.bulk import read_triplets
 from fourstroke.enhance.checks import Lexicon
-from fourstroke.enhance.enhancer import SYSTEM_FILE, EnhancerConfig, LocalModel, PromptEnhancer, read_config, render
+from fourstroke.enhance.enhancer import (
+    EnhancerConfig,
+    LocalModel,
+    PromptEnhancer,
+    read_config,
+    read_system_prompt,
+    render,
+)
 from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, text_scores, world_triplets
 from fourstroke.enhance.small import SYSTEM_PROMPT, SmallEnhancerConfig, build_model, build_tokenizer, sizes
 from fourstroke.enhance.triplet import Triplet
@@ -358,6 +365,4 @@ def _model(recipe: EnhanceSftRecipe, triplets: list[Triplet]) -> tuple[PreTraine
     with readable(f"the tokenizer of {recipe.base}"):
         tokenizer = AutoTokenizer.from_pretrained(recipe.base)
     agree("model", recipe.model and sizes(recipe.model), model.config.to_dict(), recipe.base)
-    words = Path(recipe.base) / SYSTEM_FILE
-    system = read_text(words).strip() if words.exists() else protocol.SYSTEM_PROMPT
-    return model, tokenizer, system
+    return model, tokenizer, read_system_prompt(Path(recipe.base))
