@@ -42,7 +42,9 @@ def read_prompts(file: Path, grid: Grid) -> PromptSet:
         text = found.get("rich") or found.get("prompt")
         terse = found.get("short") or text
         if not isinstance(text, str) or not isinstance(terse, str):
-            raise ValueError(f"{file}, line {number} has neither 'rich' nor 'prompt' as text, or a 'short' that is none")
+            raise ValueError(
+                f"{file}, line {number} has neither 'rich' nor 'prompt' as text, or a 'short' that is none"
+            )
         rich.append(text)
         short.append(terse)
     if not rich:

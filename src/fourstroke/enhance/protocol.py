@@ -31,6 +31,7 @@ MAX_ANSWER, MAX_OBJECTS = 200_000, 500
 """Characters of an answer that are read, and places in it where an object is tried."""
 
 _SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?think>")
+_PROMPT_SO_FAR = re.compile(rf'"(?:{"|".join(PROMPT_KEYS)})"\s*:\s*"((?:[^"\\]|\\.)*)("?)', re.DOTALL)
 _BREAKS = re.compile(r"[\r\n\t\v\f\x85\u2028\u2029]+")
 
 
@@ -87,6 +88,19 @@ def parse_answer(text: str) -> Answer:
                 reasoning=reasoning.replace(THINK_OPEN, "").strip(),
             )
     raise AnswerError("it holds no JSON object with a rewritten_prompt")
+
+
+def unfinished(turn: str) -> tuple[str, str, bool]:
+    """What there is so far of a turn: its thoughts, its rewritten prompt, and whether that is complete."""
+    reasoning, closed, rest = turn.rpartition(THINK_CLOSE)
+    if not closed:
+        return turn, "", False
+    match = _PROMPT_SO_FAR.search(rest)
+    try:
+        prompt = json.loads(f'"{match[1]}"', strict=False) if match else ""
+    except ValueError:  # an escape that is cut, or none
+        prompt = ""
+    return reasoning, clean(prompt), bool(match and match[2])
 
 
 def parse_ratio(value: object) -> float | None:
