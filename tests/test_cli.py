@@ -16,7 +16,6 @@ from fourstroke import Pipeline
 from fourstroke.cli import main
 from fourstroke.commands import _open
 
-
 CAFE = os.fsdecode(b"caf\xe9")
 """An argument in Latin-1, as Python hands it over."""
 

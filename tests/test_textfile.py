@@ -21,7 +21,7 @@ def test_lines_end_with_a_line_feed_alone_and_a_mark_is_cut_from_the_first(tmp_p
 @pytest.mark.parametrize("data", ["a".encode("utf-16"), "a".encode("utf-16-be").join([b"\xfe\xff", b""])])
 def test_utf16_is_told(tmp_path, data):
     (tmp_path / "f").write_bytes(data)
-    with pytest.raises(TextError, match="cannot read the words in .*UTF-16; save it as UTF-8"):
+    with pytest.raises(TextError, match=r"cannot read the words in .*UTF-16; save it as UTF-8"):
         list(read_lines(tmp_path / "f", "words"))
 
 

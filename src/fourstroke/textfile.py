@@ -1,4 +1,4 @@
-"""Text that comes from outside: files of words, JSON lines, arguments. It is valid Unicode behind this door, or refused.
+"""Text from outside: files of words, JSON lines, arguments. Behind this door it is valid Unicode, or it is refused.
 
 Files are UTF-8, with or without a byte order mark. What no tokenizer and no file takes is an error here, with a reason,
 and not later: bytes that are not UTF-8, and lone surrogates, which JSON can spell and which stand in arguments for such

@@ -40,7 +40,7 @@ from fourstroke.enhance.triplet import Triplet
 from fourstroke.files import append_line, atomic_folder, user_path, write_text
 from fourstroke.pretrained import load_fitting, readable
 from fourstroke.ranges import Count, Decay, Natural, NonNegative, check_ranges
-from fourstroke.train import session
+from fourstroke.train import distributed, session
 from fourstroke.train.loop import DivergedError, RunConfig
 from fourstroke.train.optimizer import OptimizerConfig, Together, build_optimizers
 from fourstroke.train.recipe import RecipeError, agree, resolved
@@ -112,11 +112,12 @@ def train_enhance_sft(recipe: EnhanceSftRecipe, resume: bool = False) -> Path:
     """Fine-tune by a recipe; returns the folder of the enhancer.
 
     Raises:
-        RecipeError: if the output folder holds anything but a run, one that `resume` does not fit, or one that is still
+        RecipeError: in several processes; if the output folder holds anything but a run, one that `resume` does not fit, or one that is still
             going on; if there is nothing to train on.
         DivergedError: if the loss is not finite.
         RuntimeError: if TRL is not installed.
     """
+    distributed.require_one_process("train enhance-sft")
     trl = import_trl()
     with started(recipe.run.out, resume, resolved(recipe), ("model", "base", "lora", "optimizer")) as checkpoint:
         return _fine_tune(trl, recipe, checkpoint)
