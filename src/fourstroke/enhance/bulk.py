@@ -97,11 +97,11 @@ def degrade_file(source: Path, out: Path, engine: Engine, *, seed: int = 0, work
 def rows(source: Path) -> Iterator[tuple[str, bytes]]:
     """The lines of a JSONL file that are not blank, each with its id, or its number if it has none that can be used."""
     for number, line in read_lines(source, "captions"):
-        name = number
+        name = str(number)
         if len(line) <= LONGEST_ROW:
             with contextlib.suppress(ValueError, AttributeError, RecursionError):  # read_caption says what is wrong
                 name = check_text(str(json.loads(line.decode()).get("id", number)))
-        yield str(name), line
+        yield name, line
 
 
 def read_caption(line: bytes) -> Caption:
