@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -73,7 +74,7 @@ def answers(
 
     Nobody waits for them, so `max_seconds` is not looked at.
     """
-    config = replace(config, max_seconds=math.inf)
+    config = replace(config, max_seconds=sys.float_info.max)
     found: list[str] = []
     for start in range(0, len(requests), batch):
         conversations = [protocol.messages(request, system_prompt) for request in requests[start : start + batch]]

@@ -259,8 +259,8 @@ def train_enhance_rl(recipe: EnhanceRlRecipe, resume: bool = False) -> Path:
     """Reinforce by a recipe; returns the folder of the best enhancer, by the held-out judge.
 
     Raises:
-        RecipeError: in several processes; if the output folder holds anything but a run, one that `resume` does not fit, or one that is still
-            going on.
+        RecipeError: in several processes, or if the output folder holds anything but a run, one that `resume` does not
+            fit, or one that is still going on.
         CheckpointError: for a missing or damaged enhancer or generator.
         RuntimeError: if TRL is not installed.
     """

@@ -112,8 +112,8 @@ def train_enhance_sft(recipe: EnhanceSftRecipe, resume: bool = False) -> Path:
     """Fine-tune by a recipe; returns the folder of the enhancer.
 
     Raises:
-        RecipeError: in several processes; if the output folder holds anything but a run, one that `resume` does not fit, or one that is still
-            going on; if there is nothing to train on.
+        RecipeError: in several processes, or if the output folder holds anything but a run, one that `resume` does not
+            fit, or one that is still going on; if there is nothing to train on.
         DivergedError: if the loss is not finite.
         RuntimeError: if TRL is not installed.
     """
