@@ -123,7 +123,9 @@ def test_captions_are_taken_apart_by_a_language_model(serve):
     t = engine.degrade(caption, 3)
     assert t.short == 'oak by a "Lake" sign'
     assert t.engine == "m"
-    assert [step.thought for step in t.steps] == [f"thought {i}" for i in range(len(t.steps))]
+    thoughts = [f"thought {i}" for i in range(len(t.steps))]
+    assert [step.thought for step in t.steps] == thoughts
+    assert t.reasoning == " ".join(reversed(thoughts))
     assert t == engine.degrade(caption, 3)
     assert {engine.degrade(caption, seed).steps for seed in range(5)} != {t.steps}
 
@@ -134,16 +136,21 @@ def test_captions_are_taken_apart_by_a_language_model(serve):
         ("no", "no JSON"),
         ('{"short": "an oak", "thoughts": []}', "one thought"),
         ('{"short": "ein Baum an dem See", "thoughts": THOUGHTS}', "language"),
+        ('{"short": "A tall, tall oak by the lake in the light of the dusk.", "thoughts": THOUGHTS}', "not shorter"),
         ('{"short": "an oak with a \\"lake\\" sign", "thoughts": THOUGHTS}', "altered the words"),
     ],
 )
 def test_bad_answers_are_rejected_with_their_reason(serve, answer, reason):
+    seeds = []
+
     def reply(request):
+        seeds.append(request["seed"])
         steps = request["messages"][0]["content"].count("\n- ")
         return said(answer.replace("THOUGHTS", str(["t"] * steps).replace("'", '"')))
 
     with pytest.raises(RejectedError, match=reason):
         ChatEngine(_endpoint(serve(reply))).degrade(Caption(text="A tall oak by the lake in the light of the dusk."), 0)
+    assert seeds == [0, 0, 1]  # its class, and two tries
 
 
 @pytest.mark.parametrize("category", [*CATEGORIES, "Nonsense"])
@@ -167,6 +174,7 @@ def test_strategies_are_sampled_for_the_class_that_the_model_names(serve, catego
         for step in t.steps:
             odds = PROBABILITIES[named][step.strategy.removeprefix("blur ")]
             assert step.probability == (odds.blur if step.strategy.startswith("blur ") else odds.drop)
+            assert step.probability > 0
             seen.add((step.strategy, step.probability))
     others = {(name, odds.drop) for name, odds in PROBABILITIES["General"].items()}
     assert named == "General" or any(step not in others for step in seen if not step[0].startswith("blur "))

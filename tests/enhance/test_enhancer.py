@@ -60,6 +60,18 @@ def test_the_same_seed_gives_the_same_turn_and_leaves_the_generator_alone(enhanc
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_temperature_top_k_and_top_p_narrow_the_choice_to_the_greedy_one(enhancer):
+    conversation = messages("a red circle", enhancer.system_prompt)
+    greedy = enhancer.backend.complete(conversation, dataclasses.replace(SETTINGS, temperature=0.0), 1)
+    assert enhancer.backend.complete(conversation, SETTINGS, 1) != greedy
+    for change in ({"temperature": 1e-4}, {"top_k": 1}, {"top_p": 1e-4}):
+        assert enhancer.backend.complete(conversation, dataclasses.replace(SETTINGS, **change), 1) == greedy
+    penalised = dataclasses.replace(SETTINGS, temperature=0.0, presence_penalty=1e4)
+    varied = enhancer.backend.complete(conversation, penalised, 1)
+    kinds = [len(set(enhancer.backend.tokenizer(turn)["input_ids"])) for turn in (greedy, varied)]
+    assert kinds[0] < kinds[1]
+
+
 def test_greedy_turns_do_not_depend_on_their_batch(enhancer):
     greedy = dataclasses.replace(SETTINGS, temperature=0.0)
     conversations = [messages(text, enhancer.system_prompt) for text in ("a red circle", "a", "a green square please")]
