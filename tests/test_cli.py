@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
 
@@ -13,6 +15,9 @@ from PIL import Image
 from fourstroke import Pipeline
 from fourstroke.cli import main
 from fourstroke.commands import _open
+
+CAFE = os.fsdecode(b"caf\xe9")
+"""An argument in Latin-1, as Python hands it over."""
 
 
 def _run(capsys, *arguments):
@@ -95,6 +100,16 @@ def test_pictures_are_written_before_the_next_prompt_can_fail(tiny_folder, tmp_p
     [
         (["generate", "a cat", "--model", "no/such/folder"], "no model at"),
         (["generate", " ", "--model", "TINY"], "prompt is empty"),
+        (["generate", "a cat", "\u200b", "--model", "TINY"], "prompt is empty"),
+        (["edit", "", "--image", "none.png", "--model", "TINY"], "prompt is empty"),
+        (["enhance", "", "--model", "TINY"], "prompt is empty"),
+        (["enhance", "a cat", " \ufeff\x00", "--endpoint", "http://x", "--endpoint-model", "m"], "prompt is empty"),
+        (["generate", CAFE, "--model", "TINY"], r"prompt 'caf\udce9' is not UTF-8"),
+        (["enhance", "a cat", CAFE, "--model", "TINY"], r"prompt 'caf\udce9' is not UTF-8"),
+        (["generate", "a cat", "--negative", CAFE, "--model", "TINY"], r"negative 'caf\udce9' is not UTF-8"),
+        (["generate", "a cat", "--model", CAFE], r"model 'caf\udce9' is not UTF-8"),
+        (["train", "vae", "--recipe", "recipes/micro/vae.yaml", f"run.out={CAFE}"], "is not UTF-8"),
+        (["enhance", "a cat", "--endpoint", "http://x", "--endpoint-model", CAFE], "endpoint-model 'caf"),
         (["generate", "a cat", "--model", "TINY", "--width", "50"], "multiple of 32"),
         (["generate", "a cat", "--model", "TINY", "--steps", "-2"], "at least 1"),
         (["edit", "x", "--image", "none.png", "--model", "TINY"], "cannot read the input image"),
@@ -111,6 +126,28 @@ def test_errors_are_one_line_and_not_zero(tiny_folder, capsys, arguments, messag
     assert out == ""
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_what_standard_output_cannot_show_ends_no_run(tiny_folder, tmp_path, monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii", errors="strict"))
+    out = tmp_path / os.fsdecode(b"sorti\xe9")
+    arguments = ["generate", "a café cat 猫", "--model", str(tiny_folder), "--out", str(out), "--seed", "1"]
+    assert main(arguments) == 0
+    assert main([*arguments, "--json"]) == 0
+    sys.stdout.flush()
+    said = raw.getvalue().decode("ascii")
+    plain, *_, last = said.splitlines()
+    assert plain.endswith(r"sorti\udce9/a-caf\xe9-cat-\u732b-1.png")
+    assert [os.path.basename(path) for path in json.loads(last)["pictures"]] == ["a-café-cat-猫-1-2.png"]
+    assert len(list(out.iterdir())) == 2
+
+
+def test_a_prompt_that_file_names_cannot_hold_is_drawn(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    arguments = ["--model", str(tiny_folder), "--out", str(tmp_path), "--seed", "1"]
+    assert main(["generate", "a café cat", "猫", *arguments]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-caf-cat-1.png", "picture-1.png"]
 
 
 def test_doctor_reports(capsys):

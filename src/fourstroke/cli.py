@@ -18,6 +18,7 @@ from fourstroke import commands
 from fourstroke.files import user_path
 from fourstroke.seeds import MAX_SEED, check_seed
 from fourstroke.terminal import outlived
+from fourstroke.textfile import TextError, check_text
 from fourstroke.version import __version__
 
 
@@ -33,6 +34,7 @@ def _main(argv: Sequence[str] | None) -> int:
     arguments = argparse.Namespace(debug=False)
     try:
         _parse(_parser(), argv, arguments)
+        _check_words(arguments)
         result = arguments.run(arguments)
     except KeyboardInterrupt:
         return 130
@@ -42,7 +44,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"fourstroke: {commands.one_line(error)}", file=sys.stderr)
         return 2
     if getattr(arguments, "json", False):
-        print(json.dumps(result, ensure_ascii=False))
+        print(json.dumps(result))  # in ASCII: every terminal shows it, and it stays JSON
     return 0
 
 
@@ -61,6 +63,17 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, argument
         rest = [word for word in rest if word not in arguments.overrides]
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+
+
+def _check_words(arguments: argparse.Namespace) -> None:
+    """Refuse bytes that are not UTF-8 in what is words; paths may hold any."""
+    for name, value in vars(arguments).items():
+        for text in value if isinstance(value, list) else [value]:
+            try:
+                check_text(text if isinstance(text, str) else "")
+            except TextError:
+                shown = text[:40].encode(errors="backslashreplace").decode()
+                raise ValueError(f"{name.replace('_', '-')} '{shown}' is not UTF-8; give it in UTF-8") from None
 
 
 def _span(text: str) -> tuple[int, int]:

@@ -45,6 +45,7 @@ def _generate(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, Any
     from fourstroke.pipeline import Clock, Pipeline
 
     _quiet()
+    _refuse_empty(arguments.prompt)
     clock = Clock()
     pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device)
     clock.lap("load")
@@ -54,8 +55,6 @@ def _generate(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, Any
     if enhance and pipe.enhancer is None:
         raise ValueError(f"{pipe.info.name} has no prompt_enhancer folder; leave --enhance out")
     images = [_open(path) for path in getattr(arguments, "image", [])]
-    if any(not prompt.strip() for prompt in arguments.prompt):
-        raise ValueError("a prompt is empty; say what to draw")
     settings = {
         "num_inference_steps": pipe.info.own_steps if arguments.steps is None else arguments.steps,
         "guidance_scale": pipe.info.guidance_scale if arguments.guidance is None else arguments.guidance,
@@ -125,6 +124,7 @@ def enhance(arguments: argparse.Namespace) -> dict[str, Any]:
     from fourstroke.folder import ENHANCER, find_model, lineage, part
 
     _quiet()
+    _refuse_empty(arguments.prompt)
     _say_warnings()
     if arguments.endpoint:
         enhancer = PromptEnhancer.from_endpoint(_endpoint(arguments))
@@ -157,6 +157,13 @@ def degrade(arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.json:
         print(f"{out}: {tally.done} triplets, {tally.rejected} rejects, {tally.skipped} done before")
     return {"triplets": str(out), **dataclasses.asdict(tally)}
+
+
+def _refuse_empty(prompts: list[str]) -> None:
+    from fourstroke.enhance.protocol import clean
+
+    if not all(map(clean, prompts)):
+        raise ValueError("a prompt is empty; say what to draw")
 
 
 def _endpoint(arguments: argparse.Namespace) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,10 @@ def write_pictures(
 
 
 def slug(prompt: str, length: int = 40) -> str:
-    """A prompt as a file name: word characters and hyphens, at most `length`."""
-    words = re.sub(r"[^\w]+", "-", prompt.strip().lower()).strip("-")
+    """A prompt as a file name: word characters that file names can have here, and hyphens, at most `length`."""
+    names = sys.getfilesystemencoding()
+    words = prompt.strip().lower().encode(names, "ignore").decode(names)
+    words = re.sub(r"[^\w]+", "-", words).strip("-")
     return words[:length].rstrip("-") or "picture"
 
 

@@ -24,6 +24,7 @@ from fourstroke.files import check_replaceable, model_folder, write_json, write_
 from fourstroke.folder import ENHANCER, INDEX
 from fourstroke.pipeline import Pipeline
 from fourstroke.train.distill import DistillRecipe, train_distill
+from fourstroke.train.distributed import require_one_process
 from fourstroke.train.dit import DitRecipe, train_dit
 from fourstroke.train.recipe import git_revision, load_recipe
 from fourstroke.train.session import saved_states
@@ -47,6 +48,7 @@ def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("ru
     The result is the few-step student, or the teacher in a family without a distillation recipe. Returns the folder;
     the scores are in its `scores.json`.
     """
+    require_one_process("speedrun")
     start = time.time()
     final = runs / family / "model"
     if n < 1:

@@ -1,8 +1,12 @@
-"""Standard output and error that may go away: whoever reads them does not decide how long the work takes."""
+"""Standard output and error that may go away: whoever reads them does not decide how long the work takes.
+
+Nor does what they can show: a character that their encoding does not have is spelled out, as `\\u732b`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -51,6 +55,9 @@ def outlived() -> Iterator[None]:
         ):
             if stream is None:  # closed before Python began
                 stream = stack.enter_context(open(os.devnull, "w"))
+            if isinstance(stream, io.TextIOWrapper):
+                stack.callback(stream.reconfigure, errors=stream.errors)
+                stream.reconfigure(errors="backslashreplace")
             streams.append(_Stream(stream))
             stack.enter_context(redirect(cast(TextIO, streams[-1])))
         try:

@@ -79,6 +79,101 @@ def test_captions_of_one_picture_are_all_taken_and_a_dead_engine_loses_nothing(w
     assert degrade_file(source, out, WorldEngine()).skipped == 3
 
 
+CAPTION = {"caption": "a cat", "id": 1}
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        b"my notes\nthe last line, without an end",
+        b"one line without an end",
+        json.dumps(CAPTION).encode(),
+        json.dumps(CAPTION).encode() + b"\n",
+        json.dumps({"id": "1", "short": "a", "rich": "b"}).encode(),
+        b'{"id": "1", "caption": "not finis',
+        b"\n\n",
+        b"[1]\n",
+        b"\xff\xfe\n",
+    ],
+)
+@pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.rejects.jsonl"])
+def test_somebodys_own_file_is_refused_and_left_as_it_is(captions, tmp_path, capsys, name, own):
+    file = tmp_path / name
+    file.write_bytes(own)
+    before = sorted(tmp_path.iterdir())
+    assert main(["data", "degrade", str(captions), "--out", str(tmp_path / "t.jsonl")]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"{file} is not a file that `data degrade` wrote" in err
+    assert file.read_bytes() == own
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_is_read_is_not_written_under_any_name(captions, tmp_path):
+    triplets, link = tmp_path / "t.jsonl", tmp_path / "link"
+    degrade_file(captions, triplets, WorldEngine())
+    link.symlink_to(triplets)
+    (tmp_path / "folder").mkdir()
+    before = triplets.read_bytes()
+    for out in (triplets, link, tmp_path / "folder"):
+        with pytest.raises(ValueError, match="name another --out"):
+            degrade_file(triplets, out, WorldEngine())
+    assert triplets.read_bytes() == before
+
+
+def test_rows_of_ours_are_kept_whole_or_begun_wherever_a_crash_stopped_the_last_one(captions, tmp_path):
+    whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
+    degrade_file(captions, whole, WorldEngine())
+    first, second = whole.read_bytes().splitlines(keepends=True)[:2]
+    for end in (0, 1, 5, 9, 12, 20, len(second) - 2, len(second) - 1):
+        parts.write_bytes(first + second[:end])
+        degrade_file(captions, parts, WorldEngine())
+        assert parts.read_bytes() == whole.read_bytes()
+        rejects = [path.with_name(f"{path.name}.rejects.jsonl") for path in (whole, parts)]
+        assert rejects[0].read_bytes() == rejects[1].read_bytes()
+
+
+def test_rows_that_are_no_valid_text_are_rejected_and_a_byte_order_mark_is_none_of_theirs(world, tmp_path):
+    scene = world.scene(0)
+    good = {"id": "é\u2028", "caption": world.caption(scene, rich=True, seed=1), "scene": scene.to_dict()}
+    lines = [
+        b"\xef\xbb\xbf" + json.dumps(good, ensure_ascii=False).encode() + b"\r",
+        b'{"id": "caption", "caption": "a \\ud83d cat"}',
+        b'{"id": "\\udc80", "caption": "a cat"}',
+        b'{"id": "key", "caption": "a cat", "\\ud83d": 1}',
+        b'{"id": "latin", "caption": "caf\xe9"}',
+        b'{"id": "cesu", "caption": "\xed\xa0\x80"}',
+        b'{"id": "deep", "caption": ' + b"[" * 100_000,
+        b'{"id": "digits", "caption": ' + b"1" * 5000 + b"}",
+    ]
+    source, out = tmp_path / "c.jsonl", tmp_path / "t.jsonl"
+    source.write_bytes(b"\n".join(lines))
+    tally = degrade_file(source, out, WorldEngine())
+    assert (tally.done, tally.rejected) == (1, 7)
+    assert [row["id"] for row in map(json.loads, out.read_bytes().splitlines())] == ["é\u2028"]
+    rejects = (tmp_path / "t.jsonl.rejects.jsonl").read_text(encoding="utf-8").splitlines()
+    reasons = {row["id"]: row["reason"] for row in map(json.loads, rejects)}
+    assert set(reasons) == {"caption", "3", "key", "5", "6", "7", "8"}
+    assert all("surrogate" in reasons[name] for name in ("caption", "3", "key"))
+    assert all("not UTF-8" in reasons[name] for name in ("5", "6"))
+    assert degrade_file(source, out, WorldEngine()).skipped == 8
+    out.write_bytes(b"\xef\xbb\xbf" + out.read_bytes())  # an editor's
+    assert len(list(read_triplets(out))) == 1
+
+
+def test_a_file_in_utf16_is_refused(tmp_path, capsys):
+    (tmp_path / "c.jsonl").write_bytes(json.dumps(CAPTION).encode("utf-16"))
+    assert main(["data", "degrade", str(tmp_path / "c.jsonl")]) == 2
+    assert "UTF-16; save it as UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["[1]", "{", '{"short": "a"}', json.dumps({"id": "1", "reason": "x"}), '"\\ud800"'])
+def test_a_file_of_other_rows_holds_no_triplets(tmp_path, line):
+    (tmp_path / "t.jsonl").write_text(f"\n{line}\n")
+    with pytest.raises(ValueError, match="line 2"):
+        list(read_triplets(tmp_path / "t.jsonl"))
+
+
 def test_the_command(captions, capsys):
     assert main(["data", "degrade", str(captions), "--json"]) == 0
     streams = capsys.readouterr()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from fourstroke.enhance.checks import lost_words, quoted
 from fourstroke.enhance.degrade import PROBABILITIES, Odds, WorldEngine, summarise
 from fourstroke.enhance.measure import lexicon_of, world_triplets
 from fourstroke.enhance.triplet import CATEGORIES, Caption, RejectedError, Triplet
-from fourstroke.enhance.wording import FRAMES, frames
+from fourstroke.enhance.wording import FRAMES, LIGHTS, TEXTURES, frames
 
 
 def test_a_seed_gives_the_same_triplet_and_json_gives_it_back(world, triplets):
@@ -62,6 +63,46 @@ def test_relations_that_were_lost_are_no_facts(triplets):
     assert lost
     assert all(not t.facts.relations for t in lost)
     assert all("Layout: " in t.reasoning for t in lost)
+
+
+def _steps(t):
+    return {step.strategy for step in t.steps}
+
+
+def test_what_is_dropped_is_gone_and_what_is_blurred_is_vague(world, triplets):
+    seen = set()
+    for t in triplets:
+        for step in t.steps:
+            phrases = {"texture": TEXTURES, "light": LIGHTS}.get(step.strategy, {}).values()
+            for stated, vague in phrases:
+                if stated in step.thought:
+                    blurred = step.probability == PROBABILITIES[t.category][step.strategy].blur
+                    assert stated.replace("a ", "") not in t.short.replace("a ", "")
+                    assert any(v in t.short for _, v in phrases) is blurred
+                    assert (vague in t.short) is blurred
+                    seen.add((step.strategy, blurred))
+    assert len(seen) == 4
+
+
+def test_short_prompts_keep_the_order_of_their_captions_and_the_first_thing(world, triplets):
+    turned = 0
+    for t in triplets:
+        objects = world.scene(t.seed).objects
+        if "secondary" in _steps(t):
+            assert t.facts.objects == objects[:1]
+        elif len(objects) == 2 and "layout" not in _steps(t):
+            places = [[text.index(entry.title) for entry in objects] for text in (t.rich, t.short)]
+            assert (places[0][0] < places[0][1]) is (places[1][0] < places[1][1])
+            turned += places[0][0] > places[0][1]
+    assert turned > 5
+
+
+def test_signs_stand_where_the_scene_has_them(triplets):
+    signed = [t for t in triplets if t.facts.sign and t.facts.objects]
+    assert {t.facts.sign.place for t in signed} == {"top", "bottom"}
+    for t in signed:
+        after = t.short.split(f'"{t.facts.sign.word}"')[1]
+        assert re.search("above|below", after)[0] == ("above" if t.facts.sign.place == "top" else "below")
 
 
 def test_casual_frames_of_training_and_held_out_differ():

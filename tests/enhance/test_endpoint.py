@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from fourstroke.enhance.chat_engine import ChatEngine
+from fourstroke.enhance.degrade import PROBABILITIES
 from fourstroke.enhance.endpoint import Endpoint, EndpointError, data_url
 from fourstroke.enhance.enhancer import EnhancerConfig, EnhancerWarning, PromptEnhancer
 from fourstroke.enhance.protocol import AnswerError
 from fourstroke.enhance.rewards import mllm
-from fourstroke.enhance.triplet import Caption, RejectedError
+from fourstroke.enhance.triplet import CATEGORIES, Caption, RejectedError
 
 from .conftest import said
 
@@ -42,6 +43,11 @@ def test_a_rewrite_through_an_endpoint(serve, monkeypatch):
     assert asked[0]["messages"][0]["content"] == "own"
     assert asked[0]["messages"][1]["content"][0]["image_url"]["url"].startswith("data:image/png")
     assert (asked[0]["presence_penalty"], asked[0]["max_tokens"], asked[0]["seed"]) == (1.5, 16_256, 5)
+
+
+def test_an_answer_is_valid_text_whatever_its_json_spells(serve):
+    body = rb'{"choices": [{"message": {"content": "a \ud83d cat", "reasoning_content": "\udc80 hm"}}]}'
+    assert _endpoint(serve(lambda _: (200, body))).chat([]) == "<think>? hm</think>a ? cat"
 
 
 def test_what_may_pass_is_tried_again(serve, monkeypatch):
@@ -117,7 +123,9 @@ def test_captions_are_taken_apart_by_a_language_model(serve):
     t = engine.degrade(caption, 3)
     assert t.short == 'oak by a "Lake" sign'
     assert t.engine == "m"
-    assert [step.thought for step in t.steps] == [f"thought {i}" for i in range(len(t.steps))]
+    thoughts = [f"thought {i}" for i in range(len(t.steps))]
+    assert [step.thought for step in t.steps] == thoughts
+    assert t.reasoning == " ".join(reversed(thoughts))
     assert t == engine.degrade(caption, 3)
     assert {engine.degrade(caption, seed).steps for seed in range(5)} != {t.steps}
 
@@ -128,16 +136,60 @@ def test_captions_are_taken_apart_by_a_language_model(serve):
         ("no", "no JSON"),
         ('{"short": "an oak", "thoughts": []}', "one thought"),
         ('{"short": "ein Baum an dem See", "thoughts": THOUGHTS}', "language"),
+        ('{"short": "A tall, tall oak by the lake in the light of the dusk.", "thoughts": THOUGHTS}', "not shorter"),
         ('{"short": "an oak with a \\"lake\\" sign", "thoughts": THOUGHTS}', "altered the words"),
     ],
 )
 def test_bad_answers_are_rejected_with_their_reason(serve, answer, reason):
+    seeds = []
+
     def reply(request):
+        seeds.append(request["seed"])
         steps = request["messages"][0]["content"].count("\n- ")
         return said(answer.replace("THOUGHTS", str(["t"] * steps).replace("'", '"')))
 
     with pytest.raises(RejectedError, match=reason):
         ChatEngine(_endpoint(serve(reply))).degrade(Caption(text="A tall oak by the lake in the light of the dusk."), 0)
+    assert seeds == [0, 0, 1]  # its class, and two tries
+
+
+@pytest.mark.parametrize("category", [*CATEGORIES, "Nonsense"])
+def test_strategies_are_sampled_for_the_class_that_the_model_names(serve, category):
+    asked = []
+
+    def answer(request):
+        asked.append(request)
+        system = request["messages"][0]["content"]
+        if "Name its category" in system:
+            return said(f'<think>{{"category": "Portrait"}}</think>{{"category": "{category}"}}')
+        thoughts = ", ".join(['"t"'] * system.count("\n- "))
+        return said(f'{{"category": "Portrait", "short": "an oak, \\"Lake\\"", "thoughts": [{thoughts}]}}')
+
+    caption = Caption(text='A tall oak by a lake at dusk, a sign reads "Lake", in the style of an old oil painting.')
+    named = category if category in CATEGORIES else "General"
+    seen = set()
+    for seed in range(12):
+        t = ChatEngine(_endpoint(serve(answer))).degrade(caption, seed)
+        assert t.category == named
+        for step in t.steps:
+            odds = PROBABILITIES[named][step.strategy.removeprefix("blur ")]
+            assert step.probability == (odds.blur if step.strategy.startswith("blur ") else odds.drop)
+            assert step.probability > 0
+            seen.add((step.strategy, step.probability))
+    others = {(name, odds.drop) for name, odds in PROBABILITIES["General"].items()}
+    assert named == "General" or any(step not in others for step in seen if not step[0].startswith("blur "))
+    assert [request["temperature"] for request in asked[:2]] == [0.0, 0.7]
+
+
+def test_edits_have_one_class_and_are_asked_for_once(serve):
+    asked = []
+
+    def answer(request):
+        asked.append(request)
+        return said('{"short": "open it", "thoughts": ["keep the rest"]}')
+
+    t = ChatEngine(_endpoint(serve(answer))).degrade(Caption(text="Open the door, keep the rest.", kind="edit"), 0)
+    assert (t.category, [step.strategy for step in t.steps], len(asked)) == ("General", ["summary"], 1)
 
 
 def test_a_failing_endpoint_is_not_the_rows_fault(serve):

@@ -7,22 +7,30 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from transformers import TrainerControl, TrainerState
 
+from fourstroke.cli import main
+from fourstroke.enhance import rewards
+from fourstroke.enhance.checks import Lexicon
 from fourstroke.enhance.enhancer import EnhancerConfig, PromptEnhancer
 from fourstroke.enhance.judge import JudgeConfig
-from fourstroke.enhance.measure import Shares, answers, rewrites, world_triplets
+from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, world_triplets
+from fourstroke.enhance.protocol import write_answer
 from fourstroke.enhance.small import SmallEnhancerConfig
 from fourstroke.speedrun import Finished, train_enhancer
 from fourstroke.train.loop import RunConfig
 from fourstroke.train.recipe import RecipeError, load_recipe
+from fourstroke.world import World
 
 from ..conftest import build_tiny_pipeline
 from .conftest import SETTINGS, SHAPES, TINY
 
 pytest.importorskip("trl")
+from fourstroke.train import enhance_rl
 from fourstroke.train.enhance_rl import EnhanceRlRecipe, RewardWeights, RlWatch, train_enhance_rl
 from fourstroke.train.enhance_sft import EnhanceSftRecipe, train_enhance_sft
 
@@ -122,13 +130,99 @@ def test_reinforcement_logs_rewards_apart_and_keeps_the_best(rl, tmp_path):
     assert best["held_out"] == pytest.approx(max(scores["held_out"] for _, scores in looks), abs=1e-4)
 
 
-def test_a_reward_moves_the_policy(rl):
-    weights = RewardWeights(**dict.fromkeys((f.name for f in dataclasses.fields(RewardWeights)), 0.0) | {"length": 1.0})
-    recipe = dataclasses.replace(rl, weights=weights, low=1, high=2)
-    before = PromptEnhancer.from_pretrained(rl.enhancer, device="cpu").backend.model.state_dict()
+def _only(**weights):
+    return RewardWeights(**dict.fromkeys((f.name for f in dataclasses.fields(RewardWeights)), 0.0) | weights)
+
+
+def test_a_reward_moves_the_policy_towards_it_and_reads_the_start_only(rl, monkeypatch):
+    monkeypatch.setattr(enhance_rl, "rewrites", list)  # so small a model writes no JSON: count words of any turn
+    watch = dataclasses.replace(rl.watch, every=1000)
+    run = dataclasses.replace(rl.run, steps=40)
+    recipe = dataclasses.replace(rl, weights=_only(longer=1.0), run=run, watch=watch, group=8, lr=1e-2, kl=0.0)
+    before = (rl.enhancer / "model.safetensors").read_bytes()
     train_enhance_rl(recipe)
+    found = [row["rewards/longer/mean"] for row in _rows(rl.run.out) if "reward" in row]
     assert all(math.isfinite(row["loss"]) for row in _rows(rl.run.out) if "loss" in row)
-    assert before  # the start is read, not written: it loads as it was saved
+    assert found[-1] > 1.5 * found[0]
+    assert (rl.enhancer / "model.safetensors").read_bytes() == before
+
+
+class Recorded:
+    """A studio that says which noise it drew from, and scores a picture by it."""
+
+    def __init__(self):
+        self.drawn = []
+
+    def draw(self, captions, seeds):
+        self.drawn.append(list(zip(captions, seeds, strict=True)))
+        return [np.full((8, 8, 3), seed % 251, np.uint8) for seed in seeds]
+
+    def scores(self, picture, triplet):
+        return picture[0, 0, 0] / 255, 0.5
+
+
+def test_rewards_are_those_of_the_request_that_was_answered(rl):
+    triplets = world_triplets(rl.shares.of(SHAPES), 8)
+    scorer = enhance_rl.Scorer(rl, triplets, Recorded(), lexicon_of(World(SHAPES)))
+    functions, weights = scorer.functions()
+    assert [function.__name__ for function in functions] == list(dataclasses.asdict(rl.weights))[:-1]
+    assert weights == [value for value in dataclasses.asdict(rl.weights).values() if value]
+    turns = [write_answer(triplets[2].rich, "1:1", "x")] * 2  # a policy that has collapsed
+    assert scorer.scores(turns, [2, 2])["things"] == [1.0, 1.0]
+    others = [row for row in range(8) if rewards.things(triplets[row].short, triplets[2].rich, scorer.lexicon) < 1]
+    assert scorer.scores(turns, others[:2])["things"] != [1.0, 1.0]
+    assert scorer.scores(turns, [2, others[0]])["things"][0] == 1.0 > scorer.scores(turns, [2, others[0]])["things"][1]
+    assert len(scorer.studio.drawn) == 3  # once for each
+
+
+def test_rewrites_of_a_request_share_their_noise_which_is_another_at_every_step(rl):
+    scorer = enhance_rl.Scorer(rl, world_triplets(rl.shares.of(SHAPES), 8), Recorded(), Lexicon())
+    state, (function, *_) = TrainerState(), scorer.functions()[0]
+    answers = [write_answer(text, "1:1", "x") for text in "abcd"]
+    for state.global_step in (0, 1, 1, 2):
+        function(["p"] * 4, answers, row=[3, 3, 5, 5], trainer_state=state)
+    noises = [[seed for _, seed in drawn] for drawn in scorer.studio.drawn]
+    assert len(noises) == 3
+    assert all(a == b != c == d for a, b, c, d in noises)
+    assert len({seed for row in noises for seed in row}) == 6
+    assert noises[0] == [3, 3, 5, 5]
+
+
+def test_the_judge_that_looks_on_has_one_patience_also_over_a_resume(rl, monkeypatch):
+    readings = iter([0.5, 0.9, 0.85, 0.9, 0.86, 0.85, 0.6, 0.1])  # from step 0 on
+    monkeypatch.setattr(enhance_rl.Lookout, "held_out", lambda lookout: {"held_out": next(readings)})
+    watch = dataclasses.replace(rl.watch, patience=3, drop=0.03)
+    run = dataclasses.replace(rl.run, steps=5, sample_minutes=1e-9)  # looks by the clock and by steps at once
+    train_enhance_rl(dataclasses.replace(rl, watch=watch, run=run))
+    looks = [(row["step"], row["scores"]["held_out"]) for row in _rows(rl.run.out) if "scores" in row]
+    assert looks == [(0, 0.5), (1, 0.9), (2, 0.85), (3, 0.9), (4, 0.86), (5, 0.85)]
+    folder = train_enhance_rl(dataclasses.replace(rl, watch=watch, run=dataclasses.replace(run, steps=9)), resume=True)
+    looks = [(row["step"], row["scores"]["held_out"]) for row in _rows(rl.run.out) if "scores" in row]
+    assert looks[6:] == [(6, 0.6)]  # the third in a row
+    assert json.loads((folder / "held_out.json").read_text()) == {"step": 1, "held_out": 0.9}
+
+
+@pytest.mark.parametrize("kl", [0.5, 2.0])
+def test_too_far_from_the_reference_ends_the_run(rl, kl):
+    lookout = enhance_rl.Lookout.__new__(enhance_rl.Lookout)
+    lookout.recipe, lookout.run, lookout.before, lookout.start = rl, rl.run, 0.0, 0.0
+    rl.run.out.mkdir(parents=True)
+    control = TrainerControl()
+    lookout.on_log(None, TrainerState(), control, {"kl": kl, "loss": 0.0})
+    assert control.should_training_stop is control.should_save is (kl > rl.watch.max_kl)
+
+
+@pytest.mark.parametrize("stage", ["enhance-sft", "enhance-rl", "speedrun"])
+def test_several_processes_are_refused_before_anything_is_written(stage, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    arguments = ["speedrun", "micro", "--recipes", str(RECIPES), "--runs", str(tmp_path / "runs")]
+    if stage != "speedrun":
+        recipe = RECIPES / "micro" / f"{stage}.yaml"
+        arguments = ["train", stage, "--recipe", str(recipe), f"run.out={tmp_path / 'runs'}"]
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].endswith(f"{stage} runs in one process; start it without torchrun")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_speedrun_trains_both_stages_once(tmp_path):

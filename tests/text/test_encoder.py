@@ -128,6 +128,11 @@ def test_long_prompts_are_refused_not_cut(encoder: TextEncoder) -> None:
     encoder.encode(["z" * 60], [[picture(256, 256)]])  # vision slots do not count as prompt
 
 
+def test_prompts_that_are_no_valid_text_are_refused(encoder: TextEncoder) -> None:
+    with pytest.raises(ValueError, match="the prompt is not valid Unicode: character 3 is a lone surrogate"):
+        encoder.encode(["a cat", "a \ud83d cat"])
+
+
 def test_prompts_cannot_pretend_to_hold_images(encoder: TextEncoder) -> None:
     with pytest.raises(ValueError, match="image_pad"):
         encoder.encode(["a <|image_pad|> cat"])

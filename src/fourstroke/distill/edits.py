@@ -6,7 +6,6 @@ Only what was asked and what it was asked of is needed: the student learns from 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from fourstroke.image_io import open_image
 from fourstroke.sizes import fit
 from fourstroke.text import TextEncoder
 from fourstroke.text.vision import count_slots
+from fourstroke.textfile import TextError, parse_json, read_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +36,12 @@ def read_edits(file: Path, info: ModelInfo, encoder: TextEncoder) -> list[Edit]:
     Raises:
         ValueError: a missing or empty file, or a row that cannot be used; the message names the line.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read the edits in {file}: {error}") from None
     edits = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(file, "edits"):
         try:
-            edits.append(_read(json.loads(line), file.parent, info, encoder))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file}, line {number} is not JSON: {error}") from None
+            edits.append(_read(parse_json(line), file.parent, info, encoder))
+        except TextError as error:
+            raise ValueError(f"{file}, line {number} {error}") from None
         except ValueError as error:
             raise ValueError(f"{file}, line {number}: {error}") from None
     if not edits:

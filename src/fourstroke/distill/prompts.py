@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from fourstroke.dit.layout import Grid
+from fourstroke.textfile import TextError, decode, parse_json, read_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,25 +32,21 @@ def read_prompts(file: Path, grid: Grid) -> PromptSet:
     Raises:
         ValueError: a missing or empty file, or a line that is neither; the message names the line.
     """
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read the prompts in {file}: {error}") from None
     short, rich = [], []
-    for number, line in enumerate(lines, 1):
-        if not line:
-            continue
-        found = {"rich": line}
-        if line.startswith("{"):
-            try:
-                found = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file}, line {number} is not JSON: {error}") from None
+    for number, line in read_lines(file, "prompts"):
+        try:
+            plain = decode(line).strip()
+            found = parse_json(plain) if plain.startswith("{") else {"rich": plain}
+        except TextError as error:
+            raise ValueError(f"{file}, line {number} {error}") from None
         text = found.get("rich") or found.get("prompt")
-        if not isinstance(text, str):
-            raise ValueError(f"{file}, line {number} has neither 'rich' nor 'prompt'")
+        terse = found.get("short") or text
+        if not isinstance(text, str) or not isinstance(terse, str):
+            raise ValueError(
+                f"{file}, line {number} has neither 'rich' nor 'prompt' as text, or a 'short' that is none"
+            )
         rich.append(text)
-        short.append(found.get("short") or text)
+        short.append(terse)
     if not rich:
         raise ValueError(f"{file} holds no prompt")
     return PromptSet(short=short, rich=rich, grid=grid)

@@ -4,12 +4,15 @@ A row is `{"caption": …}` with, optionally, `scene` (the graph of a drawn worl
 `edit`), `width`, `height` and `id`. Triplets go to `<out>`, one a line, with the `id` of their row (its line number if
 it has none, and `id#2` for the second of an id); rows that cannot be used go to `<out>.rejects.jsonl` with the reason.
 Rows that stand in either file are not done again, so an interrupted run goes on where it stopped. Each row's seed
-depends on its id alone.
+depends on its id alone. A file that no earlier run wrote is never appended to.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import sys
 import time
 from collections import Counter
@@ -20,12 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from fourstroke.enhance.triplet import Caption, Engine, RejectedError, Triplet
+from fourstroke.textfile import TextError, check_text, parse_json, read_lines
 from fourstroke.world.chance import stable_fraction
 from fourstroke.world.graph import Scene
 
 LONGEST_ROW = 1_000_000
-"""Characters of one line."""
+"""Bytes of one line."""
 PROGRESS_SECONDS = 1.0
+TRIPLET_KEYS, REJECT_KEYS = ("id", "short", "reasoning", "rich", "category"), ("id", "reason")
+"""Keys by which rows of ours are known, in their order."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +48,22 @@ def degrade_file(source: Path, out: Path, engine: Engine, *, seed: int = 0, work
     """Take every caption of `source` apart into `out`; `workers` rows at a time, written in the order of the rows.
 
     Raises:
-        ValueError: if `source` cannot be read; nothing is written then.
+        ValueError: if `source` cannot be read, or a file to be appended to is not one of ours; nothing is written then.
         EndpointError: if the engine's endpoint fails; what was done is kept, and the next run goes on from there.
     """
     if not source.is_file():
         raise ValueError(f"no captions at {source}; give a JSONL file of rows with a caption")
     rejects = out.with_name(f"{out.name}.rejects.jsonl")
-    known = _ids(out) | _ids(rejects)
+    earlier = {out: _earlier(out, source, TRIPLET_KEYS), rejects: _earlier(rejects, source, REJECT_KEYS)}
+    known = set().union(*(ids for ids, _ in earlier.values()))
     out.parent.mkdir(parents=True, exist_ok=True)
+    for path, (_, size) in earlier.items():
+        _cut(path, size)
     done = rejected = skipped = 0
     size, start, told = source.stat().st_size, time.perf_counter(), 0.0
     with out.open("a", encoding="utf-8") as good, rejects.open("a", encoding="utf-8") as bad:
 
-        def fresh() -> Iterator[tuple[str, str]]:
+        def fresh() -> Iterator[tuple[str, bytes]]:
             nonlocal skipped
             seen: Counter[str] = Counter()
             for name, line in rows(source):
@@ -85,31 +94,28 @@ def degrade_file(source: Path, out: Path, engine: Engine, *, seed: int = 0, work
     return Tally(done, rejected, skipped)
 
 
-def rows(source: Path) -> Iterator[tuple[str, str]]:
-    """The lines of a JSONL file that are not blank, each with its id; bytes that are no UTF-8 become U+FFFD."""
-    with source.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                name = json.loads(line[:LONGEST_ROW]).get("id", number)
-            except (ValueError, AttributeError, RecursionError):
-                name = number
-            yield str(name), line
+def rows(source: Path) -> Iterator[tuple[str, bytes]]:
+    """The lines of a JSONL file that are not blank, each with its id, or its number if it has none that can be used."""
+    for number, line in read_lines(source, "captions"):
+        name = str(number)
+        if len(line) <= LONGEST_ROW:
+            with contextlib.suppress(ValueError, AttributeError, RecursionError):  # read_caption says what is wrong
+                name = check_text(str(json.loads(line.decode()).get("id", number)))
+        yield name, line
 
 
-def read_caption(line: str) -> Caption:
+def read_caption(line: bytes) -> Caption:
     """A row as a caption.
 
     Raises:
         RejectedError: if it is no JSON object with a caption.
     """
     if len(line) > LONGEST_ROW:
-        raise RejectedError(f"the line is longer than {LONGEST_ROW} characters")
+        raise RejectedError(f"the line is longer than {LONGEST_ROW} bytes")
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        raise RejectedError("it is not valid JSON") from None
+        row = parse_json(line)
+    except TextError as error:
+        raise RejectedError(f"it {error}") from None
     text = row.get("caption") if isinstance(row, dict) else None
     if not isinstance(text, str) or not text.strip():
         raise RejectedError("it has no caption")
@@ -124,22 +130,25 @@ def read_caption(line: str) -> Caption:
 
 
 def read_triplets(source: Path) -> Iterator[Triplet]:
-    """The triplets that `degrade_file` wrote."""
-    for _, line in rows(source):
-        row: dict[str, Any] = json.loads(line)
-        row.pop("id", None)
-        yield Triplet.from_dict(row)
+    """The triplets that `degrade_file` wrote. Raises `TextError` for a line that is none; the message names it."""
+    for number, line in read_lines(source, "triplets"):
+        try:
+            row = parse_json(line)
+            yield Triplet.from_dict({key: value for key, value in row.items() if key != "id"})
+        except (TextError, AttributeError, KeyError, TypeError) as error:
+            reason = error if isinstance(error, TextError) else "is no triplet of `fourstroke data degrade`"
+            raise TextError(f"{source}, line {number} {reason}") from None
 
 
 def _results(
-    source: Iterable[tuple[str, str]], engine: Engine, seed: int, workers: int
+    source: Iterable[tuple[str, bytes]], engine: Engine, seed: int, workers: int
 ) -> Iterator[tuple[str, Triplet | str, int]]:
     """(id, triplet or reason, bytes read) for each row, in order, at most a few rows ahead."""
     read = 0
     waiting: list[tuple[str, int, Future[Triplet | str]]] = []
     with ThreadPoolExecutor(workers) as pool:
         for name, line in source:
-            read += len(line.encode())
+            read += len(line)
             waiting.append((name, read, pool.submit(_one, engine, line, int(stable_fraction(name, str(seed)) * 2**40))))
             if len(waiting) >= 2 * workers:
                 first, position, future = waiting.pop(0)
@@ -148,19 +157,57 @@ def _results(
             yield first, future.result(), position
 
 
-def _one(engine: Engine, line: str, seed: int) -> Triplet | str:
+def _one(engine: Engine, line: bytes, seed: int) -> Triplet | str:
     try:
         return engine.degrade(read_caption(line), seed)
     except RejectedError as error:
         return str(error)
 
 
-def _ids(path: Path) -> set[str]:
-    """The ids of the rows that a file holds; a line that a crash left unfinished is cut off."""
+def _earlier(path: Path, source: Path, keys: tuple[str, ...]) -> tuple[set[str], int]:
+    """The ids of the rows that an earlier run wrote to `path`, and how many bytes they take; the rest may be cut off.
+
+    Raises:
+        ValueError: if it holds anything that no run wrote: a row without `keys`, a last line that is no start of one.
+    """
+    ids: set[str] = set()
+    size = 0
     if not path.exists():
-        return set()
-    whole = path.read_bytes()
-    if not whole.endswith(b"\n"):
-        path.write_bytes(whole[: whole.rfind(b"\n") + 1])
-    with path.open(encoding="utf-8") as file:
-        return {str(json.loads(line)["id"]) for line in file}
+        return ids, size
+    refusal = ValueError(f"{path} is not a file that `data degrade` wrote, and is left as it is; name another --out")
+    if not path.is_file() or path.samefile(source):
+        raise refusal
+    with path.open("rb") as file:
+        for line in file:
+            row = _json(line)
+            if isinstance(row, dict) and row.keys() >= set(keys):
+                ids.add(str(row["id"]))
+                size += len(line)
+            elif row is not None or not _unfinished(line, keys):
+                raise refusal
+    return ids, size
+
+
+def _json(line: bytes) -> Any:
+    """The JSON value of a line, None if it is not valid."""
+    try:
+        return parse_json(line)
+    except TextError:
+        return None
+
+
+def _unfinished(line: bytes, keys: tuple[str, ...]) -> bool:
+    """Whether a line is the beginning of a row of ours, as a crash leaves it: the id and then the next of `keys`."""
+    start = re.match(rb'\{"id": "(?:[^"\\]|\\.)*"', line)
+    rest, due = (line[start.end() :], f', "{keys[1]}": '.encode()) if start else (line, b'{"id": "')
+    return not line.endswith(b"\n") and (rest.startswith(due) or due.startswith(rest))
+
+
+def _cut(path: Path, size: int) -> None:
+    """Drop what a crash left behind the first `size` bytes of a file, and end its last line."""
+    if not path.exists():
+        return
+    os.truncate(path, size)
+    with path.open("rb+") as file:
+        if size and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+            file.write(b"\n")

@@ -149,18 +149,46 @@ class Lexicon:
         return "|".join(map(re.escape, sorted(self.colours, key=len, reverse=True))) or r"(?!)"
 
 
+def added_words(request: str, rewrite: str) -> list[str]:
+    """Quoted texts of the rewrite that the request does not quote."""
+    return [text for text in dict.fromkeys(quoted(rewrite)) if text not in quoted(request)]
+
+
 def _named(match: re.Match[str]) -> tuple[str, str]:
     """The title and the plain thing of a match: `red circle` and `circle`."""
     return f"{match[1]} {match[2]}" if match[1] else match[2], match[2]
 
 
 def problems(request: str, rewrite: str, lexicon: Lexicon) -> list[str]:
-    """What is wrong with a rewrite, in words; empty if nothing is. Without a lexicon things are not checked."""
+    """What is wrong with a rewrite, in words; empty if nothing is. Without a lexicon things are not checked, and words
+    may be added: a large enhancer writes a poster's text.
+    """
     found = [f'it lost the words "{text}"' for text in lost_words(request, rewrite)]
     if not language_kept(request, rewrite):
         found.append("it changed the language")
     if lexicon:
         found += [f"it lost the {title}" for title in lexicon.lost(request, rewrite)]
-        found += [f"it added a {title}" for title in lexicon.invented(request, rewrite)]
+        found += _added(request, rewrite, lexicon)
         found += [f"it does not keep that {place}" for place in lexicon.moved(request, rewrite)]
     return found
+
+
+def hopeless(request: str, thoughts: str, rewrite: str, lexicon: Lexicon) -> list[str]:
+    """Problems of an answer that is still being written which nothing that follows can mend.
+
+    What its thoughts add counts too: they are a small enhancer's plan. Last words may be the beginning of a name.
+    """
+    longest = max(len(name.split()) for name in lexicon.things)
+    found = []
+    for text in (thoughts, rewrite):
+        found += _added(request, " ".join(text.split(" ")[:-longest]), lexicon)
+        begun = text.rpartition('"')[2].rstrip("\ufffd") if text.count('"') % 2 else ""
+        if begun and not any(asked.startswith(begun) for asked in quoted(request)):
+            found.append(f'it added the words "{begun}"')
+    return list(dict.fromkeys(found))
+
+
+def _added(request: str, rewrite: str, lexicon: Lexicon) -> list[str]:
+    """Things and words that a rewrite adds, in words."""
+    things = [f"it added a {title}" for title in lexicon.invented(request, rewrite)]
+    return things + [f'it added the words "{text}"' for text in added_words(request, rewrite)]

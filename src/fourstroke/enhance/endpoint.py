@@ -94,7 +94,8 @@ class Endpoint:
             raise EndpointError(f"{self.url} answered with something else than a chat completion") from None
         if not isinstance(content, str):
             raise EndpointError(f"{self.url} answered without words")
-        return f"<think>{thoughts}</think>{content}" if isinstance(thoughts, str) else content
+        turn = f"<think>{thoughts}</think>{content}" if isinstance(thoughts, str) else content
+        return turn.encode(errors="replace").decode()  # JSON can spell lone surrogates, which no file holds
 
 
 def data_url(image: Image.Image) -> str:

@@ -9,9 +9,12 @@ or a named thing.
 from __future__ import annotations
 
 import dataclasses
+import sys
+import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,19 +27,31 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 
 from fourstroke.checkpoint import config_of, read_json, read_text
 from fourstroke.device import Device, find_device, weights_dtype
 from fourstroke.enhance import protocol
-from fourstroke.enhance.checks import Lexicon, problems, quoted
+from fourstroke.enhance.checks import Lexicon, hopeless, problems, quoted
 from fourstroke.enhance.endpoint import Endpoint, EndpointError, data_url
 from fourstroke.files import model_folder, write_json
+from fourstroke.folder import ENHANCER, find_model, lineage, part
 from fourstroke.pretrained import load_model, load_tokenizer
 from fourstroke.ranges import Count, Finite, Natural, NonNegative, Positive, PositiveFraction, check_ranges
 from fourstroke.seeds import check_seed, following
 
 SETTINGS, SYSTEM_FILE = "enhancer.json", "system_prompt.txt"
+SMALL = 50_000_000
+"""Parameters of a model below which one thread is enough for one turn."""
+_THREADS = threading.Lock()
+LOOK_EVERY = 4
+"""Tokens between two looks at a turn that is being written."""
+
+
+class RefusedError(ValueError):
+    """A rewrite that does not keep what was asked for; the message says what."""
 
 
 class EnhancerWarning(UserWarning):
@@ -48,13 +63,16 @@ class EnhancerConfig:
     """How an enhancer is asked; the defaults are those of Qwen-Image-2.1's text-to-image enhancer."""
 
     max_new_tokens: Count = 16_256
+    """Of one try."""
+    token_budget: Count | None = None
+    """Of all tries in-process together; None sets no further bound."""
     temperature: NonNegative = 1.0
     """0 is greedy."""
     top_p: PositiveFraction = 0.95
     top_k: Natural = 20
     presence_penalty: Finite = 1.5
     max_seconds: Positive = 120.0
-    """Generation in-process stops here; an endpoint has its own limit."""
+    """For a request: generation in-process stops then, and no try begins later. An endpoint has its own limit too."""
     max_characters: Count = 4000
     """Longer requests say enough already: they come back as they are."""
     attempts: Count = 2
@@ -111,26 +129,30 @@ class PromptEnhancer:
         seed, start = check_seed(seed), time.perf_counter()
         request = protocol.clean(request)
         reason = self._unfit(request, images)
+        watch = Watch(request, self.lexicon, self.backend.tokenizer) if isinstance(self.backend, LocalModel) else None
         for attempt in range(0 if reason else self.config.attempts):
+            config = self._left(time.perf_counter() - start, watch.tokens if watch else 0)
+            if config is None:
+                reason = f"its limits were reached before an answer passed ({reason or 'none came'})"
+                break
             try:
-                answer = self._ask(request, images, following(seed, attempt * 1_000_003))
+                answer = self._ask(request, images, config, following(seed, attempt * 1_000_003), watch)
             except protocol.AnswerError as error:
                 reason = f"the answer cannot be used: {error}"
-                continue
+            except RefusedError as error:
+                reason = f"the rewrite was refused: {error}"
             except (EndpointError, RuntimeError) as error:
                 reason = " ".join(str(error).split())
                 break
-            if found := problems(request, answer.prompt, self.lexicon):
-                reason = f"the rewrite was refused: {', '.join(found)}"
-                continue
-            return Enhanced(
-                request=request,
-                prompt=answer.prompt,
-                ratio=answer.ratio,
-                ratio_follow=answer.ratio_follow,
-                reasoning=answer.reasoning,
-                seconds=time.perf_counter() - start,
-            )
+            else:
+                return Enhanced(
+                    request=request,
+                    prompt=answer.prompt,
+                    ratio=answer.ratio,
+                    ratio_follow=answer.ratio_follow,
+                    reasoning=answer.reasoning,
+                    seconds=time.perf_counter() - start,
+                )
         warning = f"drawing your own words: {reason}"
         warnings.warn(warning, EnhancerWarning, stacklevel=2)
         return Enhanced(request=request, prompt=request, warning=warning, seconds=time.perf_counter() - start)
@@ -147,29 +169,59 @@ class PromptEnhancer:
             return "they name nothing that this small enhancer knows"
         return ""
 
-    def _ask(self, request: str, images: Sequence[Image.Image], seed: int) -> protocol.Answer:
-        urls = [data_url(image) for image in images]
-        conversation = protocol.messages(request, self.system_prompt, urls)
-        return protocol.parse_answer(self.backend.complete(conversation, self.config, seed))
+    def _left(self, seconds: float, tokens: int) -> EnhancerConfig | None:
+        """The settings of the next try, within what is left after so many seconds and tokens; None if nothing is."""
+        config = self.config
+        seconds, tokens = config.max_seconds - seconds, (config.token_budget or sys.maxsize) - tokens
+        if seconds <= 0 or tokens <= 0:
+            return None
+        return dataclasses.replace(
+            config, max_seconds=seconds, max_new_tokens=min(config.max_new_tokens, tokens), token_budget=None
+        )
+
+    def _ask(
+        self, request: str, images: Sequence[Image.Image], config: EnhancerConfig, seed: int, watch: Watch | None
+    ) -> protocol.Answer:
+        """One answer that passes the checks; raises `AnswerError` or `RefusedError` for any other."""
+        conversation = protocol.messages(request, self.system_prompt, [data_url(image) for image in images])
+        if isinstance(self.backend, LocalModel):
+            turn = self.backend.complete(conversation, config, seed, watch)
+        else:
+            turn = self.backend.complete(conversation, config, seed)
+        if watch and watch.found:
+            raise RefusedError(", ".join(watch.found))
+        answer = protocol.parse_answer(turn)
+        if found := problems(request, answer.prompt, self.lexicon):
+            raise RefusedError(", ".join(found))
+        return answer
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, dtype: torch.dtype | str | None = None, device: Device | None = None
+        cls,
+        folder: str | Path | None = None,
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: Device | None = None,
     ) -> PromptEnhancer:
-        """Read a `prompt_enhancer/` folder, ours or an official one; on a CPU in float32, on a GPU in bfloat16.
+        """Read an enhancer, ours or an official one; on a CPU in float32, on a GPU in bfloat16.
+
+        Args:
+            folder: a `prompt_enhancer/` folder, or the model that holds it; None is that of the best bundled model.
+            dtype: of the weights.
+            device: None is the GPU if there is one.
 
         Raises:
             CheckpointError: for missing or damaged files.
             ValueError: for a device that this machine does not have, or a dtype that is none.
         """
-        folder = Path(folder)
+        folder = find_model(None) if folder is None else Path(folder)
+        if (folder / "model_index.json").exists():
+            folder = part(lineage(folder), ENHANCER)
         device = find_device(device)
         dtype = weights_dtype(dtype, device)
         model = load_model(AutoModelForCausalLM, folder, dtype, surplus=True)
         tokenizer = load_tokenizer(folder)
-        words = folder / SYSTEM_FILE
-        system = read_text(words).strip() if words.exists() else protocol.SYSTEM_PROMPT
-        return cls(LocalModel(model.to(device).eval(), tokenizer), read_config(folder), system)
+        return cls(LocalModel(model.to(device).eval(), tokenizer), read_config(folder), read_system_prompt(folder))
 
     @classmethod
     def from_endpoint(
@@ -202,12 +254,18 @@ class LocalModel:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
 
-    def complete(self, messages: list[dict[str, Any]], config: EnhancerConfig, seed: int) -> str:
-        """Sample one turn; torch's global generators are left as they were."""
-        return self.complete_many([messages], config, seed)[0]
+    def complete(
+        self, messages: list[dict[str, Any]], config: EnhancerConfig, seed: int, watch: Watch | None = None
+    ) -> str:
+        """Sample one turn, to its end or until `watch` ends it; torch's global generators are left as they were."""
+        return self.complete_many([messages], config, seed, [watch] if watch else [])[0]
 
     def complete_many(
-        self, conversations: Sequence[Sequence[dict[str, Any]]], config: EnhancerConfig, seed: int
+        self,
+        conversations: Sequence[Sequence[dict[str, Any]]],
+        config: EnhancerConfig,
+        seed: int,
+        stop: Sequence[StoppingCriteria] = (),
     ) -> list[str]:
         """A turn for each conversation, in one batch; where it samples, a turn depends on the batch it is in."""
         texts = [render(self.tokenizer, messages) for messages in conversations]
@@ -221,7 +279,8 @@ class LocalModel:
             sampling |= {"top_p": config.top_p, "top_k": config.top_k}
         penalty = [PresencePenalty(config.presence_penalty, length)] if config.presence_penalty else []
         devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.inference_mode():
+        alone = len(conversations) == 1 and not devices and self.model.num_parameters() < SMALL
+        with _one_thread() if alone else nullcontext(), torch.random.fork_rng(devices=devices), torch.inference_mode():
             torch.manual_seed(seed)
             out = self.model.generate(
                 input_ids=inputs["input_ids"],
@@ -229,9 +288,25 @@ class LocalModel:
                 max_new_tokens=config.max_new_tokens,
                 max_time=config.max_seconds,
                 logits_processor=LogitsProcessorList(penalty),
+                stopping_criteria=StoppingCriteriaList(stop),
                 **sampling,
             )
         return [str(text) for text in self.tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for what is too little work to be divided: several would wait for one another, long on a busy machine.
+
+    The number is torch's for the whole process, so that one caller at a time may change it.
+    """
+    with _THREADS:
+        number = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(number)
 
 
 class RemoteModel:
@@ -253,6 +328,35 @@ class RemoteModel:
         )
 
 
+class Watch(StoppingCriteria):
+    """Ends a small enhancer's turn at a request as soon as it can no longer be right, and counts tokens."""
+
+    def __init__(self, request: str, lexicon: Lexicon, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.request, self.lexicon, self.tokenizer = request, lexicon, tokenizer
+        self.found: list[str] = []
+        """What is wrong with the turn."""
+        self.tokens = 0
+        """Of all turns at this request."""
+        self._prompt = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """(1, N) tokens, the request's turns first, to (1,): whether to stop."""
+        self._prompt = self._prompt or input_ids.shape[1] - 1
+        written = input_ids[0, self._prompt :]
+        self.tokens += 1
+        if len(written) == 1:
+            self.found = []
+        if self.lexicon and len(written) % LOOK_EVERY == 0:
+            self._look(str(self.tokenizer.decode(written, skip_special_tokens=True)))
+        return torch.full((1,), bool(self.found), device=input_ids.device)
+
+    def _look(self, turn: str) -> None:
+        thoughts, prompt, complete = protocol.unfinished(turn)
+        self.found = hopeless(self.request, thoughts, prompt, self.lexicon)
+        if complete and not self.found:
+            self.found = problems(self.request, prompt, self.lexicon)
+
+
 class PresencePenalty(LogitsProcessor):
     """Lowers the logits of tokens that the answer already holds, each once (OpenAI's `presence_penalty`)."""
 
@@ -271,6 +375,12 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]
         tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=True)
     )
     return text if text.rstrip().endswith(protocol.THINK_OPEN) else f"{text}{protocol.THINK_OPEN}\n"
+
+
+def read_system_prompt(folder: Path) -> str:
+    """The system prompt beside an enhancer, without the byte order mark of an editor; ours where there is none."""
+    file = folder / SYSTEM_FILE
+    return read_text(file).removeprefix("\ufeff").strip() if file.exists() else protocol.SYSTEM_PROMPT
 
 
 def read_config(folder: Path) -> EnhancerConfig:

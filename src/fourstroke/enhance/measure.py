@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -69,7 +70,11 @@ def answers(
     seed: int = 0,
     batch: int = 32,
 ) -> list[str]:
-    """The raw turns of a model on many requests, in batches; greedy ones are those of one request at a time."""
+    """The raw turns of a model on many requests, in batches; greedy ones are those of one request at a time.
+
+    Nobody waits for them, so `max_seconds` is not looked at.
+    """
+    config = replace(config, max_seconds=sys.float_info.max)
     found: list[str] = []
     for start in range(0, len(requests), batch):
         conversations = [protocol.messages(request, system_prompt) for request in requests[start : start + batch]]

@@ -31,6 +31,7 @@ MAX_ANSWER, MAX_OBJECTS = 200_000, 500
 """Characters of an answer that are read, and places in it where an object is tried."""
 
 _SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?think>")
+_PROMPT_SO_FAR = re.compile(rf'"(?:{"|".join(PROMPT_KEYS)})"\s*:\s*"((?:[^"\\]|\\.)*)("?)', re.DOTALL)
 _BREAKS = re.compile(r"[\r\n\t\v\f\x85\u2028\u2029]+")
 
 
@@ -89,6 +90,19 @@ def parse_answer(text: str) -> Answer:
     raise AnswerError("it holds no JSON object with a rewritten_prompt")
 
 
+def unfinished(turn: str) -> tuple[str, str, bool]:
+    """What there is so far of a turn: its thoughts, its rewritten prompt, and whether that is complete."""
+    reasoning, closed, rest = turn.rpartition(THINK_CLOSE)
+    if not closed:
+        return turn, "", False
+    match = _PROMPT_SO_FAR.search(rest)
+    try:
+        prompt = json.loads(f'"{match[1]}"', strict=False) if match else ""
+    except ValueError:  # an escape that is cut, or none
+        prompt = ""
+    return reasoning, clean(prompt), bool(match and match[2])
+
+
 def parse_ratio(value: object) -> float | None:
     """Width over height from `16:9`, `16/9`, `16x9`, `1.78` or a number; None for anything else or beyond 4:1."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -113,8 +127,10 @@ def clean(text: str | bytes) -> str:
     if isinstance(text, bytes):
         text = text.decode("utf-8", errors="replace")
     text = _BREAKS.sub(" ", text.encode("utf-8", errors="replace").decode("utf-8"))
-    kept = "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cs", "Cn", "Co") and c not in _HIDDEN)
-    return unicodedata.normalize("NFC", kept).strip()
+    dropped = {ord(c) for c in set(text) if unicodedata.category(c) in ("Cc", "Cs", "Cn", "Co") or c in _HIDDEN}
+    if dropped:  # seldom: megabytes of plain words cost no more than a look
+        text = text.translate(dict.fromkeys(dropped))
+    return unicodedata.normalize("NFC", text).strip()
 
 
 _HIDDEN = frozenset("\u200b\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

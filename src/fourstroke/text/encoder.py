@@ -25,6 +25,7 @@ from fourstroke.device import Device, find_device
 from fourstroke.files import model_folder, write_json
 from fourstroke.pretrained import load_model, load_tokenizer, readable
 from fourstroke.text import templates, vision
+from fourstroke.textfile import TextError, check_text
 
 OLD_KEYS = frozenset({"model_type", "rope_scaling", "rope_theta", "tie_word_embeddings", "torch_dtype"}) | {
     f"{name}_token_id" for name in ("bos", "eos", "pad")
@@ -125,6 +126,11 @@ class TextEncoder(nn.Module):
         """Prompts in their template, as token ids on the encoder's device. Raises as `encode` does."""
         if isinstance(prompts, str) or not prompts:
             raise ValueError("prompts must be a list with at least one string")
+        for prompt in prompts:
+            try:
+                check_text(prompt)
+            except TextError as error:
+                raise ValueError(f"the prompt {error}") from None
         images = [()] * len(prompts) if images is None else images
         if len(images) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts but {len(images)} lists of images; give one list for each prompt")

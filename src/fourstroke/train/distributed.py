@@ -67,9 +67,14 @@ def ranks() -> Iterator[None]:
 
 def require(stage: object) -> None:
     """Refuse several processes for a stage that knows of one only: each would write the same files."""
-    if _started() > 1 and not (world() > 1 and isinstance(stage, Splittable)):
-        name = type(stage).__name__.removesuffix("Stage").lower()
-        raise RecipeError(f"train {name} runs in one process; start it without torchrun")
+    if not (world() > 1 and isinstance(stage, Splittable)):
+        require_one_process(f"train {type(stage).__name__.removesuffix('Stage').lower()}")
+
+
+def require_one_process(name: str) -> None:
+    """Refuse several processes for what they cannot share, before anything is written."""
+    if _started() > 1:
+        raise RecipeError(f"{name} runs in one process; start it without torchrun")
 
 
 def rank() -> int:

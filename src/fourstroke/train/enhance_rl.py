@@ -33,12 +33,17 @@ from fourstroke.evaluate.composition import CHOOSING
 from fourstroke.files import atomic_folder, write_json
 from fourstroke.pipeline import Pipeline
 from fourstroke.ranges import Count, Natural, NonNegative, Positive, check_ranges
+from fourstroke.train import distributed
 from fourstroke.train.enhance_sft import Watchman, arguments, finish, import_trl, show, started
 from fourstroke.train.loop import RunConfig
 from fourstroke.train.recipe import resolved
 from fourstroke.world import WorldConfig
 
 RewardFunction = Callable[..., list[float]]
+NOISES = 2**32
+"""Seeds of noise in a step: one for each triplet, far fewer than there are."""
+WATCH_FILE = "watch.json"
+"""In a checkpoint: what the held-out judge has seen up to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,23 +126,27 @@ class Scorer:
 
     def __init__(self, recipe: EnhanceRlRecipe, triplets: Sequence[Triplet], studio: Studio, lexicon: Lexicon) -> None:
         self.recipe, self.triplets, self.studio, self.lexicon = recipe, triplets, studio, lexicon
-        self._known: tuple[tuple[str, ...], dict[str, list[float]]] | None = None
+        self._known: tuple[tuple[object, ...], dict[str, list[float]]] | None = None
 
     def functions(self) -> tuple[list[RewardFunction], list[float]]:
         """The rewards that count, as TRL calls them, and their weights."""
         weights = {name: value for name, value in dataclasses.asdict(self.recipe.weights).items() if value}
         return [self._function(name) for name in weights], list(weights.values())
 
-    def scores(self, turns: Sequence[str], rows: Sequence[int]) -> dict[str, list[float]]:
-        """All rewards of assistant turns; `rows` say which triplet each answers. A turn without answer has zeros."""
-        key = tuple(turns)
+    def scores(self, turns: Sequence[str], rows: Sequence[int], step: int = 0) -> dict[str, list[float]]:
+        """All rewards of assistant turns; `rows` say which triplet each answers. A turn without answer has zeros.
+
+        Rewrites of one request are drawn from the same noise, which is another at every `step`: a policy cannot learn
+        the noise of a request by heart.
+        """
+        key = (step, *rows, *turns)
         if self._known is not None and self._known[0] == key:
             return self._known[1]
         asked, given = [self.triplets[row] for row in rows], rewrites(turns)
         columns: dict[str, list[float]] = {name: [0.0] * len(turns) for name in dataclasses.asdict(self.recipe.weights)}
         good = [index for index, text in enumerate(given) if text is not None]
         if self.recipe.weights.consistency or self.recipe.weights.richness:
-            pictures = self.studio.draw([given[i] or "" for i in good], [rows[i] for i in good])
+            pictures = self.studio.draw([given[i] or "" for i in good], [NOISES * step + rows[i] for i in good])
             for index, picture in zip(good, pictures, strict=True):
                 columns["consistency"][index], columns["richness"][index] = self._look(picture, asked[index])
         for index in good:
@@ -162,8 +171,10 @@ class Scorer:
             return 0.0, 0.0
 
     def _function(self, name: str) -> RewardFunction:
-        def reward(prompts: list[str], completions: list[str], row: list[int], **_: Any) -> list[float]:
-            return self.scores(completions, row)[name]
+        def reward(
+            prompts: list[str], completions: list[str], row: list[int], trainer_state: TrainerState, **_: Any
+        ) -> list[float]:
+            return self.scores(completions, row, trainer_state.global_step)[name]
 
         reward.__name__ = name
         return reward
@@ -172,7 +183,14 @@ class Scorer:
 class Lookout(Watchman):
     """Asks the held-out judge, keeps the best enhancer, and stops a run that hacks its rewards."""
 
-    def __init__(self, recipe: EnhanceRlRecipe, enhancer: PromptEnhancer, studio: Studio, judge: HeldOutJudge) -> None:
+    def __init__(
+        self,
+        recipe: EnhanceRlRecipe,
+        enhancer: PromptEnhancer,
+        studio: Studio,
+        judge: HeldOutJudge,
+        checkpoint: Path | None,
+    ) -> None:
         super().__init__(recipe.run, self.held_out)
         self.recipe, self.enhancer, self.studio, self.judge = recipe, enhancer, studio, judge
         world = dataclasses.replace(recipe.shares, words=0.0).of(recipe.world)
@@ -183,6 +201,8 @@ class Lookout(Watchman):
         kept = recipe.run.out / "best" / "held_out.json"
         if kept.exists():
             self.best = pick(read_json(kept), "held_out", float, kept)
+        if checkpoint is not None and (file := checkpoint / WATCH_FILE).exists():
+            self.falls = pick(read_json(file), "falls", int, file)
 
     def held_out(self) -> dict[str, float]:
         """Greedy rewrites of held-out requests, drawn and judged; the request itself where there is no rewrite."""
@@ -215,6 +235,10 @@ class Lookout(Watchman):
             print(f"stopped at step {state.global_step}: KL {logs['kl']:.3f} from the fine-tuned enhancer", flush=True)
             control.should_training_stop = control.should_save = True
 
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Beside the policy, how often in a row it has fallen: a resumed run has no new patience."""
+        write_json(self.run.out / "state" / f"checkpoint-{state.global_step}" / WATCH_FILE, {"falls": self.falls})
+
     def look(self, state: TrainerState) -> None:
         """Score, and keep the enhancer if it is the best so far; once a step, whoever asks."""
         if state.global_step == self._looked:
@@ -235,11 +259,12 @@ def train_enhance_rl(recipe: EnhanceRlRecipe, resume: bool = False) -> Path:
     """Reinforce by a recipe; returns the folder of the best enhancer, by the held-out judge.
 
     Raises:
-        RecipeError: if the output folder holds anything but a run, one that `resume` does not fit, or one that is still
-            going on.
+        RecipeError: in several processes, or if the output folder holds anything but a run, one that `resume` does not
+            fit, or one that is still going on.
         CheckpointError: for a missing or damaged enhancer or generator.
         RuntimeError: if TRL is not installed.
     """
+    distributed.require_one_process("train enhance-rl")
     trl = import_trl()
     with started(recipe.run.out, resume, resolved(recipe), ("enhancer",)) as checkpoint:
         return _reinforce(trl, recipe, checkpoint)
@@ -261,7 +286,7 @@ def _reinforce(trl: Any, recipe: EnhanceRlRecipe, checkpoint: str | None) -> Pat
     scorer = Scorer(recipe, triplets, studio, enhancer.lexicon)
     functions, weights = scorer.functions()
     judge = train_judge(recipe.world, recipe.watch.judge, out / "judge")
-    lookout = Lookout(recipe, enhancer, studio, judge)
+    lookout = Lookout(recipe, enhancer, studio, judge, None if checkpoint is None else Path(checkpoint))
     prompts = [render(tokenizer, protocol.messages(t.short, enhancer.system_prompt)) for t in triplets]
     batch = recipe.requests * recipe.group
     trainer = trl.GRPOTrainer(

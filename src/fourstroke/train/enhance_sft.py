@@ -22,18 +22,25 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
-from fourstroke.checkpoint import pick, read_rows, read_text
+from fourstroke.checkpoint import pick, read_rows
 from fourstroke.enhance import protocol
 from fourstroke.enhance.bulk import read_triplets
 from fourstroke.enhance.checks import Lexicon
-from fourstroke.enhance.enhancer import SYSTEM_FILE, EnhancerConfig, LocalModel, PromptEnhancer, read_config, render
+from fourstroke.enhance.enhancer import (
+    EnhancerConfig,
+    LocalModel,
+    PromptEnhancer,
+    read_config,
+    read_system_prompt,
+    render,
+)
 from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, text_scores, world_triplets
 from fourstroke.enhance.small import SYSTEM_PROMPT, SmallEnhancerConfig, build_model, build_tokenizer, sizes
 from fourstroke.enhance.triplet import Triplet
 from fourstroke.files import append_line, atomic_folder, user_path, write_text
 from fourstroke.pretrained import load_fitting, readable
 from fourstroke.ranges import Count, Decay, Natural, NonNegative, check_ranges
-from fourstroke.train import session
+from fourstroke.train import distributed, session
 from fourstroke.train.loop import DivergedError, RunConfig
 from fourstroke.train.optimizer import OptimizerConfig, Together, build_optimizers
 from fourstroke.train.recipe import RecipeError, agree, resolved
@@ -105,11 +112,12 @@ def train_enhance_sft(recipe: EnhanceSftRecipe, resume: bool = False) -> Path:
     """Fine-tune by a recipe; returns the folder of the enhancer.
 
     Raises:
-        RecipeError: if the output folder holds anything but a run, one that `resume` does not fit, or one that is still
-            going on; if there is nothing to train on.
+        RecipeError: in several processes, or if the output folder holds anything but a run, one that `resume` does not
+            fit, or one that is still going on; if there is nothing to train on.
         DivergedError: if the loss is not finite.
         RuntimeError: if TRL is not installed.
     """
+    distributed.require_one_process("train enhance-sft")
     trl = import_trl()
     with started(recipe.run.out, resume, resolved(recipe), ("model", "base", "lora", "optimizer")) as checkpoint:
         return _fine_tune(trl, recipe, checkpoint)
@@ -358,6 +366,4 @@ def _model(recipe: EnhanceSftRecipe, triplets: list[Triplet]) -> tuple[PreTraine
     with readable(f"the tokenizer of {recipe.base}"):
         tokenizer = AutoTokenizer.from_pretrained(recipe.base)
     agree("model", recipe.model and sizes(recipe.model), model.config.to_dict(), recipe.base)
-    words = Path(recipe.base) / SYSTEM_FILE
-    system = read_text(words).strip() if words.exists() else protocol.SYSTEM_PROMPT
-    return model, tokenizer, system
+    return model, tokenizer, read_system_prompt(Path(recipe.base))
