@@ -16,10 +16,10 @@ from transformers import TrainerControl, TrainerState
 from fourstroke.cli import main
 from fourstroke.enhance import rewards
 from fourstroke.enhance.checks import Lexicon
-from fourstroke.enhance.enhancer import EnhancerConfig, PromptEnhancer
+from fourstroke.enhance.enhancer import EnhancerConfig, PromptEnhancer, render
 from fourstroke.enhance.judge import JudgeConfig
 from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, world_triplets
-from fourstroke.enhance.protocol import write_answer
+from fourstroke.enhance.protocol import messages, write_answer
 from fourstroke.enhance.small import SmallEnhancerConfig
 from fourstroke.evaluate.composition import CHOOSING
 from fourstroke.speedrun import Finished, train_enhancer
@@ -31,7 +31,7 @@ from ..conftest import build_tiny_pipeline
 from .conftest import SETTINGS, SHAPES, TINY
 
 pytest.importorskip("trl")
-from fourstroke.train import enhance_rl
+from fourstroke.train import enhance_rl, enhance_sft
 from fourstroke.train.enhance_rl import EnhanceRlRecipe, RewardWeights, RlWatch, train_enhance_rl
 from fourstroke.train.enhance_sft import EnhanceSftRecipe, train_enhance_sft
 
@@ -41,7 +41,8 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 def _sft(out, steps, **more):
     settings = dataclasses.replace(SETTINGS, max_new_tokens=160, temperature=0.0)
     defaults = {"world": SHAPES, "samples": 60, "held_out": 2, "model": TINY, "settings": settings, "batch_size": 4}
-    return EnhanceSftRecipe(run=RunConfig(out=out, steps=steps), lr=1e-2, warmup=2, **(defaults | more))
+    defaults |= {"lr": 1e-2, "warmup": 2}
+    return EnhanceSftRecipe(run=RunConfig(out=out, steps=steps), **(defaults | more))
 
 
 def _rows(out):
@@ -68,6 +69,60 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
     models = [PromptEnhancer.from_pretrained(f, device="cpu").backend.model for f in (straight, resumed)]
     for a, b in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_the_loss_is_that_of_the_answers_tokens_alone(tmp_path):
+    recipe = _sft(tmp_path / "run", 1, samples=4, lr=1e-12)
+    enhancer = PromptEnhancer.from_pretrained(train_enhance_sft(recipe), device="cpu")
+    model, tokenizer = enhancer.backend.model, enhancer.backend.tokenizer
+    total = count = 0
+    for t in world_triplets(recipe.shares.of(SHAPES), 4):
+        prompt = tokenizer(render(tokenizer, messages(t.short, enhancer.system_prompt)))["input_ids"]
+        answer = tokenizer(write_answer(t.rich, t.wh_ratio, t.reasoning) + tokenizer.eos_token)["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        total += float(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum"))
+        count += len(answer)
+    (logged,) = [row["loss"] for row in _rows(tmp_path / "run") if "loss" in row]
+    assert logged == pytest.approx(total / count, rel=1e-3)
+
+
+def test_a_batch_in_parts_is_the_same_batch(tmp_path):
+    weights = []
+    for index, (batch, parts) in enumerate(((4, 1), (2, 2))):
+        recipe = _sft(tmp_path / str(index), 2, samples=8, batch_size=batch, accumulate=parts, lr=1e-3)
+        weights.append(PromptEnhancer.from_pretrained(train_enhance_sft(recipe), device="cpu").backend.model)
+    for a, b in zip(*(model.parameters() for model in weights), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-4)
+
+
+def test_triplets_of_a_file_are_trained_on_or_held_out_and_long_ones_left_out(triplets, tokenizer, tmp_path):
+    file = tmp_path / "t.jsonl"
+    file.write_text("\n".join(json.dumps({"id": str(i)} | t.to_dict()) for i, t in enumerate(triplets[:10])))
+    recipe = _sft(tmp_path / "run", 1, world=None, samples=0, triplets=file, held_out=3)
+    assert enhance_sft._data(recipe)[:2] == (triplets[:7], triplets[7:10])
+    with_world = enhance_sft._data(_sft(tmp_path / "run", 1, samples=5, triplets=file))[0]
+    assert with_world[5:] == triplets[:10]
+    rows = enhance_sft.dataset(triplets, tokenizer, "s", 10**6)
+    lengths = sorted(len(tokenizer(row["prompt"] + row["completion"])["input_ids"]) for row in rows)
+    assert len(lengths) == len(triplets)
+    assert len(enhance_sft.dataset(triplets, tokenizer, "s", lengths[50])) == sum(n < lengths[50] for n in lengths)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_without_a_state_and_seconds_go_on(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "seconds": 100.5}\n')
+    watchman = enhance_sft.Watchman(RunConfig(out=tmp_path, steps=3), None)
+    assert 100.5 <= watchman.seconds < 200
+    for loss, stops in ((1.0, False), (math.nan, True), (math.inf, True)):
+        control = TrainerControl(should_save=True)
+        watchman.on_log(None, TrainerState(), control, {"loss": loss})
+        assert (control.should_training_stop, control.should_save) == (stops, not stops)
+
+
+def test_what_a_recipe_says_is_what_the_trainer_takes(tmp_path):
+    taken = enhance_sft.arguments(RunConfig(out=tmp_path, steps=7, seed=5), 3, 0.1, 11, 0.2, 0.9)
+    names = ("max_steps", "seed", "per_device_train_batch_size", "learning_rate", "warmup_steps", "weight_decay")
+    assert [taken[name] for name in (*names, "adam_beta2")] == [7, 5, 3, 0.1, 11, 0.2, 0.9]
 
 
 @pytest.mark.slow
