@@ -53,6 +53,19 @@ def test_resumed_equals_uninterrupted_whatever_the_workers(captions, tmp_path):
     assert (again.done, again.rejected, again.skipped) == (0, 0, 15)
 
 
+def test_seeds_come_of_the_id_and_the_given_one_alone(world, tmp_path):
+    scene = world.scene(0)
+    row = {"caption": world.caption(scene, rich=True, seed=1), "scene": scene.to_dict()}
+    seeds = []
+    for names, seed in (("ab", 0), ("ba", 0), ("ab", 1)):
+        source, out = tmp_path / "c.jsonl", tmp_path / f"{len(seeds)}.jsonl"
+        source.write_text("\n".join(json.dumps(row | {"id": name}) for name in names))
+        degrade_file(source, out, WorldEngine(), seed=seed)
+        seeds.append({row["id"]: row["seed"] for row in map(json.loads, out.read_text().splitlines())})
+    assert seeds[0] == seeds[1]
+    assert len({*seeds[0].values(), *seeds[2].values()}) == 4
+
+
 def test_captions_of_one_picture_are_all_taken_and_a_dead_engine_loses_nothing(world, tmp_path):
     scene = world.scene(0)
     captions = [world.caption(scene, rich=True, seed=seed) for seed in (1, 2, 3)]

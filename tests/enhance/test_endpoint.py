@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import socket
 import threading
 
@@ -51,9 +54,11 @@ def test_an_answer_is_valid_text_whatever_its_json_spells(serve):
 
 
 def test_what_may_pass_is_tried_again(serve, monkeypatch):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    waits = []
+    monkeypatch.setattr("time.sleep", waits.append)
     answers = [(503, {}), (429, {}), said("yes")]
     assert _endpoint(serve(lambda _: answers.pop(0))).chat([]) == "yes"
+    assert waits == [0.5, 1.0]
     with pytest.raises(EndpointError, match="failed 3 times"):
         _endpoint(serve(lambda _: (500, {"error": "broken"}))).chat([])
     tries = []
@@ -181,6 +186,18 @@ def test_strategies_are_sampled_for_the_class_that_the_model_names(serve, catego
     assert [request["temperature"] for request in asked[:2]] == [0.0, 0.7]
 
 
+def test_letters_are_taken_away_only_where_there_are_some(serve):
+    def answer(request):
+        system = request["messages"][0]["content"]
+        assert "typography" not in system
+        return said(
+            f'{{"category": "Text", "short": "an oak", "thoughts": {json.dumps(["t"] * system.count(chr(10) + "- "))}}}'
+        )
+
+    for seed in range(6):
+        ChatEngine(_endpoint(serve(answer))).degrade(Caption(text="A tall oak by a lake at dusk, painted."), seed)
+
+
 def test_edits_have_one_class_and_are_asked_for_once(serve):
     asked = []
 
@@ -206,4 +223,6 @@ def test_a_model_that_sees_judges(serve):
     assert mllm(_endpoint(url), "a cat", picture) == (0.7, 1.0)
     with pytest.raises(AnswerError):
         mllm(_endpoint(serve(lambda _: said("nice"))), "a cat", picture)
-    assert len(data_url(Image.new("RGB", (2048, 2048)))) < 40_000
+    for size, sent in (((2048, 4096), (724, 1448)), ((1024, 1024), (1024, 1024)), ((9000, 1), (9000, 1))):
+        data = base64.b64decode(data_url(Image.new("RGB", size)).partition(",")[2])
+        assert Image.open(io.BytesIO(data)).size == sent

@@ -16,11 +16,12 @@ from transformers import TrainerControl, TrainerState
 from fourstroke.cli import main
 from fourstroke.enhance import rewards
 from fourstroke.enhance.checks import Lexicon
-from fourstroke.enhance.enhancer import EnhancerConfig, PromptEnhancer
+from fourstroke.enhance.enhancer import EnhancerConfig, PromptEnhancer, render
 from fourstroke.enhance.judge import JudgeConfig
 from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, world_triplets
-from fourstroke.enhance.protocol import write_answer
+from fourstroke.enhance.protocol import messages, write_answer
 from fourstroke.enhance.small import SmallEnhancerConfig
+from fourstroke.evaluate.composition import CHOOSING
 from fourstroke.speedrun import Finished, train_enhancer
 from fourstroke.train.loop import RunConfig
 from fourstroke.train.recipe import RecipeError, load_recipe
@@ -30,7 +31,7 @@ from ..conftest import build_tiny_pipeline
 from .conftest import SETTINGS, SHAPES, TINY
 
 pytest.importorskip("trl")
-from fourstroke.train import enhance_rl
+from fourstroke.train import enhance_rl, enhance_sft
 from fourstroke.train.enhance_rl import EnhanceRlRecipe, RewardWeights, RlWatch, train_enhance_rl
 from fourstroke.train.enhance_sft import EnhanceSftRecipe, train_enhance_sft
 
@@ -40,7 +41,8 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 def _sft(out, steps, **more):
     settings = dataclasses.replace(SETTINGS, max_new_tokens=160, temperature=0.0)
     defaults = {"world": SHAPES, "samples": 60, "held_out": 2, "model": TINY, "settings": settings, "batch_size": 4}
-    return EnhanceSftRecipe(run=RunConfig(out=out, steps=steps), lr=1e-2, warmup=2, **(defaults | more))
+    defaults |= {"lr": 1e-2, "warmup": 2}
+    return EnhanceSftRecipe(run=RunConfig(out=out, steps=steps), **(defaults | more))
 
 
 def _rows(out):
@@ -67,6 +69,60 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
     models = [PromptEnhancer.from_pretrained(f, device="cpu").backend.model for f in (straight, resumed)]
     for a, b in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_the_loss_is_that_of_the_answers_tokens_alone(tmp_path):
+    recipe = _sft(tmp_path / "run", 1, samples=4, lr=1e-12)
+    enhancer = PromptEnhancer.from_pretrained(train_enhance_sft(recipe), device="cpu")
+    model, tokenizer = enhancer.backend.model, enhancer.backend.tokenizer
+    total = count = 0
+    for t in world_triplets(recipe.shares.of(SHAPES), 4):
+        prompt = tokenizer(render(tokenizer, messages(t.short, enhancer.system_prompt)))["input_ids"]
+        answer = tokenizer(write_answer(t.rich, t.wh_ratio, t.reasoning) + tokenizer.eos_token)["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        total += float(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum"))
+        count += len(answer)
+    (logged,) = [row["loss"] for row in _rows(tmp_path / "run") if "loss" in row]
+    assert logged == pytest.approx(total / count, rel=1e-3)
+
+
+def test_a_batch_in_parts_is_the_same_batch(tmp_path):
+    weights = []
+    for index, (batch, parts) in enumerate(((4, 1), (2, 2))):
+        recipe = _sft(tmp_path / str(index), 2, samples=8, batch_size=batch, accumulate=parts, lr=1e-3)
+        weights.append(PromptEnhancer.from_pretrained(train_enhance_sft(recipe), device="cpu").backend.model)
+    for a, b in zip(*(model.parameters() for model in weights), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-4)
+
+
+def test_triplets_of_a_file_are_trained_on_or_held_out_and_long_ones_left_out(triplets, tokenizer, tmp_path):
+    file = tmp_path / "t.jsonl"
+    file.write_text("\n".join(json.dumps({"id": str(i)} | t.to_dict()) for i, t in enumerate(triplets[:10])))
+    recipe = _sft(tmp_path / "run", 1, world=None, samples=0, triplets=file, held_out=3)
+    assert enhance_sft._data(recipe)[:2] == (triplets[:7], triplets[7:10])
+    with_world = enhance_sft._data(_sft(tmp_path / "run", 1, samples=5, triplets=file))[0]
+    assert with_world[5:] == triplets[:10]
+    rows = enhance_sft.dataset(triplets, tokenizer, "s", 10**6)
+    lengths = sorted(len(tokenizer(row["prompt"] + row["completion"])["input_ids"]) for row in rows)
+    assert len(lengths) == len(triplets)
+    assert len(enhance_sft.dataset(triplets, tokenizer, "s", lengths[50])) == sum(n < lengths[50] for n in lengths)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_without_a_state_and_seconds_go_on(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "seconds": 100.5}\n')
+    watchman = enhance_sft.Watchman(RunConfig(out=tmp_path, steps=3), None)
+    assert 100.5 <= watchman.seconds < 200
+    for loss, stops in ((1.0, False), (math.nan, True), (math.inf, True)):
+        control = TrainerControl(should_save=True)
+        watchman.on_log(None, TrainerState(), control, {"loss": loss})
+        assert (control.should_training_stop, control.should_save) == (stops, not stops)
+
+
+def test_what_a_recipe_says_is_what_the_trainer_takes(tmp_path):
+    taken = enhance_sft.arguments(RunConfig(out=tmp_path, steps=7, seed=5), 3, 0.1, 11, 0.2, 0.9)
+    names = ("max_steps", "seed", "per_device_train_batch_size", "learning_rate", "warmup_steps", "weight_decay")
+    assert [taken[name] for name in (*names, "adam_beta2")] == [7, 5, 3, 0.1, 11, 0.2, 0.9]
 
 
 @pytest.mark.slow
@@ -121,6 +177,12 @@ def test_reinforcement_logs_rewards_apart_and_keeps_the_best(rl, tmp_path):
     assert trained
     assert all(row.keys() >= {f"rewards/{name}/mean" for name in logged} for row in trained)
     assert all(0 <= row["rewards/valid/mean"] <= 1 for row in trained)
+    assert all("kl" in row for row in trained)  # nothing holds a policy that has none
+    for row in trained:
+        weighted = [
+            weight * row[f"rewards/{name}/mean"] for name, weight in dataclasses.asdict(rl.weights).items() if weight
+        ]
+        assert row["reward"] == pytest.approx(sum(weighted), abs=1e-4)
     looks = [(row["step"], row["scores"]) for row in rows if "scores" in row]
     assert [step for step, _ in looks] == [0, 1, 2]
     assert all(scores.keys() >= {"held_out", "presence", "consistency"} for _, scores in looks)
@@ -140,15 +202,19 @@ def test_a_reward_moves_the_policy_towards_it_and_reads_the_start_only(rl, monke
     run = dataclasses.replace(rl.run, steps=40)
     recipe = dataclasses.replace(rl, weights=_only(longer=1.0), run=run, watch=watch, group=8, lr=1e-2, kl=0.0)
     before = (rl.enhancer / "model.safetensors").read_bytes()
-    train_enhance_rl(recipe)
+    monkeypatch.setattr(enhance_rl.Lookout, "held_out", lambda lookout: {"held_out": 0.5})
+    folder = train_enhance_rl(recipe)
     found = [row["rewards/longer/mean"] for row in _rows(rl.run.out) if "reward" in row]
     assert all(math.isfinite(row["loss"]) for row in _rows(rl.run.out) if "loss" in row)
     assert found[-1] > 1.5 * found[0]
     assert (rl.enhancer / "model.safetensors").read_bytes() == before
+    start, best = (PromptEnhancer.from_pretrained(f, device="cpu").backend.model for f in (rl.enhancer, folder))
+    for a, b in zip(start.parameters(), best.parameters(), strict=True):
+        assert torch.equal(a, b)  # no look was better than the first, so the start is what is handed on
 
 
 class Recorded:
-    """A studio that says which noise it drew from, and scores a picture by it."""
+    """A studio that keeps what it drew and from which noise, and scores a picture by that, and by the request."""
 
     def __init__(self):
         self.drawn = []
@@ -158,7 +224,7 @@ class Recorded:
         return [np.full((8, 8, 3), seed % 251, np.uint8) for seed in seeds]
 
     def scores(self, picture, triplet):
-        return picture[0, 0, 0] / 255, 0.5
+        return len(triplet.short) / 1000, picture[0, 0, 0] / 255
 
 
 def test_rewards_are_those_of_the_request_that_was_answered(rl):
@@ -175,6 +241,58 @@ def test_rewards_are_those_of_the_request_that_was_answered(rl):
     assert len(scorer.studio.drawn) == 3  # once for each
 
 
+def test_each_reward_is_of_its_turn_its_request_and_its_picture(rl):
+    triplets = world_triplets(rl.shares.of(SHAPES), 8)
+    lexicon = lexicon_of(World(SHAPES))
+    scorer = enhance_rl.Scorer(rl, triplets, Recorded(), lexicon)
+    texts = [triplets[2].rich, None, f'{triplets[5].rich} A blue circle, "x".']
+    turns = ["no answer" if text is None else write_answer(text, "1:1", "x") for text in texts]
+    found = scorer.scores(turns, [2, 3, 6])
+    assert scorer.studio.drawn == [[(texts[0], 2), (texts[2], 6)]]
+    assert all(column[1] == 0 for column in found.values())
+    for index, row in ((0, 2), (2, 6)):
+        request, text = triplets[row].short, texts[index]
+        expected = {
+            "consistency": len(request) / 1000,
+            "richness": row / 255,
+            "words": rewards.words(request, text),
+            "language": 1.0,
+            "things": rewards.things(request, text, lexicon),
+            "places": rewards.places(request, text, lexicon),
+            "valid": 1.0,
+            "length": rewards.length(text, rl.low, rl.high),
+            "longer": rewards.longer(text),
+        }
+        assert {name: column[index] for name, column in found.items()} == pytest.approx(expected)
+    assert found["things"][0] > found["things"][2]
+
+
+class Fixed:
+    """A judge that sees the same in every picture, and a model that answers the first of its requests alone."""
+
+    def look(self, pictures, facts):
+        return [(0.25, 0.75)] * len(pictures)
+
+    def complete_many(self, conversations, config, seed):
+        self.config = config
+        return [write_answer("A red circle.", "1:1", "x"), *["no answer"] * (len(conversations) - 1)]
+
+
+def test_the_judge_looks_at_greedy_rewrites_of_held_out_requests_from_the_same_noise_each_time(rl, enhancer):
+    lookout = enhance_rl.Lookout(rl, enhancer, Recorded(), Fixed(), None)
+    lookout.local = Fixed()
+    assert lookout.triplets == world_triplets(Shares(words=0.0).of(SHAPES), 2, "heldout", first=CHOOSING)
+    readings = [lookout.held_out() for _ in range(2)]
+    first, again = lookout.studio.drawn
+    assert first == again
+    assert [caption for caption, _ in first] == ["A red circle.", lookout.triplets[1].short]
+    assert (lookout.local.config.temperature, lookout.local.config.max_new_tokens) == (0.0, rl.max_tokens)
+    assert readings[0] == readings[1]
+    expected = {"held_out": 0.5, "presence": 0.25, "finish": 0.75}
+    assert {key: readings[0][key] for key in expected} == expected
+    assert readings[0]["consistency"] == pytest.approx(np.mean([len(t.short) for t in lookout.triplets]) / 1000)
+
+
 def test_rewrites_of_a_request_share_their_noise_which_is_another_at_every_step(rl):
     scorer = enhance_rl.Scorer(rl, world_triplets(rl.shares.of(SHAPES), 8), Recorded(), Lexicon())
     state, (function, *_) = TrainerState(), scorer.functions()[0]
@@ -189,17 +307,18 @@ def test_rewrites_of_a_request_share_their_noise_which_is_another_at_every_step(
 
 
 def test_the_judge_that_looks_on_has_one_patience_also_over_a_resume(rl, monkeypatch):
-    readings = iter([0.5, 0.9, 0.85, 0.9, 0.86, 0.85, 0.6, 0.1])  # from step 0 on
+    scores = [0.5, 0.4, 0.9, 0.85, 0.88, 0.85, 0.84, 0.6, 0.1]  # from step 0 on; a best and a small fall count anew
+    readings = iter(scores)
     monkeypatch.setattr(enhance_rl.Lookout, "held_out", lambda lookout: {"held_out": next(readings)})
     watch = dataclasses.replace(rl.watch, patience=3, drop=0.03)
-    run = dataclasses.replace(rl.run, steps=5, sample_minutes=1e-9)  # looks by the clock and by steps at once
+    run = dataclasses.replace(rl.run, steps=6, sample_minutes=1e-9)  # looks by the clock and by steps at once
     train_enhance_rl(dataclasses.replace(rl, watch=watch, run=run))
     looks = [(row["step"], row["scores"]["held_out"]) for row in _rows(rl.run.out) if "scores" in row]
-    assert looks == [(0, 0.5), (1, 0.9), (2, 0.85), (3, 0.9), (4, 0.86), (5, 0.85)]
+    assert looks == list(enumerate(scores))[:7]
     folder = train_enhance_rl(dataclasses.replace(rl, watch=watch, run=dataclasses.replace(run, steps=9)), resume=True)
     looks = [(row["step"], row["scores"]["held_out"]) for row in _rows(rl.run.out) if "scores" in row]
-    assert looks[6:] == [(6, 0.6)]  # the third in a row
-    assert json.loads((folder / "held_out.json").read_text()) == {"step": 1, "held_out": 0.9}
+    assert looks[7:] == [(7, 0.6)]  # the third in a row
+    assert json.loads((folder / "held_out.json").read_text()) == {"step": 2, "held_out": 0.9}
 
 
 @pytest.mark.parametrize("kl", [0.5, 2.0])
