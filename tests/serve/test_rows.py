@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 
 from fourstroke.flow.sampler import Velocity, euler, guided
-from fourstroke.serve.rows import Batch, Conditions, Order, Row
+from fourstroke.serve.rows import Batch, Conditions, Hold, Order, Row
 
 LEVELS = [1.0, 0.7, 0.3, 0.0]
 
@@ -29,3 +29,17 @@ def test_guidance_in_half_precision_is_that_of_the_sampler():
     for order, x, found in zip(orders, noise, drawn, strict=True):
         expected = euler(guided(towards, away, order.guidance_scale), x, torch.tensor(LEVELS))
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_what_a_mask_keeps_has_the_noise_of_its_level():
+    """While the picture is drawn, kept latents lie on their own way from noise to what they are, and end there."""
+    noise, known = torch.randn(2, 1, 4, 64, generator=torch.Generator().manual_seed(1))
+    free = torch.tensor([True, False, True, False]).reshape(1, 4, 1)
+    batch = Batch(SimpleNamespace(transformer=torch.nn.Linear(1, 1)))
+    order = Order(prompt="a", width=32, height=32, seed=0, guidance_scale=1)
+    batch.add(row := Row(order, noise, LEVELS, Conditions(_velocity(0.9)), Hold(known, noise, free)))
+    for level in LEVELS[1:]:
+        (seen,) = batch.step()
+        torch.testing.assert_close(row.latent[:, 1::2], ((1 - level) * known + level * noise)[:, 1::2])
+        assert not torch.equal(row.latent[:, ::2], ((1 - level) * known + level * noise)[:, ::2])
+        torch.testing.assert_close(seen[:, 1::2], known[:, 1::2])
