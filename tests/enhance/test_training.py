@@ -178,11 +178,6 @@ def test_reinforcement_logs_rewards_apart_and_keeps_the_best(rl, tmp_path):
     assert all(row.keys() >= {f"rewards/{name}/mean" for name in logged} for row in trained)
     assert all(0 <= row["rewards/valid/mean"] <= 1 for row in trained)
     assert all("kl" in row for row in trained)  # nothing holds a policy that has none
-    for row in trained:
-        weighted = [
-            weight * row[f"rewards/{name}/mean"] for name, weight in dataclasses.asdict(rl.weights).items() if weight
-        ]
-        assert row["reward"] == pytest.approx(sum(weighted), abs=1e-4)
     looks = [(row["step"], row["scores"]) for row in rows if "scores" in row]
     assert [step for step, _ in looks] == [0, 1, 2]
     assert all(scores.keys() >= {"held_out", "presence", "consistency"} for _, scores in looks)
@@ -200,12 +195,15 @@ def test_a_reward_moves_the_policy_towards_it_and_reads_the_start_only(rl, monke
     monkeypatch.setattr(enhance_rl, "rewrites", list)  # so small a model writes no JSON: count words of any turn
     watch = dataclasses.replace(rl.watch, every=1000)
     run = dataclasses.replace(rl.run, steps=40)
-    recipe = dataclasses.replace(rl, weights=_only(longer=1.0), run=run, watch=watch, group=8, lr=1e-2, kl=0.0)
+    recipe = dataclasses.replace(rl, weights=_only(longer=2.0), run=run, watch=watch, group=8, lr=1e-2, kl=0.0)
     before = (rl.enhancer / "model.safetensors").read_bytes()
     monkeypatch.setattr(enhance_rl.Lookout, "held_out", lambda lookout: {"held_out": 0.5})
     folder = train_enhance_rl(recipe)
     found = [row["rewards/longer/mean"] for row in _rows(rl.run.out) if "reward" in row]
     assert all(math.isfinite(row["loss"]) for row in _rows(rl.run.out) if "loss" in row)
+    assert [row["reward"] for row in _rows(rl.run.out) if "reward" in row] == pytest.approx(
+        [2 * x for x in found], rel=1e-2
+    )
     assert found[-1] > 1.5 * found[0]
     assert (rl.enhancer / "model.safetensors").read_bytes() == before
     start, best = (PromptEnhancer.from_pretrained(f, device="cpu").backend.model for f in (rl.enhancer, folder))
