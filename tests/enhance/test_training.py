@@ -128,7 +128,8 @@ def test_what_a_recipe_says_is_what_the_trainer_takes(tmp_path):
 @pytest.mark.slow
 def test_a_small_model_overfits_one_triplet_into_the_protocol(tmp_path):
     model = SmallEnhancerConfig(vocab_size=420, hidden_size=64, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=32)
-    recipe = _sft(tmp_path / "run", 120, samples=1, model=model)
+    settings = dataclasses.replace(SETTINGS, max_new_tokens=256, temperature=0.0)
+    recipe = _sft(tmp_path / "run", 120, samples=1, model=model, settings=settings)
     enhancer = PromptEnhancer.from_pretrained(train_enhance_sft(recipe), device="cpu")
     triplet = world_triplets(recipe.shares.of(SHAPES), 1)[0]
     turns = answers(enhancer.backend, [triplet.short], enhancer.system_prompt, enhancer.config)
@@ -305,17 +306,28 @@ def test_rewrites_of_a_request_share_their_noise_which_is_another_at_every_step(
 
 
 def test_the_judge_that_looks_on_has_one_patience_also_over_a_resume(rl, monkeypatch):
-    scores = [0.5, 0.4, 0.9, 0.85, 0.88, 0.85, 0.84, 0.6, 0.1]  # from step 0 on; a best and a small fall count anew
+    scores = [
+        0.5,
+        0.4,
+        0.9,
+        0.85,
+        0.84,
+        0.88,
+        0.85,
+        0.84,
+        0.6,
+        0.1,
+    ]  # from step 0 on; a best and a small fall count anew
     readings = iter(scores)
     monkeypatch.setattr(enhance_rl.Lookout, "held_out", lambda lookout: {"held_out": next(readings)})
     watch = dataclasses.replace(rl.watch, patience=3, drop=0.03)
-    run = dataclasses.replace(rl.run, steps=6, sample_minutes=1e-9)  # looks by the clock and by steps at once
+    run = dataclasses.replace(rl.run, steps=7, sample_minutes=1e-9)  # looks by the clock and by steps at once
     train_enhance_rl(dataclasses.replace(rl, watch=watch, run=run))
     looks = [(row["step"], row["scores"]["held_out"]) for row in _rows(rl.run.out) if "scores" in row]
-    assert looks == list(enumerate(scores))[:7]
+    assert looks == list(enumerate(scores))[:8]
     folder = train_enhance_rl(dataclasses.replace(rl, watch=watch, run=dataclasses.replace(run, steps=9)), resume=True)
     looks = [(row["step"], row["scores"]["held_out"]) for row in _rows(rl.run.out) if "scores" in row]
-    assert looks[7:] == [(7, 0.6)]  # the third in a row
+    assert looks[8:] == [(8, 0.6)]  # the third in a row
     assert json.loads((folder / "held_out.json").read_text()) == {"step": 2, "held_out": 0.9}
 
 
