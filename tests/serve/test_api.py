@@ -96,6 +96,8 @@ def test_edits_take_one_image_or_several(live, tiny):
     one = client(live).images.edit(image=("r.png", png()), prompt="make it blue", extra_body={"seed": 3})
     assert_same(opened(one.data[0].b64_json), tiny("make it blue", images=[red], seed=3).images[0])
     assert one.usage.input_tokens_details.image_tokens == 8
+    assert one.usage.total_tokens == one.usage.input_tokens + one.usage.output_tokens
+    assert one.usage.input_tokens == one.usage.input_tokens_details.text_tokens + 8
     two = list(client(live).images.edit(
         image=[("r.png", png()), ("b.png", png("blue"))], prompt="x", stream=True, extra_body={"seed": 3}
     ))  # fmt: skip
