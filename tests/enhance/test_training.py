@@ -63,9 +63,11 @@ def test_fine_tuning_teaches_and_exports(tmp_path):
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
     straight = train_enhance_sft(_sft(tmp_path / "a", 6))
     short = _sft(tmp_path / "b", 6)
+    short = dataclasses.replace(short, run=dataclasses.replace(short.run, sample_first=True))
     stop = dataclasses.replace(short, run=dataclasses.replace(short.run, max_minutes=1e-9, save_minutes=0))
     train_enhance_sft(stop)  # stops after its first step
     resumed = train_enhance_sft(short, resume=True)
+    assert [row["step"] for row in _rows(tmp_path / "b") if "scores" in row] == [0, 1, 6]  # it did not begin again
     models = [PromptEnhancer.from_pretrained(f, device="cpu").backend.model for f in (straight, resumed)]
     for a, b in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
