@@ -39,6 +39,18 @@ The first 18 are those of the first edition, in its order.
 """
 
 
+def choose_things(choice: int | tuple[str, ...]) -> tuple[str, ...]:
+    """The first ``choice`` of `THINGS`, or the given names once they are known to have pictures."""
+    if isinstance(choice, int):
+        if not 0 <= choice <= len(THINGS):
+            raise ValueError(f"things={choice}: choose between 0 and {len(THINGS)}")
+        return THINGS[:choice]
+    unknown = [name for name in choice if not styles_of(name)]
+    if unknown:
+        raise ValueError(f"unknown things {', '.join(unknown)}: choose from fourstroke.world.THINGS")
+    return tuple(choice)
+
+
 def styles_of(name: str) -> tuple[str, ...]:
     """The styles that have a picture of the thing, in the order of `STYLES`; none for an unknown name."""
     return tuple(style for style in STYLES if name in _cells()[style])
