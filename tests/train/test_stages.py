@@ -15,6 +15,7 @@ from fourstroke.train.loop import DivergedError, Log, RunConfig, Trainer
 from fourstroke.train.recipe import RecipeError
 from fourstroke.train.vae import VaeStage, train_vae
 from fourstroke.vae import Autoencoder
+from fourstroke.world.cells import UNKNOWN
 
 
 def _weights(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fourstroke.world.graph import Style
+
 INDEX = Path(__file__).parent / "assets" / "atlas.json"
 CELL = 128
 """Pixels of a cell's side; a picture starts at its cell's top left corner."""
 COLUMNS = 16
 
-STYLES = ("flat", "3d", "clip-art", "rendered")
+STYLES: tuple[Style, ...] = ("flat", "3d", "clip-art", "rendered")
 
 _THINGS = """
 cat, house, apple, rocket, tree, fish, sunflower, mushroom, car, star, umbrella, frog, penguin, pizza, cactus,

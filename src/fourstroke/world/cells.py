@@ -25,14 +25,19 @@ COVERED = 0.25
 
 
 class CellNames(Protocol):
-    """What the labels are indices into, and the pixels of a cell's side."""
+    """What the labels are indices into."""
 
     @property
-    def things(self) -> tuple[str, ...]: ...
+    def things(self) -> tuple[str, ...]:
+        """Names of what can be at a cell."""
+
     @property
-    def colours(self) -> tuple[str, ...]: ...
+    def colours(self) -> tuple[str, ...]:
+        """Names of colours."""
+
     @property
-    def factor(self) -> int: ...
+    def factor(self) -> int:
+        """Pixels of a cell's side."""
 
 
 class CellLabels(NamedTuple):

@@ -18,7 +18,19 @@ from fourstroke.world.compose import (
     draw_sign,
     draw_titles,
 )
-from fourstroke.world.graph import Background, Group, Object, Relation, Scale, Scene, Split, Style
+from fourstroke.world.graph import (
+    Background,
+    Group,
+    Layout,
+    Object,
+    Predicate,
+    Relation,
+    Scale,
+    Scene,
+    Sign,
+    Split,
+    Style,
+)
 from fourstroke.world.units import Box, Unit, draw_form, draw_overlap, draw_size, pack
 from fourstroke.world.words import choose_words
 
@@ -37,10 +49,10 @@ SIZES: dict[Scale, tuple[float, float]] = {"small": (0.1875, 0.25), "large": (0.
 
 @dataclass(frozen=True)
 class _Layout:
-    layout: str
+    layout: Layout
     spots: Sequence[Sequence[Spot]]
     """Of each unit."""
-    relations: tuple[tuple[int, str, int], ...] = ()
+    relations: tuple[tuple[int, Predicate, int], ...] = ()
     """Between units."""
 
 
@@ -63,39 +75,47 @@ def draw_scene(
         place = pick(rng, ("top", "bottom")) if count else "center"
         sign = draw_sign(rng, pick(rng, choose_words(script, split, config.max_word_length)), script, place)
     units = _draw_units(rng, count, config, names, shape_share, background)
-    groups, sizes, overlaps, unstated = (
-        rng.random() < share for share in (config.groups, config.sizes, config.overlaps, config.unstated)
-    )
-    if groups and count in (1, 2):
+    shares = config.groups, config.sizes, config.overlaps, config.unstated
+    grouped, sizes, overlaps, unstated = (rng.random() < share for share in shares)
+    if grouped and count in (1, 2):
         chosen = int(rng.random() * count)
         units[chosen] = replace(units[chosen], number=pick(rng, NUMBERS))
-    groups = any(unit.number > 1 for unit in units)
+    grouped = any(unit.number > 1 for unit in units)
     stated = not (unstated and count > 1 and sign is None)
     if not count:
         layout = _Layout("sign", ())
     elif sign is not None:
         layout = _beside_sign(rng, units, place)
-    elif overlaps and count == 2 and not groups:
-        overlap = draw_overlap(rng, units[0], units[1], config.width, config.height)
+    elif overlaps and count == 2 and not grouped:
+        same = units[0].colour is not None and units[0].colour == units[1].colour
+        overlap = None if same else draw_overlap(rng, units[0], units[1], config.width, config.height)
         if overlap is None:
             return None
         nearer, farther = overlap
         units.reverse()
         layout, stated = _Layout("front", ([farther], [nearer]), ((1, "in front of", 0),)), True
-    elif groups:
+    elif grouped:
         layout = _alone_group(rng, units) if count == 1 else _pair_with_group(rng, units)
     elif sizes:
         layout = (_scaled_alone, _scaled_pair, _scaled_line)[count - 1](rng, units)
     else:
         arrangement = arrange(rng, count, config.centred)
-        spots = [[(x, y, draw_size(rng, size, size))] for x, y, size in arrangement.spots]
+        shrink = 0.93 if count == 3 else 1.0  # so that a row leaves gaps to be seen
+        spots = [[(x, y, draw_size(rng, shrink * size, shrink * size))] for x, y, size in arrangement.spots]
         relations = tuple((r.subject, r.predicate, r.object) for r in arrangement.relations)
         layout = _Layout(arrangement.layout, spots, relations)
+    if not all(unit.recognisable(spots[0][2], background) for unit, spots in zip(units, layout.spots, strict=True)):
+        return None
     return _build(config, background, units, layout, sign, stated)
 
 
 def _build(
-    config: WorldConfig, background: Background, units: list[Unit], layout: _Layout, sign, stated: bool
+    config: WorldConfig,
+    background: Background,
+    units: list[Unit],
+    layout: _Layout,
+    sign: Sign | None,
+    stated: bool,
 ) -> Scene:
     objects: list[Object] = []
     groups: list[Group] = []
@@ -163,7 +183,7 @@ def _pair_with_group(rng: np.random.Generator, units: list[Unit]) -> _Layout:
     return _in_boxes(rng, units, predicate, halves if predicate in HALVES else halves[::-1])
 
 
-def _in_boxes(rng: np.random.Generator, units: list[Unit], predicate: str, boxes: Sequence[Box]) -> _Layout:
+def _in_boxes(rng: np.random.Generator, units: list[Unit], predicate: Predicate, boxes: Sequence[Box]) -> _Layout:
     spots = []
     for place, (unit, box) in enumerate(zip(units, boxes, strict=True)):
         units[place] = unit = replace(unit, form=draw_form(rng, unit.number, *box[2:]) if unit.number > 1 else "row")
@@ -217,8 +237,8 @@ def _scaled_line(rng: np.random.Generator, units: list[Unit]) -> _Layout:
     units[:] = [replace(unit, scale=drawn[place][0]) for unit, place in zip(units, order, strict=True)]
     upright = rng.random() < 0.5
     spots = _line(rng, [drawn[place][1] for place in order], upright)
-    predicate = "above" if upright else "left of"
-    layout = "column" if upright else "row"
+    predicate: Predicate = "above" if upright else "left of"
+    layout: Layout = "column" if upright else "row"
     return _Layout(layout, [[spot] for spot in spots], ((0, predicate, 1), (1, predicate, 2)))
 
 

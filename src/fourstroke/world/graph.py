@@ -19,6 +19,7 @@ RATIO = 1.4
 """Of the sizes of a medium and a small thing, and of a large and a medium one."""
 Style = Literal["flat", "3d", "clip-art", "rendered"]
 Scale = Literal["small", "medium", "large"]
+Layout = Literal["alone", "pair", "front", "row", "column", "pyramid", "funnel", "sign"]
 Predicate = Literal["left of", "right of", "above", "below", "in front of"]
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above", "in front of": "behind"}
 
@@ -125,7 +126,7 @@ class Scene:
 
     width: int
     height: int
-    layout: Literal["alone", "pair", "front", "row", "column", "pyramid", "funnel", "sign"]
+    layout: Layout
     """How the units stand: a group is one, and so is each thing that stands for itself."""
     background: Background
     objects: tuple[Object, ...]
@@ -182,7 +183,9 @@ def combinations(scene: Scene) -> list[tuple[str, ...]]:
     cat`` are one combination; ``cat right of dog`` is another. The ends of a row or a column are a pair too, though its
     relations name neighbours alone.
     """
-    found = [("count", str(group.number), scene.objects[group.indices[0]].title) for group in scene.groups]
+    found: list[tuple[str, ...]] = [
+        ("count", str(group.number), scene.objects[group.indices[0]].title) for group in scene.groups
+    ]
     firsts = [scene.objects[unit[0]] for unit in scene.units]
     scaled = [entry for entry in firsts if entry.scale is not None]
     if len(firsts) == 1:

@@ -135,7 +135,7 @@ def _lay(planes: Array, stamp: Stamp, x: float, y: float) -> None:
 
 def _soft_edge(alpha: Array) -> Array:
     """What soft edges leave of planes with this alpha (0..255): they fade inwards, over 3 % of the shorter side."""
-    blurred = Image.fromarray(alpha.astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.016 * min(alpha.shape)))
+    blurred = Image.fromarray(alpha.astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.014 * min(alpha.shape)))
     return np.clip(np.asarray(blurred, np.float32) / 127.5 - 0.7, 0.0, 1.0)
 
 

@@ -27,13 +27,18 @@ class Stamp:
 def object_stamp(name: str, colour: str | None, size: int, style: str = "flat") -> Stamp:
     """A sprite (no colour) of a style, or a shape, whose longer side is ``size`` pixels."""
     if colour is None:
-        picture = sprite_picture(name, style)
+        picture = _premultiplied(name, style)
         scale = size / max(picture.size)
         shape = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        pixels = np.asarray(picture.convert("RGBa").resize(shape, Image.Resampling.LANCZOS), np.float32)
+        pixels = np.asarray(picture.resize(shape, Image.Resampling.LANCZOS), np.float32)
         planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
         return Stamp(np.minimum(planes, planes[3]))
     return Stamp(tinted(shape_coverage(name, size), SHAPE_COLOURS[colour]))
+
+
+@functools.lru_cache(maxsize=512)
+def _premultiplied(name: str, style: str) -> Image.Image:
+    return sprite_picture(name, style).convert("RGBa")
 
 
 def shape_coverage(name: str, size: int) -> Array:

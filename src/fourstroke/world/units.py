@@ -7,19 +7,26 @@ least 12/64, which is 24 pixels of 128.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from fourstroke.world.atlas import sprite_picture
 from fourstroke.world.chance import pick, uniform
 from fourstroke.world.compose import Spot
-from fourstroke.world.graph import Object, Scale, Style
+from fourstroke.world.graph import Background, Object, Scale, Style
+from fourstroke.world.palette import BACKGROUND_COLOURS
 from fourstroke.world.stamps import object_stamp
 
 STEP = 64
 SMALLEST = 12
+NARROWEST = 0.1
+"""Least length of the shorter side of a thing's box, so that long ones are not too small to be known."""
+ALIKE = 0.5
+"""Greatest share of a thing that may look like a colour behind it."""
 HIDDEN = 0.06, 0.4
 """Least and greatest share of the farther thing that the nearer one hides."""
 
@@ -38,6 +45,14 @@ class Unit:
     number: int = 1
     form: Form = "row"
     scale: Scale | None = None
+
+    def recognisable(self, size: float, background: Background) -> bool:
+        """Whether the thing can be told at this size and from what is behind it."""
+        if self.colour is not None:
+            return True
+        sides = sprite_picture(self.name, self.style).size
+        faint = any(alike(self.name, self.style, colour) > ALIKE for colour in background.colours)
+        return size * min(sides) / max(sides) >= NARROWEST and not faint
 
     def objects(self, spots: Sequence[Spot]) -> list[Object]:
         """The things on their spots."""
@@ -60,7 +75,7 @@ class Unit:
 def draw_size(rng: np.random.Generator, low: float, high: float) -> float:
     """A size from ``low`` to ``high``, in steps of 1/64; the step below ``high`` where none lies between."""
     last = int(high * STEP + 1e-6)
-    first = min(last, -int(-low * STEP + 1e-6))
+    first = min(last, math.ceil(low * STEP - 1e-6))
     return (first + int(rng.random() * (last - first + 1))) / STEP
 
 
@@ -138,6 +153,14 @@ def silhouette(name: str, colour: str | None, style: str, size: int) -> np.ndarr
     top, left = STEP - alpha.shape[0] // 2, STEP - alpha.shape[1] // 2
     grid[top : top + alpha.shape[0], left : left + alpha.shape[1]] = alpha
     return grid
+
+
+@functools.lru_cache(maxsize=4096)
+def alike(name: str, style: str, colour: str) -> float:
+    """The share of a thing's pixels that are close to a background's colour, within 45 of 441."""
+    pixels = np.asarray(sprite_picture(name, style), np.float32)
+    close = np.linalg.norm(pixels[..., :3] - np.asarray(BACKGROUND_COLOURS[colour], np.float32), axis=2) < 45
+    return float((close * pixels[..., 3]).sum() / pixels[..., 3].sum())
 
 
 def _hidden(farther: np.ndarray, nearer: np.ndarray, aside: int, down: int) -> float:

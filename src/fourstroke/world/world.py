@@ -105,8 +105,9 @@ class WorldConfig:
             if len(weights) != len(kinds) or sum(weights) <= 0:
                 raise ValueError(f"{name}={weights}: give {len(kinds)} weights ({', '.join(kinds)}), not all zero")
         names = choose_names(self)
+        least = 1 if self.shapes else len(self.count_weights)
         for style, weight in zip(STYLES, self.styles, strict=True):
-            if self.things and weight and len(names_of_style(names, style)) < len(self.count_weights):
+            if self.things and weight and len(names_of_style(names, style)) < least:
                 raise ValueError(f"things={self.things}: too few of them have pictures in style {style}")
         if not names and not self.shapes:
             raise ValueError("no sprites and no shapes leave nothing to draw")
@@ -164,18 +165,20 @@ class World:
         """The picture of a scene, (height, width, 4) uint8 with straight alpha."""
         return render_scene(scene)
 
-    def caption(self, scene: Scene, rich: bool, seed: int, wordings: Wordings = "trained") -> str:
-        """A true description of the scene, 25 words and more if ``rich``, else at most about 20; worded by ``seed``.
+    def caption(
+        self, scene: Scene, rich: bool, seed: int, wordings: Wordings = "trained", language: Language | None = None
+    ) -> str:
+        """A true description of the scene, several sentences if ``rich``, else a clause or a wish; worded by ``seed``.
 
-        Of the second edition, captions for training use the ``trained`` wordings only, and none of the ``heldout``.
+        Of the second edition, captions for training use the ``trained`` wordings only, and none of the ``heldout``;
+        short ones are in the seed's language unless one is given.
         """
-        if not self.config.things:
-            if wordings != "trained":
-                raise ValueError("the first edition holds no wordings out; set things for the second")
-            rng = generator(seed, CAPTION_STREAM if rich else SHORT_STREAM)
-            return describe_richly(scene, rng) if rich else describe_shortly(scene, rng)
-        language = "en" if rich else self.language(seed)
-        return caption_of(scene, generator(seed, CAPTION_STREAM if rich else SHORT_STREAM), language, rich, wordings)
+        rng = generator(seed, CAPTION_STREAM if rich else SHORT_STREAM)
+        if self.config.things:
+            return caption_of(scene, rng, language or ("en" if rich else self.language(seed)), rich, wordings)
+        if wordings != "trained" or language not in (None, "en"):
+            raise ValueError("the first edition has no held-out wordings and only English; set things for the second")
+        return describe_richly(scene, rng) if rich else describe_shortly(scene, rng)
 
     def language(self, seed: int) -> Language:
         """The language of a seed's short caption; rich ones are English."""

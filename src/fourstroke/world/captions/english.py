@@ -107,10 +107,8 @@ def background_phrase(background: Background, rng: np.random.Generator) -> str:
     """What stands behind, from its preposition on."""
     first, second = str(background.colour), str(background.second)
     if background.kind == "transparent":
-        soft = background.edge == "soft"
-        return one_of(rng, "on a transparent background", "with a transparent background") + (
-            ", with soft edges" if soft else ""
-        )
+        how = one_of(rng, "on a transparent", "with a transparent", "as a sticker on a transparent")
+        return f"{how} background" + (", with soft edges" if background.edge == "soft" else "")
     if background.kind == "flat":
         return one_of(
             rng, f"on {with_article(first)} background", f"on {first}", f"with {with_article(first)} background"

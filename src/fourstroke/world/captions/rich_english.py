@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from fourstroke.world.caption import PLACE_PHRASES, RELATION_PHRASES, size_word, with_article
@@ -95,7 +97,7 @@ def _letters(sign: Sign, rng: np.random.Generator) -> dict[str, str]:
     return {"ink": sign.ink, "font": font, "board": sign.board, "place": place, "script": script, "letters": letters}
 
 
-def _behind(scene: Scene, rng: np.random.Generator, say) -> list[str]:
+def _behind(scene: Scene, rng: np.random.Generator, say: Callable[[str, dict[str, str]], str]) -> list[str]:
     background = scene.background
     if background.kind == "transparent":
         return [say("transparent soft" if background.edge == "soft" else "transparent", {})]
