@@ -21,6 +21,7 @@ from fourstroke.train.vae import VaeRecipe, VaeStage, train_vae
 
 ELSEWHERE = {
     "WorldConfig.sprites",
+    "WorldConfig.things",
     "Phase.batch_size",
     "AutoencoderConfig.latents_mean",
     "AutoencoderConfig.latents_std",

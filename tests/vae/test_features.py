@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from fourstroke.checkpoint import CheckpointError
-from fourstroke.train.features import UNKNOWN, FeaturesRecipe, FeaturesStage, cell_labels, train_features
+from fourstroke.train.features import FeaturesRecipe, FeaturesStage, train_features
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import RecipeError, build, load_recipe
@@ -18,6 +18,7 @@ from fourstroke.train.vae import AlignmentConfig, VaeRecipe, VaeStage, train_vae
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork
 from fourstroke.world import Background, Object, Scene, Sign, WorldConfig
+from fourstroke.world.cells import UNKNOWN, cell_labels
 
 WORLD = WorldConfig(width=32, height=32, sprites=0)  # shapes alone need no fonts
 NAMES = SemanticConfig(
@@ -64,8 +65,9 @@ def test_labels_by_hand() -> None:
         ),
         sign=Sign(word="a", script="latin", font="f", board="white", ink="red", x=0.5, y=0.875, width=1.0, height=0.25),
     )
-    things, colours = (part[0].tolist() for part in cell_labels([scene], NAMES))
+    things, colours, styles = (part[0].tolist() for part in cell_labels([scene], NAMES))
     assert things == [[2, 2, 0, 0], [2, 2, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]  # the square lies between cell centres
+    assert styles == [[UNKNOWN] * 4] * 4
     assert colours == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 2], [UNKNOWN] * 4]
 
 

@@ -24,8 +24,8 @@ from fourstroke.world.caption import with_article
 from fourstroke.world.graph import INVERSE, combinations, is_held_out
 from fourstroke.world.page import render_page
 from fourstroke.world.palette import stands_out
-from fourstroke.world.render import object_stamp
 from fourstroke.world.sprites import FACES, choose_sprites
+from fourstroke.world.stamps import object_stamp
 from fourstroke.world.words import choose_words
 
 MICRO = WorldConfig()

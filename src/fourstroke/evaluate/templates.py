@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fourstroke.world.palette import SHAPE_COLOURS
-from fourstroke.world.render import object_stamp
+from fourstroke.world.stamps import object_stamp
 
 RING = 0.1
 """Width of the ring around an object, a fraction of its size."""

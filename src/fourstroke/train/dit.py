@@ -35,13 +35,14 @@ from fourstroke.text import TextEncoder
 from fourstroke.text.small import SmallTextConfig, build_text_encoder, sizes, train_tokenizer
 from fourstroke.train import distributed
 from fourstroke.train.device import autocast, pick_device
-from fourstroke.train.features import UNKNOWN, cell_labels, cell_names, known_cross_entropy
+from fourstroke.train.features import known_cross_entropy
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import agree, resolved
 from fourstroke.vae import Autoencoder
 from fourstroke.vae.features import SemanticConfig
 from fourstroke.world import World, WorldConfig
+from fourstroke.world.cells import UNKNOWN, cell_labels, cell_names
 from fourstroke.world.graph import Split
 
 
@@ -280,7 +281,7 @@ class _Semantics(nn.Module):
     def _labels(self, index: int) -> tuple[Tensor, Tensor]:
         """Things and colours (cells,) of a sample, made when first asked for."""
         if index not in self._known:
-            things, colours = cell_labels([self.world.scene(index)], self.names)
+            things, colours, _ = cell_labels([self.world.scene(index)], self.names)
             self._known[index] = things.flatten().to(torch.int16), colours.flatten().to(torch.int16)
         return self._known[index]
 

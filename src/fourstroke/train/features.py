@@ -22,11 +22,8 @@ from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import resolved
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork
-from fourstroke.world import BACKGROUND_COLOURS, SHAPE_COLOURS, SHAPES, Sample, Scene, World, WorldConfig
-
-UNKNOWN = -100
-"""The label of what the graph does not say; cross entropy passes over it."""
-BACKGROUND, SIGN = "background", "sign"
+from fourstroke.world import Sample, World, WorldConfig
+from fourstroke.world.cells import SIGN, UNKNOWN, cell_labels, cell_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +64,7 @@ class FeaturesStage:
         samples = self._batch(step)
         with autocast(self.device):
             things, colours = self.model(pixels(samples).to(self.device))
-        labels = [target.to(self.device) for target in cell_labels([s.scene for s in samples], self.config)]
+        labels = [target.to(self.device) for target in cell_labels([s.scene for s in samples], self.config)[:2]]
         parts = {
             name: known_cross_entropy(logits.float(), target)
             for name, logits, target in zip(("things", "colours"), (things, colours), labels, strict=True)
@@ -77,7 +74,7 @@ class FeaturesStage:
     def sample(self, folder: Path, step: int) -> dict[str, float]:
         """Shares of cells of held-out scenes that are named right; of those of objects alone, too."""
         logits = self.model(pixels(self.held_out).to(self.device))
-        things, colours = cell_labels([s.scene for s in self.held_out], self.config)
+        things, colours, _ = cell_labels([s.scene for s in self.held_out], self.config)
         named, coloured = (part.argmax(1).cpu() for part in logits)
         objects, known = things > self.config.things.index(SIGN), colours != UNKNOWN
         scores = {"things": named == things, "objects": (named == things)[objects]}
@@ -103,12 +100,6 @@ def train_features(recipe: FeaturesRecipe, resume: bool = False) -> Path:
     return Trainer(FeaturesStage(recipe), recipe.run, recipe.optimizer, resolved(recipe)).run(resume)
 
 
-def cell_names(world: World) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What can be at a cell of this world, and in which colours."""
-    things = (BACKGROUND, SIGN, *SHAPES, *world.sprites)
-    return things, tuple(dict.fromkeys((*BACKGROUND_COLOURS, *SHAPE_COLOURS)))
-
-
 def known_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Mean cross entropy of logits (b, classes, ...) over the targets (b, ...) that are not UNKNOWN; 0 of none.
 
@@ -117,36 +108,3 @@ def known_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     total = F.cross_entropy(logits, target, ignore_index=UNKNOWN, reduction="sum")
     known = distributed.mean({"count": (target != UNKNOWN).sum()})["count"]
     return total / known.clamp_min(1 / distributed.world())
-
-
-def cell_labels(scenes: list[Scene], config: SemanticConfig) -> tuple[Tensor, Tensor]:
-    """What is at each cell's centre: indices (b, h, w) into `config.things`, and into `config.colours` or UNKNOWN.
-
-    Later objects cover earlier ones, the sign covers all; sprites, signs, gradients and stickers' grounds have no
-    colour that the graph knows.
-    """
-    found = [_labels(scene, config) for scene in scenes]
-    return torch.stack([things for things, _ in found]), torch.stack([colours for _, colours in found])
-
-
-def _labels(scene: Scene, config: SemanticConfig) -> tuple[Tensor, Tensor]:
-    rows, columns = scene.height // config.factor, scene.width // config.factor
-    y = ((torch.arange(rows) + 0.5) * config.factor)[:, None].expand(rows, columns)
-    x = ((torch.arange(columns) + 0.5) * config.factor)[None].expand(rows, columns)
-    things = torch.full((rows, columns), config.things.index(BACKGROUND))
-    colours = torch.full((rows, columns), UNKNOWN)
-    ground = scene.background
-    if ground.kind in ("flat", "horizon"):
-        colours[:] = config.colours.index(str(ground.colour))
-    if ground.kind == "horizon" and ground.horizon is not None:
-        colours[y >= ground.horizon * scene.height] = config.colours.index(str(ground.second))
-    for entry in scene.objects:
-        half = entry.size * min(scene.width, scene.height) / 2
-        inside = ((x - entry.x * scene.width).abs() <= half) & ((y - entry.y * scene.height).abs() <= half)
-        things[inside] = config.things.index(entry.name)
-        colours[inside] = UNKNOWN if entry.colour is None else config.colours.index(entry.colour)
-    if (sign := scene.sign) is not None:
-        inside = (x / scene.width - sign.x).abs() <= sign.width / 2
-        inside &= (y / scene.height - sign.y).abs() <= sign.height / 2
-        things[inside], colours[inside] = config.things.index(SIGN), UNKNOWN
-    return things, colours

@@ -21,12 +21,13 @@ from fourstroke.text import TextEncoder
 from fourstroke.text.encoder import TextFeatures
 from fourstroke.text.small import SmallTextConfig, build_text_encoder, sizes, train_tokenizer
 from fourstroke.train.device import autocast, pick_device
-from fourstroke.train.features import UNKNOWN, cell_labels, cell_names, known_cross_entropy
+from fourstroke.train.features import known_cross_entropy
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import agree, resolved
 from fourstroke.vae.features import SemanticConfig
 from fourstroke.world import Scene, World, WorldConfig
+from fourstroke.world.cells import UNKNOWN, cell_labels, cell_names
 from fourstroke.world.graph import Split
 
 HELD_OUT = 256
@@ -144,7 +145,7 @@ class TextStage:
         return scenes, (logits[:, :things], logits[:, things:])
 
     def _labels(self, scenes: list[Scene]) -> list[Tensor]:
-        return [labels.flatten(1).to(self.device) for labels in cell_labels(scenes, self.names)]
+        return [labels.flatten(1).to(self.device) for labels in cell_labels(scenes, self.names)[:2]]
 
     def _centres(self, scene: Scene) -> list[int]:
         """The cell in which each object's centre lies, of those that no other object or sign covers."""

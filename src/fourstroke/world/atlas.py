@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fourstroke.world.graph import Style
+
 INDEX = Path(__file__).parent / "assets" / "atlas.json"
 CELL = 128
 """Pixels of a cell's side; a picture starts at its cell's top left corner."""
 COLUMNS = 16
 
-STYLES = ("flat", "3d", "clip-art", "rendered")
+STYLES: tuple[Style, ...] = ("flat", "3d", "clip-art", "rendered")
 
 _THINGS = """
 cat, house, apple, rocket, tree, fish, sunflower, mushroom, car, star, umbrella, frog, penguin, pizza, cactus,
@@ -37,6 +39,18 @@ THINGS = tuple(name.strip() for name in _THINGS.replace("\n", " ").split(","))
 
 The first 18 are those of the first edition, in its order.
 """
+
+
+def choose_things(choice: int | tuple[str, ...]) -> tuple[str, ...]:
+    """The first ``choice`` of `THINGS`, or the given names once they are known to have pictures."""
+    if isinstance(choice, int):
+        if not 0 <= choice <= len(THINGS):
+            raise ValueError(f"things={choice}: choose between 0 and {len(THINGS)}")
+        return THINGS[:choice]
+    unknown = [name for name in choice if not styles_of(name)]
+    if unknown:
+        raise ValueError(f"unknown things {', '.join(unknown)}: choose from fourstroke.world.THINGS")
+    return tuple(choice)
 
 
 def styles_of(name: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ fractions of its shorter side; the longer side of an object's tight box equals i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -14,7 +15,13 @@ from fourstroke.world.chance import stable_fraction
 
 Split = Literal["train", "heldout"]
 HELD_OUT_SHARE = 0.1
-INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+RATIO = 1.4
+"""Of the sizes of a medium and a small thing, and of a large and a medium one."""
+Style = Literal["flat", "3d", "clip-art", "rendered"]
+Scale = Literal["small", "medium", "large"]
+Layout = Literal["alone", "pair", "front", "row", "column", "pyramid", "funnel", "sign"]
+Predicate = Literal["left of", "right of", "above", "below", "in front of"]
+INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above", "in front of": "behind"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +34,11 @@ class Object:
     x: float
     y: float
     size: float
+    style: Style = "flat"
+    """Whose pictures show it; shapes are always flat."""
+    scale: Scale | None = None
+    """What captions call its size. Of two things the larger one's size is at least `graph.RATIO` times the other's for
+    each step between them; a lone thing is small up to 0.3 and large from 0.68 on. None: its size is not spoken of."""
 
     @property
     def title(self) -> str:
@@ -35,22 +47,34 @@ class Object:
 
     @property
     def place(self) -> str:
-        """Where the centre lies: ``center``, ``left``, ``right``, ``top`` or ``bottom``, whichever it leans to most."""
-        dx, dy = self.x - 0.5, self.y - 0.5
-        if max(abs(dx), abs(dy)) < 0.1:
-            return "center"
-        if abs(dx) >= abs(dy):
-            return "left" if dx < 0 else "right"
-        return "top" if dy < 0 else "bottom"
+        """Where the centre lies (`place_of`)."""
+        return place_of(self.x, self.y)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Relation:
-    """``subject`` stands ``predicate`` ``object``; both are indices into the scene's objects."""
+    """``subject`` stands ``predicate`` ``object``; both are indices into the scene's objects.
+
+    Of a group the first member is named, and the relation holds for all. What is ``in front of`` another is drawn
+    later, stands lower and hides a part of it.
+    """
 
     subject: int
-    predicate: Literal["left of", "right of", "above", "below"]
+    predicate: Predicate
     object: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Two to four equal things that belong together, as indices into the scene's objects."""
+
+    indices: tuple[int, ...]
+    form: Literal["row", "column", "cluster"]
+
+    @property
+    def number(self) -> int:
+        """How many there are."""
+        return len(self.indices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +91,8 @@ class Background:
     horizon: float | None = None
     texture: str = "plain"
     light: str = "even"
+    edge: Literal["clean", "soft"] = "clean"
+    """How stickers end."""
 
     @property
     def colours(self) -> tuple[str, ...]:
@@ -100,20 +126,32 @@ class Scene:
 
     width: int
     height: int
-    layout: Literal["alone", "pair", "row", "column", "pyramid", "funnel", "sign"]
+    layout: Layout
+    """How the units stand: a group is one, and so is each thing that stands for itself."""
     background: Background
     objects: tuple[Object, ...]
     relations: tuple[Relation, ...] = ()
     sign: Sign | None = None
+    groups: tuple[Group, ...] = ()
+    stated: bool = True
+    """Whether captions say the relations; they hold in any case."""
+
+    @property
+    def units(self) -> tuple[tuple[int, ...], ...]:
+        """Indices of each group's members and of each thing that stands for itself, in the order of their firsts."""
+        grouped = {index: group.indices for group in self.groups for index in group.indices}
+        units = (grouped.get(index, (index,)) for index in range(len(self.objects)))
+        return tuple(dict.fromkeys(units))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON; ``Scene.from_dict`` reads it back."""
         plain = asdict(self)
-        return plain | {"objects": list(plain["objects"]), "relations": list(plain["relations"])}
+        groups = [{**group, "indices": list(group["indices"])} for group in plain["groups"]]
+        return plain | {"objects": list(plain["objects"]), "relations": list(plain["relations"]), "groups": groups}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Scene:
-        """The scene that ``to_dict`` wrote."""
+        """The scene that ``to_dict`` wrote, in this or the first edition."""
         return cls(
             width=plain["width"],
             height=plain["height"],
@@ -122,18 +160,47 @@ class Scene:
             objects=tuple(Object(**entry) for entry in plain["objects"]),
             relations=tuple(Relation(**entry) for entry in plain["relations"]),
             sign=None if plain["sign"] is None else Sign(**plain["sign"]),
+            groups=tuple(Group(indices=tuple(g["indices"]), form=g["form"]) for g in plain.get("groups", ())),
+            stated=plain.get("stated", True),
         )
 
 
-def combinations(scene: Scene) -> list[tuple[str, ...]]:
-    """What the split looks at: each related pair with its predicate, or the lone object with its background and place.
+def place_of(x: float, y: float) -> str:
+    """Which part of the picture a point leans to most: ``center``, ``left``, ``right``, ``top`` or ``bottom``."""
+    dx, dy = x - 0.5, y - 0.5
+    if max(abs(dx), abs(dy)) < 0.1:
+        return "center"
+    if abs(dx) >= abs(dy):
+        return "left" if dx < 0 else "right"
+    return "top" if dy < 0 else "bottom"
 
-    ``cat left of dog`` and ``dog right of cat`` are one combination; ``cat right of dog`` is another. The ends of a row
-    or a column are a pair too, though its relations name neighbours alone.
+
+def combinations(scene: Scene) -> list[tuple[str, ...]]:
+    """What the split looks at: what captions put together of the objects.
+
+    Each related pair with its predicate, or the pair alone where relations are not stated; a group's number and thing;
+    a larger and a smaller thing; a lone object with its background and place. ``cat left of dog`` and ``dog right of
+    cat`` are one combination; ``cat right of dog`` is another. The ends of a row or a column are a pair too, though its
+    relations name neighbours alone.
     """
-    if len(scene.objects) == 1:
-        alone = scene.objects[0]
-        return [("alone", alone.title, scene.background.colour or "transparent", alone.place)]
+    found: list[tuple[str, ...]] = [
+        ("count", str(group.number), scene.objects[group.indices[0]].title) for group in scene.groups
+    ]
+    firsts = [scene.objects[unit[0]] for unit in scene.units]
+    scaled = [entry for entry in firsts if entry.scale is not None]
+    if len(firsts) == 1:
+        if not scene.groups:
+            found.append(("alone", firsts[0].title, scene.background.colour or "transparent", firsts[0].place))
+        return found
+    for larger, smaller in itertools.permutations(scaled, 2):
+        if larger.size > smaller.size:
+            found.append(("sizes", larger.title, smaller.title))
+    if scene.stated:
+        return found + _related(scene)
+    return found + [("pair", *sorted((a.title, b.title))) for a, b in itertools.combinations(firsts, 2)]
+
+
+def _related(scene: Scene) -> list[tuple[str, ...]]:
     pairs: list[tuple[str, ...]] = []
     for relation in _implied(scene.relations):
         subject, predicate, other = (
@@ -167,7 +234,10 @@ def split_of(scene: Scene) -> Split | None:
     """``heldout`` if a combination of the objects is and the word is, ``train`` if none is, None for a mix."""
     verdicts = set()
     if scene.objects:
-        verdicts.add(any(is_held_out(*combination) for combination in combinations(scene)))
+        held_out = any(is_held_out(*combination) for combination in combinations(scene))
+        if not scene.stated and not held_out and any(is_held_out(*combination) for combination in _related(scene)):
+            return None  # not said, but to be seen
+        verdicts.add(held_out)
     if scene.sign is not None:
         verdicts.add(is_held_out("word", scene.sign.word))
     if len(verdicts) != 1:

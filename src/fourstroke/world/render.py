@@ -11,15 +11,12 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageFilter
 
-from fourstroke.fonts import load_font
-from fourstroke.world.atlas import sprite_picture
-from fourstroke.world.graph import Background, Scene, Sign
-from fourstroke.world.palette import BACKGROUND_COLOURS, BOARD_COLOURS, INKS, RGB, SHAPE_COLOURS
-from fourstroke.world.words import SIGN_FONTS
-
-Array = np.ndarray
+from fourstroke.world.graph import Background, Scene
+from fourstroke.world.lettering import stamp_of
+from fourstroke.world.palette import BACKGROUND_COLOURS
+from fourstroke.world.stamps import Array, Stamp, object_stamp
 
 SHADOW_STRENGTH = 0.34
 
@@ -31,66 +28,28 @@ def render_scene(scene: Scene) -> Array:
     stamps = []
     for entry in scene.objects:
         size = _quantised(entry.size, side)
-        stamps.append((object_stamp(entry.name, entry.colour, size), entry.x, entry.y, max(2, round(size * 0.06))))
+        stamp = object_stamp(entry.name, entry.colour, size, entry.style)
+        stamps.append((stamp, entry.x, entry.y, max(2, round(size * 0.06))))
     if scene.sign is not None:
-        stamps.append((_stamp_of(scene.sign, width, height), scene.sign.x, scene.sign.y, max(2, round(side * 0.02))))
+        stamps.append((stamp_of(scene.sign, width, height), scene.sign.x, scene.sign.y, max(2, round(side * 0.02))))
     if scene.background.kind == "transparent":
         planes = np.zeros((4, height, width), np.float32)
         for stamp, x, y, _ in stamps:
             _lay(planes, stamp, x, y)
+        if scene.background.edge == "soft":
+            planes *= _soft_edge(planes[3])
         np.divide(planes[:3], planes[3] / 255.0, out=planes[:3], where=planes[3] > 0)
         return _finished(planes)
     planes = paint_background(scene.background, width, height)
-    for stamp, x, y, reach in stamps:
-        _cast_shadow(planes, stamp, x, y, reach, scene.background.light)
-    for stamp, x, y, _ in stamps:
-        _lay(planes, stamp, x, y)
+    overlapping = any(relation.predicate == "in front of" for relation in scene.relations)
+    for layer in [[stamp] for stamp in stamps] if overlapping else [stamps]:
+        for stamp, x, y, reach in layer:
+            _cast_shadow(planes, stamp, x, y, reach, scene.background.light)
+        for stamp, x, y, _ in layer:
+            _lay(planes, stamp, x, y)
     if scene.background.light != "even":
         planes *= light_field(scene.background.light, width, height)
     return _finished(planes)
-
-
-class Stamp:
-    """Something ready to be laid on a canvas; stamps are compared by identity."""
-
-    def __init__(self, planes: Array) -> None:
-        self.planes = planes
-        """(4, h, w) float32 in 0..255, premultiplied."""
-        self.kept = 1.0 - planes[3] / 255.0
-        """What stays of the canvas below, (h, w) in 0..1."""
-
-
-@functools.lru_cache(maxsize=768)
-def object_stamp(name: str, colour: str | None, size: int) -> Stamp:
-    """A sprite (no colour) or a shape whose longer side is ``size`` pixels."""
-    if colour is None:
-        picture = sprite_picture(name)
-        scale = size / max(picture.size)
-        shape = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        pixels = np.asarray(picture.convert("RGBa").resize(shape, Image.Resampling.LANCZOS), np.float32)
-        planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-        return Stamp(np.minimum(planes, planes[3]))
-    return Stamp(_tinted(shape_coverage(name, size), SHAPE_COLOURS[colour]))
-
-
-def shape_coverage(name: str, size: int) -> Array:
-    """How much of each pixel the shape covers, (size, size) in 0..1, from the distance to its outline in pixels."""
-    half = size / 2
-    axis = np.arange(size, dtype=np.float32) + 0.5 - half
-    x, y = axis[None, :], axis[:, None]
-    if name == "circle":
-        inside = half - np.hypot(x, y)
-    elif name == "square":
-        inside = 0.88 * half - np.maximum(np.abs(x), np.abs(y))
-    elif name == "diamond":
-        inside = (half - np.abs(x) - np.abs(y)) / np.sqrt(2.0)
-    elif name == "triangle":
-        top, bottom = -0.92 * half, 0.88 * half
-        slope = (bottom - top) / half
-        inside = np.minimum((y - top - slope * np.abs(x)) / np.hypot(slope, 1.0), bottom - y)
-    else:
-        raise ValueError(f"unknown shape {name!r}: choose circle, square, triangle or diamond")
-    return np.clip(inside + 0.5, 0.0, 1.0).astype(np.float32)
 
 
 def paint_background(background: Background, width: int, height: int) -> Array:
@@ -152,39 +111,6 @@ def light_field(light: str, width: int, height: int) -> Array:
     return field.astype(np.float32).reshape(-1, height, width)
 
 
-@functools.lru_cache(maxsize=512)
-def sign_stamp(word: str, script: str, font: str, board: str, ink: str, width: int, height: int) -> Stamp:
-    """A board of ``width`` x ``height`` pixels with a border and one word set as large as it fits."""
-    x = np.abs(np.arange(width, dtype=np.float32) + 0.5 - width / 2)[None, :]
-    y = np.abs(np.arange(height, dtype=np.float32) + 0.5 - height / 2)[:, None]
-    corner = 0.16 * height
-    to_corner = np.hypot(np.maximum(x - width / 2 + corner, 0.0), np.maximum(y - height / 2 + corner, 0.0))
-    inside = corner - to_corner
-    planes = _tinted(np.clip(inside + 0.5, 0.0, 1.0), BOARD_COLOURS[board], shade=0.0)
-    line = max(1.0, 0.035 * height)
-    border = np.clip(0.5 + line / 2 - np.abs(inside - 1.8 * line), 0.0, 1.0)
-    for coverage in (border, _set_word(word, SIGN_FONTS[script][font], width, height, margin=4.5 * line)):
-        layer = _tinted(coverage, INKS[ink], shade=0.0)
-        planes = planes * (1.0 - layer[3] / 255.0) + layer
-    return Stamp(planes)
-
-
-def _set_word(word: str, file_name: str, width: int, height: int, margin: float) -> Array:
-    room_x, room_y = width - 2 * margin, height - 2 * margin
-    probe = load_font(file_name, 64).getbbox(word)
-    size = max(6, int(64 * min(room_x / (probe[2] - probe[0]), room_y / (probe[3] - probe[1]))))
-    font = load_font(file_name, min(size, int(0.75 * height)))
-    left, top, right, bottom = font.getbbox(word)
-    mask = Image.new("L", (width, height), 0)
-    ImageDraw.Draw(mask).text(((width - left - right) / 2, (height - top - bottom) / 2), word, font=font, fill=255)
-    return np.asarray(mask, np.float32) / 255.0
-
-
-def _stamp_of(sign: Sign, width: int, height: int) -> Stamp:
-    size = round(sign.width * width), round(sign.height * height)
-    return sign_stamp(sign.word, sign.script, sign.font, sign.board, sign.ink, *size)
-
-
 @functools.lru_cache(maxsize=768)
 def _shadow_kept(stamp: Stamp, reach: int) -> Array:
     """What the shadow of a stamp leaves of the light, with ``2 * reach`` pixels around it, (h, w) in 0..1."""
@@ -207,6 +133,12 @@ def _lay(planes: Array, stamp: Stamp, x: float, y: float) -> None:
     below += stamp.planes[(slice(len(planes)), *source)]
 
 
+def _soft_edge(alpha: Array) -> Array:
+    """What soft edges leave of planes with this alpha (0..255): they fade inwards, over 3 % of the shorter side."""
+    blurred = Image.fromarray(alpha.astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.014 * min(alpha.shape)))
+    return np.clip(np.asarray(blurred, np.float32) / 127.5 - 0.7, 0.0, 1.0)
+
+
 Window = tuple[slice, slice]
 
 
@@ -226,13 +158,6 @@ def _finished(planes: Array) -> Array:
     for channel, plane in enumerate(planes.astype(np.uint8)):
         picture[..., channel] = plane
     return picture
-
-
-def _tinted(coverage: Array, colour: RGB, shade: float = 0.09) -> Array:
-    """Premultiplied planes of one colour, a little lighter at the top and darker at the bottom by ``shade``."""
-    tone = np.linspace(1 + shade, 1 - shade, coverage.shape[0], dtype=np.float32)[:, None]
-    opaque = np.minimum(np.asarray(colour, np.float32)[:, None, None] * tone, 255.0)
-    return np.concatenate([opaque * coverage, 255.0 * coverage[None]]).astype(np.float32)
 
 
 def _soft_step(wave: Array, side: int) -> Array:

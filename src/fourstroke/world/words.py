@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 from fourstroke.world.graph import Split, is_held_out
 
-SIGN_FONTS: dict[str, dict[str, str]] = {  # script -> name as captions say it -> file; another script is another entry
+SIGN_FONTS: dict[str, dict[str, str]] = {  # script -> name as captions say it -> file
     "latin": {
         "sans-serif": "DejaVuSans.ttf",
         "bold sans-serif": "DejaVuSans-Bold.ttf",
@@ -14,7 +15,9 @@ SIGN_FONTS: dict[str, dict[str, str]] = {  # script -> name as captions say it -
         "bold serif": "DejaVuSerif-Bold.ttf",
         "monospaced": "DejaVuSansMono-Bold.ttf",
     },
+    "chinese": {"sans-serif": "NotoSansSC-Regular-subset.otf", "bold sans-serif": "NotoSansSC-Bold-subset.otf"},
 }
+SIGN_FONTS["cyrillic"] = SIGN_FONTS["latin"]
 _LATIN = """
 able acid acorn actor adult age agent air alarm album alive alley amber angel angle ankle apple april apron arch area
 arena arm army arrow art ask atlas atom aunt autumn award axis baby back bag bake bakery ball bamboo banana band bank
@@ -67,7 +70,10 @@ violet violin visit vivid voice vote wagon walk wall walnut walrus warm wash wat
 whale wheat wheel white wide wild willow win wind window wing winter wise wish wolf wonder wood wool word work world
 wrap yacht yard year yellow yes yoga young zebra zero zest zone zoo
 """
-WORDS: dict[str, tuple[str, ...]] = {"latin": tuple(_LATIN.split())}  # another script is another entry, with its fonts
+WORDS: dict[str, tuple[str, ...]] = {"latin": tuple(_LATIN.split())} | {
+    script: tuple((Path(__file__).parent / "assets" / f"{script}.txt").read_text("utf-8").split())
+    for script in ("cyrillic", "chinese")
+}
 
 
 @functools.lru_cache(maxsize=64)

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fourstroke.ranges import Count, Fraction, NonNegative, check_ranges
+from fourstroke.world.atlas import STYLES, choose_things, styles_of
 from fourstroke.world.caption import describe_richly, describe_shortly
+from fourstroke.world.captions import LANGUAGES, Language, Wordings, caption_of
 from fourstroke.world.chance import generator, pick, pick_weighted
 from fourstroke.world.compose import (
     arrange,
@@ -22,12 +24,13 @@ from fourstroke.world.compose import (
     draw_sign,
     draw_titles,
 )
+from fourstroke.world.drawing import draw_scene
 from fourstroke.world.graph import Background, Scene, Split, split_of
 from fourstroke.world.render import render_scene
 from fourstroke.world.sprites import choose_sprites
 from fourstroke.world.words import WORDS, choose_words
 
-SCENE_STREAM, CAPTION_STREAM, SHORT_STREAM = 0, 1, 2
+SCENE_STREAM, CAPTION_STREAM, SHORT_STREAM, LANGUAGE_STREAM = 0, 1, 2, 4
 MAX_DRAWS = 10_000
 SCENES = 2
 """Raised whenever seeds give other scenes than before: what was made of the old ones is not mixed with new ones."""
@@ -60,6 +63,27 @@ class WorldConfig:
     """Share of scenes in another light than an even one."""
     transparent: Fraction = 0.0
     """Share of stickers, on a transparent background."""
+    things: int | tuple[str, ...] = 0
+    """The second edition: how many of the ordered `THINGS`, or names from the atlas, instead of the sprites.
+
+    The fields below are the second edition's.
+    """
+    styles: tuple[NonNegative, ...] = (1.0, 0.0, 0.0, 0.0)
+    """How often the things are flat, glossy 3D, clip-art and rendered."""
+    mixed_styles: Fraction = 0.0
+    """Share of scenes in which each thing has a style of its own."""
+    groups: Fraction = 0.0
+    """Share of scenes (of one or two things) in which one is there two to four times."""
+    sizes: Fraction = 0.0
+    """Share of scenes (without groups and signs) that captions call things small, medium-sized or large in."""
+    overlaps: Fraction = 0.0
+    """Share of scenes of two things (without groups and signs) in which one stands in front of the other."""
+    unstated: Fraction = 0.0
+    """Share of scenes of two and three things whose captions state no relation."""
+    soft_edges: Fraction = 0.0
+    """Share of stickers with soft edges."""
+    languages: tuple[NonNegative, ...] = (1.0, 0.0, 0.0, 0.0)
+    """How often short captions are English, Spanish, Russian and Chinese."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -72,11 +96,35 @@ class WorldConfig:
         unknown = set(self.scripts) - set(WORDS)
         if unknown or not self.scripts:
             raise ValueError(f"scripts={self.scripts}: choose from {', '.join(WORDS)}")
-        names = choose_sprites(self.sprites)
+        if not self.things:
+            changed = [name for name in SECOND_EDITION if getattr(self, name) != getattr(WorldConfig, name)]
+            if changed:
+                raise ValueError(f"{', '.join(changed)}: only the second edition has these; set things as well")
+        for name, kinds in (("styles", STYLES), ("languages", LANGUAGES)):
+            weights = getattr(self, name)
+            if len(weights) != len(kinds) or sum(weights) <= 0:
+                raise ValueError(f"{name}={weights}: give {len(kinds)} weights ({', '.join(kinds)}), not all zero")
+        names = choose_names(self)
+        least = 1 if self.shapes else len(self.count_weights)
+        for style, weight in zip(STYLES, self.styles, strict=True):
+            if self.things and weight and len(names_of_style(names, style)) < least:
+                raise ValueError(f"things={self.things}: too few of them have pictures in style {style}")
         if not names and not self.shapes:
-            raise ValueError("sprites=0 and shapes=False leave nothing to draw")
+            raise ValueError("no sprites and no shapes leave nothing to draw")
         if not self.shapes and len(names) < len(self.count_weights):
             raise ValueError(f"{len(names)} sprites cannot fill scenes of {len(self.count_weights)} different objects")
+
+
+SECOND_EDITION = (
+    "styles",
+    "mixed_styles",
+    "groups",
+    "sizes",
+    "overlaps",
+    "unstated",
+    "soft_edges",
+    "languages",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +145,9 @@ class World:
 
     def __init__(self, config: WorldConfig) -> None:
         self.config = config
-        self.sprites = choose_sprites(config.sprites)
+        self.sprites = choose_names(config)
+        """Names of the things that there can be."""
+        self.by_style = {style: names_of_style(self.sprites, style) for style in STYLES}
         self.shape_share = 0.0 if not config.shapes else 1.0 if not self.sprites else config.shape_share
 
     def scene(self, seed: int, split: Split = "train") -> Scene:
@@ -107,7 +157,7 @@ class World:
         rng = generator(seed, SCENE_STREAM)
         for _ in range(MAX_DRAWS):
             scene = self._draw(rng, split)
-            if split_of(scene) == split:
+            if scene is not None and split_of(scene) == split:
                 return scene
         raise ValueError(f"found no {split} scene in {MAX_DRAWS} draws: the configuration leaves too few combinations")
 
@@ -115,19 +165,35 @@ class World:
         """The picture of a scene, (height, width, 4) uint8 with straight alpha."""
         return render_scene(scene)
 
-    def caption(self, scene: Scene, rich: bool, seed: int) -> str:
-        """A true description of the scene, 25 words and more if ``rich``, else at most about 20; worded by ``seed``."""
+    def caption(
+        self, scene: Scene, rich: bool, seed: int, wordings: Wordings = "trained", language: Language | None = None
+    ) -> str:
+        """A true description of the scene, several sentences if ``rich``, else a clause or a wish; worded by ``seed``.
+
+        Of the second edition, captions for training use the ``trained`` wordings only, and none of the ``heldout``;
+        short ones are in the seed's language unless one is given.
+        """
         rng = generator(seed, CAPTION_STREAM if rich else SHORT_STREAM)
+        if self.config.things:
+            return caption_of(scene, rng, language or ("en" if rich else self.language(seed)), rich, wordings)
+        if wordings != "trained" or language not in (None, "en"):
+            raise ValueError("the first edition has no held-out wordings and only English; set things for the second")
         return describe_richly(scene, rng) if rich else describe_shortly(scene, rng)
 
-    def sample(self, seed: int, split: Split = "train") -> Sample:
+    def language(self, seed: int) -> Language:
+        """The language of a seed's short caption; rich ones are English."""
+        return pick_weighted(generator(seed, LANGUAGE_STREAM), LANGUAGES, self.config.languages)
+
+    def sample(self, seed: int, split: Split = "train", wordings: Wordings = "trained") -> Sample:
         """Scene, picture and captions of a seed."""
         scene = self.scene(seed, split)
-        short, rich = (self.caption(scene, rich=kind, seed=seed) for kind in (False, True))
+        short, rich = (self.caption(scene, kind, seed, wordings) for kind in (False, True))
         return Sample(image=self.render(scene), scene=scene, short=short, rich=rich)
 
-    def _draw(self, rng: np.random.Generator, split: Split) -> Scene:
+    def _draw(self, rng: np.random.Generator, split: Split) -> Scene | None:
         config = self.config
+        if config.things:
+            return draw_scene(rng, config, self.by_style, self.shape_share, split)
         background = draw_background(rng, config.backgrounds, config.textures, config.lights)
         if rng.random() < config.transparent:
             background = Background(kind="transparent")
@@ -148,3 +214,13 @@ class World:
         titles = draw_titles(rng, count, self.sprites, self.shape_share, background)
         arrangement = arrange_beside_sign(rng, count, place) if count else None
         return build_scene(config.width, config.height, background, titles, arrangement, sign)
+
+
+def choose_names(config: WorldConfig) -> tuple[str, ...]:
+    """What there can be besides shapes: the things of the second edition, or the sprites of the first."""
+    return choose_things(config.things) if config.things else choose_sprites(config.sprites)
+
+
+def names_of_style(names: tuple[str, ...], style: str) -> tuple[str, ...]:
+    """Those of the names that have a picture in the style."""
+    return tuple(name for name in names if style in styles_of(name))
