@@ -35,14 +35,13 @@ from fourstroke.text import TextEncoder
 from fourstroke.text.small import SmallTextConfig, build_text_encoder, sizes, train_tokenizer
 from fourstroke.train import distributed
 from fourstroke.train.device import autocast, pick_device
-from fourstroke.train.features import known_cross_entropy
 from fourstroke.train.loop import RunConfig, Trainer
+from fourstroke.train.naming import CellNaming, Labels
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import agree, resolved
 from fourstroke.vae import Autoencoder
-from fourstroke.vae.features import SemanticConfig
 from fourstroke.world import World, WorldConfig
-from fourstroke.world.cells import UNKNOWN, cell_labels, cell_names
+from fourstroke.world.cells import UNKNOWN
 from fourstroke.world.graph import Split
 
 
@@ -56,6 +55,8 @@ class SemanticsConfig:
 
     block: Count
     weight: NonNegative = 0.5
+    letters: str = ""
+    """Letters to be named where they stand on signs; none where it is empty."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -169,8 +170,8 @@ class DitStage:
         flow = self._error(prompts, x_0, recipe.draws, generator, ranks).mean()
         if self.semantics is None or recipe.semantics is None:
             return {"loss": flow}
-        named = self.semantics.loss(indices.tolist(), dropped, recipe.draws)
-        return {"loss": flow + recipe.semantics.weight * named, "flow": flow, "named": named}
+        named = self.semantics.losses(indices.tolist(), dropped, recipe.draws)
+        return {"loss": flow + recipe.semantics.weight * sum(named.values()), "flow": flow, **named}
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
         """A sheet of held-out prompts, and the loss on held-out latents with fixed noise."""
@@ -261,28 +262,28 @@ class _Semantics(nn.Module):
         if block > len(transformer.transformer_blocks):
             raise ValueError(f"semantics.block={block}, but there are {len(transformer.transformer_blocks)} blocks")
         self.world = World(recipe.world)
-        things, colours = cell_names(self.world)
-        self.names = SemanticConfig(things=things, colours=colours)
-        self.head = nn.Linear(transformer.config.width, len(things) + len(colours))
+        self.naming = CellNaming(self.world, recipe.semantics.letters)
+        self.head = nn.Linear(transformer.config.width, self.naming.outputs)
         self._hidden: Tensor | None = None
-        self._known: dict[int, tuple[Tensor, Tensor]] = {}
+        self._known: dict[int, Labels] = {}
         transformer.transformer_blocks[block - 1].register_forward_hook(self._keep)
 
-    def loss(self, indices: list[int], dropped: Tensor, draws: int) -> Tensor:
-        """Cross entropy of things and colours of the samples' scenes; where the prompt was dropped, none is asked."""
+    def losses(self, indices: list[int], dropped: Tensor, draws: int) -> dict[str, Tensor]:
+        """Cross entropy of what the samples' scenes show; where the prompt was dropped, nothing is asked."""
         assert self._hidden is not None
-        logits = self.head(self._hidden.float()).mT
-        stacked = [torch.stack(kind).long() for kind in zip(*map(self._labels, indices), strict=True)]
-        asked = [kind.masked_fill(dropped[:, None], UNKNOWN).repeat_interleave(draws, dim=0) for kind in stacked]
-        count = len(self.names.things)
-        parts = zip((logits[:, :count], logits[:, count:]), asked, strict=True)
-        return torch.stack([known_cross_entropy(part, target.to(part.device)) for part, target in parts]).sum()
+        rows = list(map(self._labels, indices))
+        asked = {}
+        for name in self.naming.widths:
+            labels = torch.cat([row[name] for row in rows])
+            labels[dropped] = UNKNOWN
+            asked[name] = labels.repeat_interleave(draws, dim=0)
+        return self.naming.losses(self.head(self._hidden.float()).mT, asked)
 
-    def _labels(self, index: int) -> tuple[Tensor, Tensor]:
-        """Things and colours (cells,) of a sample, made when first asked for."""
+    def _labels(self, index: int) -> Labels:
+        """The labels of a sample, made when first asked for."""
         if index not in self._known:
-            things, colours, _ = cell_labels([self.world.scene(index)], self.names)
-            self._known[index] = things.flatten().to(torch.int16), colours.flatten().to(torch.int16)
+            labels = self.naming.labels([self.world.scene(index)])
+            self._known[index] = {name: part.to(torch.int16) for name, part in labels.items()}
         return self._known[index]
 
     def _keep(self, module: nn.Module, inputs: tuple[Any, ...], output: tuple[Tensor, Any]) -> None:

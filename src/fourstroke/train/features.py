@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourstroke.data.stream import batches, pixels
 from fourstroke.ranges import Count, Natural, check_ranges
-from fourstroke.train import distributed
 from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.loop import RunConfig, Trainer
+from fourstroke.train.naming import known_cross_entropy
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import resolved
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork
@@ -98,13 +97,3 @@ class FeaturesStage:
 def train_features(recipe: FeaturesRecipe, resume: bool = False) -> Path:
     """Train by a recipe; returns the folder of the finished network."""
     return Trainer(FeaturesStage(recipe), recipe.run, recipe.optimizer, resolved(recipe)).run(resume)
-
-
-def known_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross entropy of logits (b, classes, ...) over the targets (b, ...) that are not UNKNOWN; 0 of none.
-
-    On several ranks it is divided by the mean of their counts, so that the mean over ranks is that over all targets.
-    """
-    total = F.cross_entropy(logits, target, ignore_index=UNKNOWN, reduction="sum")
-    known = distributed.mean({"count": (target != UNKNOWN).sum()})["count"]
-    return total / known.clamp_min(1 / distributed.world())

@@ -21,13 +21,12 @@ from fourstroke.text import TextEncoder
 from fourstroke.text.encoder import TextFeatures
 from fourstroke.text.small import SmallTextConfig, build_text_encoder, sizes, train_tokenizer
 from fourstroke.train.device import autocast, pick_device
-from fourstroke.train.features import known_cross_entropy
 from fourstroke.train.loop import RunConfig, Trainer
+from fourstroke.train.naming import CellNaming
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.recipe import agree, resolved
-from fourstroke.vae.features import SemanticConfig
 from fourstroke.world import Scene, World, WorldConfig
-from fourstroke.world.cells import UNKNOWN, cell_labels, cell_names
+from fourstroke.world.cells import UNKNOWN
 from fourstroke.world.graph import Split
 
 HELD_OUT = 256
@@ -45,6 +44,8 @@ class TextRecipe:
     run: RunConfig
     optimizer: OptimizerConfig
     batch_size: Count
+    letters: str = ""
+    """Letters of signs that are to be named where they stand; none where it is empty."""
     tokenizer_captions: Count = 20_000
     init: Path | None = None
 
@@ -86,8 +87,7 @@ class TextStage:
     def __init__(self, recipe: TextRecipe) -> None:
         self.recipe, self.device = recipe, pick_device()
         self.world = World(recipe.world)
-        things, colours = cell_names(self.world)
-        self.names = SemanticConfig(things=things, colours=colours)
+        self.naming = CellNaming(self.world, recipe.letters)
         torch.manual_seed(recipe.run.seed)
         if recipe.init is not None:
             folders = recipe.init / "text_encoder", recipe.init / "processor"
@@ -100,8 +100,9 @@ class TextStage:
             tokenizer = train_tokenizer(captions, recipe.text.vocab_size)
             self.text_encoder = build_text_encoder(recipe.text, tokenizer).to(self.device)
         self.text_encoder.trainable()
-        cells = (recipe.world.height // self.names.factor) * (recipe.world.width // self.names.factor)
-        self.reader = LayoutReader(self.text_encoder.width, cells, len(things) + len(colours)).to(self.device)
+        factor = self.naming.names.factor
+        cells = (recipe.world.height // factor) * (recipe.world.width // factor)
+        self.reader = LayoutReader(self.text_encoder.width, cells, self.naming.outputs).to(self.device)
         self.models: dict[str, nn.Module] = {"text_encoder": self.text_encoder, "reader": self.reader}
         self.batch_size = recipe.batch_size
 
@@ -110,24 +111,23 @@ class TextStage:
         recipe = self.recipe
         first = (recipe.run.seed << 40) + step * recipe.batch_size
         scenes, logits = self._read(range(first, first + recipe.batch_size), "train", rich=step % 2 == 0)
-        parts = {
-            name: known_cross_entropy(values.float(), target)
-            for name, values, target in zip(("things", "colours"), logits, self._labels(scenes), strict=True)
-        }
-        return {"loss": parts["things"] + parts["colours"], **parts}
+        parts = self.naming.losses(logits, self.naming.labels(scenes))
+        return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
         """Shares of held-out scenes' objects that are named right where they stand, for both kinds of caption."""
         scores = {}
         for kind, rich in (("short", False), ("rich", True)):
-            scenes, (things, colours) = self._read(range(HELD_OUT), "heldout", rich)
-            wanted, tinted = self._labels(scenes)
+            scenes, logits = self._read(range(HELD_OUT), "heldout", rich)
+            read = {name: part.argmax(1).cpu() for name, part in self.naming.split(logits).items()}
+            wanted = self.naming.labels(scenes)
             centres = [(row, cell) for row, scene in enumerate(scenes) for cell in self._centres(scene)]
-            rows, cells = torch.tensor(centres).T
-            right = (things.argmax(1) == wanted)[rows, cells]
-            known = tinted[rows, cells] != UNKNOWN
-            scores[f"{kind}_things"] = float(right.float().mean())
-            scores[f"{kind}_colours"] = float((colours.argmax(1) == tinted)[rows, cells][known].float().mean())
+            rows, cells = torch.tensor(centres).T if centres else torch.empty(2, 0, dtype=torch.long)
+            asked = {"things": (rows, cells), "colours": (rows, cells), "letters": wanted.get("letters", rows) > 0}
+            for name, values in read.items():
+                known = wanted[name][asked[name]] != UNKNOWN
+                right = (values == wanted[name])[asked[name]][known]
+                scores[f"{kind}_{name}"] = float(right.float().mean())
         write_json(folder / f"step-{step:06d}.json", scores)
         return scores
 
@@ -135,27 +135,22 @@ class TextStage:
         """Save the encoder and its processor; the reader has done its work."""
         self.text_encoder.save_pretrained(folder / "text_encoder", folder / "processor")
 
-    def _read(self, seeds: range, split: Split, rich: bool) -> tuple[list[Scene], tuple[Tensor, Tensor]]:
-        """Scenes of the seeds, and what is read in their captions: logits of things and colours at each cell."""
+    def _read(self, seeds: range, split: Split, rich: bool) -> tuple[list[Scene], Tensor]:
+        """Scenes of the seeds, and the logits (b, names, cells) of what is read in their captions."""
         scenes = [self.world.scene(seed, split) for seed in seeds]
         captions = [self.world.caption(scene, rich, seed) for scene, seed in zip(scenes, seeds, strict=True)]
         with autocast(self.device):
-            logits = self.reader(self.text_encoder(self.text_encoder.tokenize(captions)))
-        things = len(self.names.things)
-        return scenes, (logits[:, :things], logits[:, things:])
-
-    def _labels(self, scenes: list[Scene]) -> list[Tensor]:
-        return [labels.flatten(1).to(self.device) for labels in cell_labels(scenes, self.names)[:2]]
+            return scenes, self.reader(self.text_encoder(self.text_encoder.tokenize(captions)))
 
     def _centres(self, scene: Scene) -> list[int]:
         """The cell in which each object's centre lies, of those that no other object or sign covers."""
-        rows, columns = scene.height // self.names.factor, scene.width // self.names.factor
-        things = cell_labels([scene], self.names)[0].flatten()
+        rows, columns = scene.height // self.naming.names.factor, scene.width // self.naming.names.factor
+        things = self.naming.labels([scene])["things"][0]
         cells = [
             (min(rows - 1, int(o.y * rows)) * columns + min(columns - 1, int(o.x * columns)), o.name)
             for o in scene.objects
         ]
-        return [cell for cell, name in cells if self.names.things[things[cell]] == name]
+        return [cell for cell, name in cells if self.naming.names.things[things[cell]] == name]
 
 
 def train_text(recipe: TextRecipe, resume: bool = False) -> Path:
