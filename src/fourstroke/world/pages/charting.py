@@ -19,6 +19,7 @@ def place_chart(draft: Draft, frame: Frame, words: int, plain: bool = False) -> 
     rng = draft.rng
     kinds = ("bars", "bars", "pie", "line") if plain or draft.kind == "slide" else ("bars", "rows", "pie", "line")
     kind = pick(rng, kinds)
+    kind = "bars" if kind == "line" and words < 6 and not plain else kind
     most = 4 if kind == "pie" else 6 if draft.unit > 1.5 else 5
     count = min(3 + int(rng.random() * 4), most) if plain else max(2, min(most, words // 2))
     if plain:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from fourstroke.world.palette import BACKGROUND_COLOURS, RGB, SHAPE_COLOURS, distance
+from fourstroke.world.palette import BACKGROUND_COLOURS, INKS, RGB, SHAPE_COLOURS, distance
 
 COLOURS: dict[str, RGB] = {
     **BACKGROUND_COLOURS,
     **SHAPE_COLOURS,
+    "white": INKS["white"],
     "ivory": (252, 248, 234),
     "navy": (22, 38, 88),
     "dark green": (14, 78, 54),
@@ -97,7 +98,7 @@ def contrast_of(first: RGB, second: RGB) -> float:
 @functools.cache
 def differ(first: str, second: str) -> bool:
     """Whether two named colours can be told apart when they lie side by side."""
-    return distance(COLOURS[first], COLOURS[second]) >= 80
+    return distance(COLOURS[first], COLOURS[second]) >= 70
 
 
 def stand_out(theme: Theme, colour: str) -> float:

@@ -15,7 +15,7 @@ from fourstroke.world.graph import Split
 from fourstroke.world.pages.colours import THEMES, Theme, differ, stand_out
 from fourstroke.world.pages.graph import Accent, Align, Chart, Page, PageKind, Picture, Role, TextLine, place_of
 from fourstroke.world.pages.phrases import Case, Writer
-from fourstroke.world.pages.type import CAPITAL, FONTS, CrowdedError, Fitted, fit
+from fourstroke.world.pages.type import CAPITAL, FONTS, CrowdedError, Fitted, fit, pixels_of
 
 Valign = Literal["top", "middle", "bottom"]
 PAIRS = (
@@ -88,7 +88,7 @@ class Draft:
         self.title_font, self.font = pair
         self.title_case: Case = pick(rng, ("upper", "title", "title", "lower"))
         self.case: Case = pick(rng, ("sentence", "sentence", "lower", "upper"))
-        self.align: Align = pick(rng, ("center", "center", "left"))
+        self.align: Align = pick(rng, ("center", "center", "right" if script == "arabic" else "left"))
         self.lines: list[TextLine] = []
         self.charts: list[Chart] = []
         self.pictures: list[Picture] = []
@@ -96,9 +96,12 @@ class Draft:
         self.blocks = 0
 
     def fit(self, words: Sequence[str], font: str, frame: Frame, most: float, max_lines: int = 1) -> Fitted:
-        """The words as large as they fit the frame, up to ``most`` pixels of a page of 128."""
-        room = (frame.width, frame.height)
-        return fit(words, self.script, font, room, (self.least, max(self.least, round(most * self.unit))), max_lines)
+        """The words as large as they fit the frame, up to ``most`` pixels of a page of 128, but less than the title."""
+        largest = round(most * self.unit)
+        if self.lines:
+            largest = min(largest, round(0.9 * pixels_of(self.lines[0].size)))
+        sizes = (self.least, max(self.least, largest))
+        return fit(words, self.script, font, (frame.width, frame.height), sizes, max_lines)
 
     def write(
         self,

@@ -61,7 +61,7 @@ def compose_slide(draft: Draft) -> None:
 def compose_infographic(draft: Draft) -> None:
     """A title over one chart with labels and numbers, two where there is room."""
     rng, ratio = draft.rng, draft.width / draft.height
-    title = draft.writer.phrase("topic", min(3, max(1, draft.words - 4)), draft.title_case)
+    title = draft.writer.phrase("topic", min(3, max(1, draft.words - 6)), draft.title_case)
     room = draft.words - len(title)
     head, body = draft.page.rows(0.25 if ratio < 1.6 else 0.3, 0.75)
     body = _head(draft, title, head, body, draft.align)
@@ -186,7 +186,8 @@ def _words(
     )
     if draft.rng.random() < 0.45 and (ink is None or draft.theme.band == "white"):
         width = round(pick(draft.rng, (0.25, 0.5, 1.0)) * (written.right - written.left))
-        start = written.left if draft.align == "left" else (written.left + written.right - width) // 2
+        middle = (written.left + written.right - width) // 2
+        start = {"left": written.left, "center": middle, "right": written.right - width}[draft.align]
         top = head.bottom + round(3.2 * draft.unit)
         draft.accent("rule", (start, top, start + width, top + max(1, round(1.4 * draft.unit))), draft.colours(1)[0])
     _lower(draft, tail, texts, ink, "top")

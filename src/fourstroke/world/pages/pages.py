@@ -30,7 +30,7 @@ COMPOSERS: dict[PageKind, Callable[[Draft], None]] = {
     "ticket": compose_ticket,
     "sign": compose_sign,
 }
-FEWEST: dict[PageKind, int] = {"poster": 1, "slide": 4, "infographic": 5, "menu": 6, "ticket": 4, "sign": 1}
+FEWEST: dict[PageKind, int] = {"poster": 1, "slide": 4, "infographic": 7, "menu": 6, "ticket": 4, "sign": 1}
 """Words without which a kind makes no sense."""
 
 

@@ -47,7 +47,9 @@ class Writer:
         self.templates: list[list[str]] = []
 
     def phrase(self, role: str, most: int, case: Case = "sentence") -> tuple[str, ...]:
-        """The words of a phrase of the role, at most ``most``, or its shortest template's; no word is used twice, templates seldom.
+        """The words of a phrase of the role: at most ``most``, or as few as its templates have.
+
+        No content word comes twice on a page, and a template only when there is no other.
 
         Raises:
             CrowdedError: if the split's words run out.
@@ -68,7 +70,7 @@ class Writer:
         return self._value("price")
 
     def series(self, count: int) -> tuple[str, ...]:
-        """``count`` labels that follow one another: months, quarters, weekdays, years."""
+        """``count`` labels, at most six, that follow one another: months, quarters, weekdays, years."""
         names = pick(self.rng, [names for names in self.rules["series"] if len(names) >= count])
         start = int(self.rng.random() * (len(names) - count + 1))
         return tuple(names[start : start + count])

@@ -38,6 +38,8 @@ OPENINGS = (
     "Here is {a_page} on {paper}.",
     "The image is {a_page} on {paper}.",
     "On {paper}: {a_page}.",
+    "Before us lies {a_page} on {paper}.",
+    "A flat view of {a_page} on {paper}.",
 )
 TEXTS = (
     "The {role} {text} stands {place} in {style}, {align}.",
@@ -47,6 +49,8 @@ TEXTS = (
     "{Place} one reads the {role} {text} in {style}, {align}.",
     "The {role} is {text}; it stands {place} in {style} and is {align}.",
     "{Place} is the {role} {text}, {align}, written in {style}.",
+    "In {style}, {align}, the {role} {text} stands {place}.",
+    "One finds the {role} {text} {place}, in {style}, {align}.",
     "The {role} {text} appears {place}, written in {style}, {align}.",
 )
 MARKS = {"bullet": "round", "square": "square"}

@@ -42,7 +42,7 @@ def decorations(page: Page) -> list[str]:
     found = []
     for accent in page.accents:
         if accent.kind == "band" and accent.width < 0.1:
-            found.append(f"A {accent.colour} bar stands to the left of the title.")
+            found.append(f"{with_article(accent.colour).capitalize()} bar stands to the left of the title.")
         elif accent.kind == "band":
             side = "the left" if accent.x < 0.4 else "the right" if accent.x > 0.6 else ""
             where = (
@@ -129,7 +129,7 @@ def _chart(chart: Chart) -> str:
     same = f"{chart.colours[0]} " if len(set(chart.colours)) == 1 else ""
     parts = {
         "pie": f"has {count} slices, clockwise from the top:",
-        "line": f"has {count} points on a {same}line, from left to right:",
+        "line": f"has {count} points on {with_article(f'{same}line')}, from left to right:",
         "bars": f"has {count} {same}bars, from {'top to bottom' if chart.horizontal else 'left to right'}:",
     }
     return f"{with_article(noun).capitalize()} {place_words(chart)} {parts[chart.kind]}"

@@ -166,6 +166,7 @@ OTHERS: dict[str, dict[str, tuple[str, ...]]] = {
     "zh": {
         "poster": (
             "一张海报，上面写着{title}",
+            "一张标题为{title}的海报",
             "一张写着{title}的海报，配有{thing}",
             "海报上有{thing}和文字{title}",
             "一张标题为{title}的海报，下面是{rest}",
