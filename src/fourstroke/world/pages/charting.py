@@ -77,7 +77,7 @@ def _chart(
 
 def _fitted(draft: Draft, texts: Sequence[str], width: int, height: int, bold: bool = False) -> list[Fitted]:
     font = draft.title_font if bold else draft.font
-    return draft.same_size([[text] for text in texts], font, (width, height), TEXT)
+    return draft.same_size([[text] for text in texts], font, (width, height), 9 if draft.kind == "slide" else TEXT)
 
 
 def _extent(texts: Sequence[Fitted]) -> tuple[int, int]:
@@ -101,7 +101,7 @@ def _pair(
 
 
 def _columns(draft: Draft, frame: Frame, values: Sequence[int], labels: Sequence[str], numbers: Sequence[str]) -> None:
-    gap, slot = round(GAP * draft.unit), frame.width // len(values) - round(2 * draft.unit)
+    gap, slot = round(GAP * draft.unit), frame.width // len(values) - round(4 * draft.unit)
     under = _fitted(draft, labels, slot, frame.height // 4)
     over = _fitted(draft, numbers, slot, frame.height // 4, bold=True)
     (rise, fall), (high, _) = _extent(under), _extent(over)
@@ -151,7 +151,7 @@ def _pie(draft: Draft, frame: Frame, values: Sequence[int], labels: Sequence[str
 
 
 def _line(draft: Draft, frame: Frame, values: Sequence[int], labels: Sequence[str], numbers: Sequence[str]) -> None:
-    gap, slot = round(GAP * draft.unit), frame.width // len(values) - round(2 * draft.unit)
+    gap, slot = round(GAP * draft.unit), frame.width // len(values) - round(4 * draft.unit)
     under = _fitted(draft, labels, slot, frame.height // 4)
     over = _fitted(draft, numbers, slot, frame.height // 4, bold=True)
     (rise, fall), (high, _) = _extent(under), _extent(over)
