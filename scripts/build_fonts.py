@@ -58,7 +58,7 @@ def to_cff(font: TTFont) -> TTFont:
 
 def characters(assets: Path) -> str:
     """Every character that the fonts must have, sorted."""
-    texts = [(assets / name).read_text("utf-8") for name in ("chinese.txt", "names.json", "words.json")]
+    texts = [(assets / name).read_text("utf-8") for name in ("chinese.txt", "names.json", "words.json", "phrases.json")]
     chinese = {character for text in texts for character in text if "\u4e00" <= character <= "\u9fff"}
     printable = string.digits + string.ascii_letters + string.punctuation + " "
     return "".join(sorted(chinese | set(printable + PUNCTUATION)))
