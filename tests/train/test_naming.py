@@ -65,9 +65,14 @@ def test_the_text_encoder_learns_to_spell(dit_recipe, tmp_path):
 
 def test_hidden_states_learn_to_name_letters(dit_recipe):
     recipe = dataclasses.replace(
-        dit_recipe, world=dataclasses.replace(dit_recipe.world, words=1.0, max_word_length=3), samples=4, held_out=8,
-        drop_prompt=0.0, semantics=SemanticsConfig(block=1, letters=LETTERS), optimizer=OptimizerConfig(lr=1e-2, warmup=2),
-    )  # fmt: skip
+        dit_recipe,
+        world=dataclasses.replace(dit_recipe.world, words=1.0, max_word_length=3),
+        samples=4,
+        held_out=8,
+        drop_prompt=0.0,
+        semantics=SemanticsConfig(block=1, letters=LETTERS),
+        optimizer=OptimizerConfig(lr=1e-2, warmup=2),
+    )
     trainer = Trainer(DitStage(recipe), recipe.run, recipe.optimizer, {})
     losses = [trainer.update()["letters"].item() for _ in range(60)]
     assert losses[-1] < 0.7 * losses[0]

@@ -50,7 +50,7 @@ class CellNaming:
         return found
 
     def split(self, logits: Tensor) -> dict[str, Tensor]:
-        """Logits (b, outputs, cells) as those of each kind: (b, names, cells), of letters (b, 1 + letters, 4, cells)."""
+        """Logits (b, outputs, cells) by kind: (b, names, cells) each, those of letters (b, 1 + letters, 4, cells)."""
         parts = dict(zip(self.widths, logits.float().split(list(self.widths.values()), dim=1), strict=True))
         if self.letters:
             parts["letters"] = parts["letters"].unflatten(1, (-1, QUARTERS))
