@@ -9,7 +9,7 @@ import torch
 
 from fourstroke.enhance import rewards
 from fourstroke.enhance.checks import Lexicon
-from fourstroke.enhance.judge import JudgeConfig, targets, train_judge
+from fourstroke.enhance.judge import HeldOutJudge, JudgeConfig, targets, train_judge
 from fourstroke.enhance.measure import Studio, text_scores, world_triplets
 from fourstroke.evaluate.judge import Verdict
 from fourstroke.evaluate.reading import Reading
@@ -133,6 +133,18 @@ def test_the_studio_draws_from_each_rows_own_noise(triplets):
     assert not any(p.requires_grad for p in studio.pipe.transformer.parameters())
     plain = next(t for t in triplets if t.facts.sign is None)
     assert all(0 <= score <= 1 for score in studio.scores(pictures[0], plain))
+
+
+def test_presence_is_the_mean_over_what_is_stated():
+    """One thing that is seen and one that is not are half of what was asked."""
+    judge = HeldOutJudge(SHAPES, width=4, side=32)
+    scene = next(s for seed in range(99) if len((s := World(SHAPES).scene(seed)).objects) == 2)
+    seen, missed = (judge.titles.index(entry.title) for entry in scene.objects)
+    with torch.no_grad():
+        judge.head.weight.zero_()
+        judge.head.bias[seen], judge.head.bias[missed] = 20.0, -20.0
+    ((presence, _),) = judge.look([World(SHAPES).render(scene)], [scene])
+    assert abs(presence - 0.5) < 1e-6
 
 
 def test_signs_are_judged_only_where_the_generator_draws_words(triplets):
