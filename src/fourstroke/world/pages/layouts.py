@@ -49,7 +49,7 @@ def compose_slide(draft: Draft) -> None:
     if ratio < 0.85:
         texts, chart = body.rows(0.5, 0.5, gap=5 * unit)
     else:
-        texts, chart = body.columns(0.6, 0.4, gap=6 * unit)
+        texts, chart = body.columns(*((0.66, 0.34) if draft.words > 20 else (0.6, 0.4)), gap=6 * unit)
     _bullets(draft, bullets, texts)
     if rng.random() < 0.2 and not chart_words:
         draft.picture(chart, 0.6)

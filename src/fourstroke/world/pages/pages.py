@@ -30,8 +30,15 @@ COMPOSERS: dict[PageKind, Callable[[Draft], None]] = {
     "ticket": compose_ticket,
     "sign": compose_sign,
 }
-FEWEST: dict[PageKind, int] = {"poster": 1, "slide": 4, "infographic": 7, "menu": 6, "ticket": 4, "sign": 1}
-"""Words without which a kind makes no sense."""
+RANGES: dict[PageKind, tuple[int, int]] = {
+    "poster": (1, 12),
+    "slide": (4, 34),
+    "infographic": (7, 26),
+    "menu": (6, 22),
+    "ticket": (4, 11),
+    "sign": (1, 11),
+}
+"""Fewest words without which a kind makes no sense, and the most that its layouts come to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +88,22 @@ class Pages:
             raise ValueError(f"split={split!r}: choose 'train' or 'heldout'")
         config, rng = self.config, generator(seed, PAGES_STREAM)
         fewest, most = config.words[0], min(config.words[1], words_that_fit(config.width, config.height))
-        able = [weight if FEWEST[kind] <= most else 0.0 for kind, weight in zip(KINDS, config.kinds, strict=True)]
+        able = [
+            weight if RANGES[kind][0] <= most and fewest <= RANGES[kind][1] else 0.0
+            for kind, weight in zip(KINDS, config.kinds, strict=True)
+        ]
         if sum(able) <= 0:
-            raise ValueError(f"no page of the asked kinds has {most} words or fewer on {config.width}x{config.height}")
+            raise ValueError(
+                f"no page of the asked kinds has {fewest} to {most} words on {config.width}x{config.height}"
+            )
         kind = pick_weighted(rng, KINDS, able)
         script = pick_weighted(rng, config.scripts, config.script_weights or [1.0] * len(config.scripts))
-        low = min(most, max(fewest, round(FEWEST[kind] * max(1.0, 0.05 * words_that_fit(config.width, config.height)))))
+        low = min(
+            most, max(fewest, round(RANGES[kind][0] * max(1.0, 0.05 * words_that_fit(config.width, config.height))))
+        )
         wanted = low + int(rng.random() * (most - low + 1))
         for attempt in range(MAX_DRAWS):
-            words = max(low, wanted - attempt // 6)
+            words = low + (wanted - low - attempt // 6) % (most - low + 1)  # fewer and fewer, then from the most on
             draft = Draft(rng, kind, (config.width, config.height), script, split, words, config.styles)
             try:
                 COMPOSERS[kind](draft)
