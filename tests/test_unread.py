@@ -19,6 +19,7 @@ import pytest
 
 import fourstroke
 from fourstroke.commands import STAGES
+from fourstroke.world import pages
 
 SOURCE = Path(fourstroke.__file__).parent
 LOOPED_OVER = {"fourstroke.train.enhance_rl.RewardWeights"}
@@ -136,17 +137,22 @@ def test_every_number_of_a_recipe_is_read(reads: Reads) -> None:
 
 
 def test_every_field_of_a_record_is_read_or_written(reads: Reads) -> None:
+    whole = {kind for kind in _dataclasses() if _fullname(kind) in reads.written | FOR_CALLERS}
+    whole |= {part for kind in whole for part in _within(kind)}  # what is written is so with all its parts
     unread = [
         f"{_fullname(kind)}.{field.name}"
         for kind in _dataclasses()
         for field in dataclasses.fields(kind)
-        if _fullname(kind) not in reads.written | FOR_CALLERS and not reads.of(_fullname(kind), field.name)
+        if kind not in whole and not reads.of(_fullname(kind), field.name)
     ]
     assert not unread, f"nothing reads {unread}"
 
 
 def test_nothing_stands_in_a_module_for_nobody() -> None:
-    """Functions, classes and constants that no code of the package names; tests and studies keep what is theirs."""
+    """Functions, classes and constants that no code of the package names; tests and studies keep what is theirs.
+
+    Names in a package's `__all__` are for callers.
+    """
     defined: dict[str, str] = {}
     named: set[str] = set()
     for path in sorted(SOURCE.rglob("*.py")):
@@ -161,7 +167,11 @@ def test_nothing_stands_in_a_module_for_nobody() -> None:
         for part in ast.walk(tree):
             if isinstance(part, (ast.Name, ast.Attribute)) and isinstance(part.ctx, ast.Load):
                 named.add(part.id if isinstance(part, ast.Name) else part.attr)
-    offered = {*fourstroke.__all__, *(name for _, recipe, train in STAGES.values() for name in (recipe, train))}
+    offered = {
+        *fourstroke.__all__,
+        *pages.__all__,
+        *(name for _, recipe, train in STAGES.values() for name in (recipe, train)),
+    }
     unused = {name: path for name, path in defined.items() if not name.startswith("__")}.items()
     unused = [f"{path}: {name}" for name, path in unused if name not in named | offered]
     assert not unused, f"nothing names {unused}"

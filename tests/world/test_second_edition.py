@@ -12,7 +12,7 @@ import pytest
 from fourstroke.train.recipe import load_recipe
 from fourstroke.world import SPRITES, STYLES, THINGS, Scene, World, WorldConfig, split_of
 from fourstroke.world.atlas import styles_of
-from fourstroke.world.graph import RATIO, combinations, is_held_out
+from fourstroke.world.graph import combinations, is_held_out
 from fourstroke.world.stamps import object_stamp
 from fourstroke.world.units import HIDDEN, NARROWEST, SMALLEST, STEP
 
@@ -154,7 +154,7 @@ def test_sizes_are_what_they_are_called() -> None:
         for a, b in itertools.permutations(scaled, 2):
             step = steps[str(a.scale)] - steps[str(b.scale)]
             if step > 0:
-                assert a.size / b.size >= RATIO**step
+                assert a.size / b.size >= 1.4**step
                 pairs += 1
     assert pairs > 40
 

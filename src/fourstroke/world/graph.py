@@ -15,8 +15,6 @@ from fourstroke.world.chance import stable_fraction
 
 Split = Literal["train", "heldout"]
 HELD_OUT_SHARE = 0.1
-RATIO = 1.4
-"""Of the sizes of a medium and a small thing, and of a large and a medium one."""
 Style = Literal["flat", "3d", "clip-art", "rendered"]
 Scale = Literal["small", "medium", "large"]
 Layout = Literal["alone", "pair", "front", "row", "column", "pyramid", "funnel", "sign"]
@@ -37,8 +35,8 @@ class Object:
     style: Style = "flat"
     """Whose pictures show it; shapes are always flat."""
     scale: Scale | None = None
-    """What captions call its size. Of two things the larger one's size is at least `graph.RATIO` times the other's for
-    each step between them; a lone thing is small up to 0.3 and large from 0.68 on. None: its size is not spoken of."""
+    """What captions call its size. Of two things the larger one's size is at least 1.4 times the other's for each
+    step between them; a lone thing is small up to 0.3 and large from 0.68 on. None: its size is not spoken of."""
 
     @property
     def title(self) -> str:

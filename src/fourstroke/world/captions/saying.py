@@ -31,8 +31,6 @@ class Thing:
     scale: Scale | None
     size: float
     place: str
-    index: int
-    """Of the first in the scene's objects."""
 
 
 def things_of(scene: Scene) -> list[Thing]:
@@ -53,7 +51,6 @@ def things_of(scene: Scene) -> list[Thing]:
                 scale=first.scale,
                 size=first.size,
                 place=place_of(x, y),
-                index=unit[0],
             )
         )
     return found

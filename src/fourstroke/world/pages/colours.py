@@ -21,8 +21,6 @@ COLOURS: dict[str, RGB] = {
     "coral": (240, 106, 88),
     "turquoise": (28, 158, 162),
 }
-READABLE = 4.5
-"""Least contrast of an ink with what lies below it, as WCAG 2 asks of small text."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +82,6 @@ THEMES = (
 
 
 @functools.cache
-def contrast(first: str, second: str) -> float:
-    """The contrast of two named colours by WCAG 2, 1 (none) to 21."""
-    return contrast_of(COLOURS[first], COLOURS[second])
-
-
-def contrast_of(first: RGB, second: RGB) -> float:
-    """The contrast of two colours, 1 to 21."""
-    darker, lighter = sorted((_luminance(first), _luminance(second)))
-    return (lighter + 0.05) / (darker + 0.05)
-
-
-@functools.cache
 def differ(first: str, second: str) -> bool:
     """Whether two named colours can be told apart when they lie side by side."""
     return distance(COLOURS[first], COLOURS[second]) >= 70
@@ -104,8 +90,3 @@ def differ(first: str, second: str) -> bool:
 def stand_out(theme: Theme, colour: str) -> float:
     """Distance of a colour from the paper, from both of its colours where it fades."""
     return min(distance(COLOURS[colour], COLOURS[paper]) for paper in (theme.paper, theme.second) if paper is not None)
-
-
-def _luminance(colour: RGB) -> float:
-    linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
