@@ -91,3 +91,11 @@ def test_numbers_that_make_no_sense_are_refused_in_one_line(capsys, options, mes
     assert streams.out == ""
     assert streams.err.count("\n") == 1
     assert message in streams.err
+
+
+def test_a_teacher_that_is_yet_to_be_trained_is_told(monkeypatch, capsys, tmp_path):
+    """Only a hub id has the published shape to stand in for it."""
+    recipe = RECIPE.parents[1] / "micro" / "distill.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert main(["estimate", str(recipe)]) == 2
+    assert "no model at runs/micro/dit/model" in capsys.readouterr().err

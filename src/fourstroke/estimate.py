@@ -200,6 +200,8 @@ def _teacher(recipe: DistillRecipe) -> tuple[TransformerConfig, int, ModelInfo, 
     try:
         folder = find_model(local)
     except CheckpointError:
+        if recipe.teacher.count("/") != 1:  # a folder that is yet to be trained; a hub id is owner/name
+            raise
         with torch.device("meta"):
             vae = sum(p.numel() for p in Autoencoder(AutoencoderConfig()).parameters())
         note = f"{recipe.teacher} is not here; the published shape of Qwen-Image-2.1 stands in"

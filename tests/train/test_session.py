@@ -17,6 +17,7 @@ import yaml
 
 from fourstroke.train.loop import Trainer
 from fourstroke.train.recipe import RecipeError, resolved
+from fourstroke.train.session import check_folder
 from fourstroke.train.vae import VaeStage, train_vae
 
 SECONDS = 120
@@ -185,6 +186,24 @@ def test_a_terminal_that_closes_does_not_end_training(vae_recipe, tmp_path):
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(SECONDS) == 130
+
+
+def test_a_run_that_is_told_to_end_saves_first(vae_recipe, tmp_path):
+    """SIGTERM, by which schedulers and containers end a process, is as good as Ctrl-C."""
+    recipe = dataclasses.replace(
+        _endless(vae_recipe), run=dataclasses.replace(_endless(vae_recipe).run, save_minutes=60)
+    )
+    log, state = recipe.run.out / "log.jsonl", recipe.run.out / "state" / "state.pt"
+    with subprocess.Popen(_command(recipe, tmp_path), stdout=subprocess.PIPE, text=True) as process:
+        _wait(lambda: log.exists() and log.stat().st_size > 0, process)
+        assert not state.exists()
+        with pytest.raises(RecipeError, match=f"another run .process {process.pid}. writes"):
+            check_folder(recipe.run.out, resume=True)
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert "continue with --resume" in said
+    assert state.exists()
 
 
 def test_a_full_disk_ends_a_run_in_one_line_and_the_last_state_stays(vae_recipe, tmp_path):

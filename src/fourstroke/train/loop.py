@@ -165,11 +165,13 @@ class Trainer:
                 told = distributed.first(lambda: session.listed(session.changes(out, self.record)))
                 print(f"resumed {out} at step {self.step}" + (f"; changed: {told}" if told else ""), flush=True)
             distributed.first(self._open)
-            previous = signal.signal(signal.SIGINT, self._interrupt)
+            ends = signal.SIGINT, signal.SIGTERM  # Ctrl-C, and how schedulers and containers end a process
+            previous = [signal.signal(end, self._interrupt) for end in ends]
             try:
                 self._loop()
             finally:
-                signal.signal(signal.SIGINT, previous)
+                for end, handler in zip(ends, previous, strict=True):
+                    signal.signal(end, handler)
             if self._stopped():
                 print(f"interrupted at step {self.step}; continue with --resume", flush=True)
                 raise KeyboardInterrupt

@@ -51,6 +51,9 @@ def check_folder(out: Path, resume: bool) -> None:
     check_owner(out)
     saved = saved_states(out)
     if resume and not saved:
+        if out.is_dir():
+            with _locked(out):  # a run that goes on there and has not saved yet is told first
+                pass
         raise RecipeError(f"there is nothing to resume: {out} holds no saved state; leave --resume out to start there")
     if saved and not resume:
         raise RecipeError(f"{out} already holds a run; continue it with --resume, or choose another run.out")
