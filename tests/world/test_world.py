@@ -264,6 +264,18 @@ def test_wrong_configurations_say_so(wrong: dict[str, object]) -> None:
         WorldConfig(**wrong)  # type: ignore[arg-type]
 
 
+def test_captions_of_sheets_are_written_in_their_script_and_stay_in_their_column() -> None:
+    """Chinese has no spaces to break lines at, and no glyph in the font of the other scripts."""
+    picture = np.zeros((64, 64, 3), np.uint8)
+    one, other = (np.asarray(contact_sheet([picture], [text])) for text in ("\u732b" * 3, "\u72d7" * 3))
+    assert one.shape == other.shape
+    assert not np.array_equal(one, other)  # no boxes that stand for any character
+    sheet = np.asarray(contact_sheet([picture, picture], ["\u732b" * 12, ""], columns=2))
+    below = sheet[8 + 64 :]
+    assert (below[:, 8:72] < 128).any()
+    assert (below[:, 72:] >= 250).all()
+
+
 def test_sheets_hold_pictures_of_any_kind() -> None:
     pictures = [np.zeros((16, 24, 3), np.uint8), np.zeros((32, 16, 4), np.uint8)]
     sheet = contact_sheet(pictures, ["black", "nothing but a checkerboard"], columns=2, upscale=4)

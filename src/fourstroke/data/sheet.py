@@ -29,9 +29,10 @@ def contact_sheet(
     if captions is not None and len(captions) != len(images):
         raise ValueError(f"{len(images)} pictures, but {len(captions)} captions")
     pictures = [_opaque(image, upscale) for image in images]
-    font = load_font("DejaVuSans.ttf", font_size)
     cell = max(picture.width for picture in pictures)
-    texts = [_wrap(caption, font, cell) for caption in captions] if captions is not None else [""] * len(pictures)
+    captions = captions if captions is not None else [""] * len(pictures)
+    fonts = [load_font(_font_of(caption), font_size) for caption in captions]
+    texts = [_wrap(caption, font, cell) for caption, font in zip(captions, fonts, strict=True)]
     line = font_size + 3
     rows = [range(start, min(start + columns, len(pictures))) for start in range(0, len(pictures), columns)]
     picture_heights = [max(pictures[i].height for i in row) for row in rows]
@@ -46,7 +47,7 @@ def contact_sheet(
             x = MARGIN + column * (cell + MARGIN)
             sheet.paste(pictures[i], (x, y))
             for k, text in enumerate(texts[i].splitlines()):
-                draw.text((x, y + picture_height + 4 + k * line), text, font=font, fill=INK)
+                draw.text((x, y + picture_height + 4 + k * line), text, font=fonts[i], fill=INK)
         y += picture_height + text_height + 2 * MARGIN
     return sheet
 
@@ -61,7 +62,14 @@ def _opaque(image: np.ndarray | Image.Image, upscale: int) -> Image.Image:
     return Image.alpha_composite(board, picture).convert("RGB")
 
 
+def _font_of(caption: str) -> str:
+    """The font that has the caption's characters: the package's Chinese one knows only what the world writes."""
+    chinese = any("\u3000" <= character <= "\u9fff" or "\uff00" <= character <= "\uffef" for character in caption)
+    return "NotoSansSC-Regular-subset.otf" if chinese else "DejaVuSans.ttf"
+
+
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Lines no wider than `width` pixels, broken between words, or within one that is wider than a line."""
     lines: list[str] = []
     for paragraph in text.splitlines():
         current = ""
@@ -69,8 +77,11 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
             longer = f"{current} {word}".strip()
             if current and font.getlength(longer) > width:
                 lines.append(current)
-                current = word
-            else:
-                current = longer
+                longer = word
+            while font.getlength(longer) > width and len(longer) > 1:
+                fits = max(1, sum(font.getlength(longer[: end + 1]) <= width for end in range(len(longer))))
+                lines.append(longer[:fits])
+                longer = longer[fits:]
+            current = longer
         lines.append(current)
     return "\n".join(lines)
