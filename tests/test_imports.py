@@ -12,7 +12,7 @@ import fourstroke
 
 SOURCE = Path(fourstroke.__file__).parent
 TIERS = (
-    {"version", "textfile", "fonts", "arguments", "files", "ranges", "terminal"},
+    {"version", "textfile", "fonts", "arguments", "files", "ranges", "terminal", "registry"},
     {"checkpoint", "image_io"},
     {"nn", "seeds", "device", "pretrained", "world"},
     {"vae", "dit", "text", "flow"},

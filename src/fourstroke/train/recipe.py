@@ -1,7 +1,8 @@
 """Recipes: YAML files that hold every number of a run, read strictly into frozen dataclasses.
 
 An unknown key, a missing one or a wrong type is an error of one line that names the place. A value that names another
-YAML file (`world: world.yaml`) is replaced by that file's content, so that stages share one world.
+YAML file (`data: world.yaml`), at any depth, is replaced by that file's content, so that stages share one dataset. A
+key that is chosen from a registry (`data: {kind: folder, path: pictures}`) becomes the dataclass of that kind.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import torch
 import yaml
 
 from fourstroke.files import user_path
+from fourstroke.registry import Registered, find
 from fourstroke.version import __version__
 
 T = TypeVar("T")
@@ -52,7 +54,7 @@ def load_recipe(kind: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
 
 def build(kind: type[T], tree: dict[str, Any], where: str = "") -> T:
     """Turn nested dictionaries into the (nested) frozen dataclass `kind`, strictly."""
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in tree:
         if key not in fields:
@@ -138,14 +140,34 @@ def _read(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} should hold keys and values, found {type(tree).__name__}")
-    for key, value in tree.items():
-        if isinstance(value, str) and value.endswith(".yaml"):
-            tree[key] = _read(path.parent / value)
-    return tree
+    return {key: _included(value, path.parent) for key, value in tree.items()}
+
+
+def _included(value: Any, folder: Path) -> Any:
+    """A value with the content of the YAML files that it names, relative to `folder`."""
+    if isinstance(value, str) and value.endswith(".yaml"):
+        return _read(folder / value)
+    if isinstance(value, dict):
+        return {key: _included(item, folder) for key, item in value.items()}
+    return [_included(item, folder) for item in value] if isinstance(value, list) else value
+
+
+def _chosen(group: Registered, value: Any, where: str) -> Any:
+    """The dataclass of the kind that `value` names, filled with its other keys."""
+    if not isinstance(value, dict) or not isinstance(kind := value.get("kind"), str):
+        raise RecipeError(f"{where} should name its kind, for example {{kind: …}}; found {value!r}")
+    try:
+        found = find(group.group, kind)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from None
+    return build(found, {key: item for key, item in value.items() if key != "kind"}, where)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        group = next((extra for extra in arguments[1:] if isinstance(extra, Registered)), None)
+        return _convert(arguments[0], value, where) if group is None else _chosen(group, value, where)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
@@ -189,7 +211,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        kind = getattr(type(value), "kind", None)  # of what was chosen from a registry
+        own = {"kind": kind} if isinstance(kind, str) else {}
+        return own | {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
