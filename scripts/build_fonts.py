@@ -3,7 +3,7 @@
     python scripts/build_fonts.py NotoSansCJK-VF.otf.ttc
 
 The fonts in the repository were made from the one of PyPI's manimgx-fonts-cjk 2026.9.26.post1 (OFL 1.1), with
-fonttools 4.68. Each holds ASCII, Chinese punctuation and the characters of the world's Chinese words and names.
+fonttools 4.68. Each holds ASCII, Chinese punctuation and the characters of the world's words, names and captions.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ def to_cff(font: TTFont) -> TTFont:
 
 def characters(assets: Path) -> str:
     """Every character that the fonts must have, sorted."""
-    texts = [(assets / name).read_text("utf-8") for name in ("chinese.txt", "names.json", "words.json", "phrases.json")]
+    world = assets.parent
+    files = [assets / name for name in ("chinese.txt", "names.json", "words.json", "phrases.json")]
+    files += [world / "captions" / "wordings" / "zh.txt", world / "captions" / "chinese.py", *world.glob("pages/*.py")]
+    texts = [file.read_text("utf-8") for file in files]
     chinese = {character for text in texts for character in text if "\u4e00" <= character <= "\u9fff"}
     printable = string.digits + string.ascii_letters + string.punctuation + " "
     return "".join(sorted(chinese | set(printable + PUNCTUATION)))

@@ -15,6 +15,7 @@ from fourstroke.world.atlas import styles_of
 from fourstroke.world.graph import combinations, is_held_out
 from fourstroke.world.stamps import object_stamp
 from fourstroke.world.units import HIDDEN, NARROWEST, SMALLEST, STEP
+from fourstroke.world.words import WORDS, letters_of
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "micro" / "world2.yaml"
 CONFIG = load_recipe(WorldConfig, RECIPE)
@@ -191,6 +192,18 @@ def test_splits_are_apart() -> None:
     assert {kind[0] for scene in heldout for kind in combinations(scene)} == {"alone", "pair", "count", "sizes"}
 
 
+def test_signs_are_spelled_and_set_as_asked() -> None:
+    config = replace(CONFIG, words=1.0, spelled=0.5, sign_fonts=("monospaced",))
+    signs = [World(config).scene(seed).sign for seed in range(200)]
+    assert {(s.script == "chinese", s.font) for s in signs} >= {(False, "monospaced"), (True, "sans-serif")}
+    assert all(sign.font == "monospaced" for sign in signs if sign.script != "chinese")
+    by_chance = [sign for sign in signs if sign.word not in WORDS[sign.script]]
+    assert 70 < len(by_chance) < 130
+    assert all(set(sign.word) <= set(letters_of(sign.script)) for sign in by_chance)
+    held_out = [World(config).scene(seed, "heldout").sign for seed in range(50)]
+    assert all(sign.word in WORDS[sign.script] for sign in held_out)
+
+
 def test_soft_edges_are_softer_and_cover_the_same_place() -> None:
     scene = World(replace(CONFIG, transparent=1.0, soft_edges=1.0, words=0.0)).scene(0)
     soft = WORLD.render(scene)[..., 3]
@@ -221,6 +234,8 @@ def test_wide_pictures_are_as_good() -> None:
         ({"things": 9999}, "things=9999"),
         ({"things": ("cat", "gryphon")}, "unknown things gryphon"),
         ({"things": 8, "styles": (1.0, 0.0)}, "give 4 weights"),
+        ({"spelled": 0.5}, "spelled: only the second edition"),
+        ({"things": 8, "sign_fonts": ("gothic",)}, "gothic is not among bold sans-serif"),
         ({"things": 8, "languages": (0.0, 0.0, 0.0, 0.0)}, "not all zero"),
         ({"things": ("octopus", "star"), "styles": (0.0, 0.0, 0.0, 1.0)}, "too few .* in style rendered"),
     ],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -31,8 +32,7 @@ def contact_sheet(
     pictures = [_opaque(image, upscale) for image in images]
     cell = max(picture.width for picture in pictures)
     captions = captions if captions is not None else [""] * len(pictures)
-    fonts = [load_font(_font_of(caption), font_size) for caption in captions]
-    texts = [_wrap(caption, font, cell) for caption, font in zip(captions, fonts, strict=True)]
+    texts = [_wrap(caption, font_size, cell) for caption in captions]
     line = font_size + 3
     rows = [range(start, min(start + columns, len(pictures))) for start in range(0, len(pictures), columns)]
     picture_heights = [max(pictures[i].height for i in row) for row in rows]
@@ -47,7 +47,7 @@ def contact_sheet(
             x = MARGIN + column * (cell + MARGIN)
             sheet.paste(pictures[i], (x, y))
             for k, text in enumerate(texts[i].splitlines()):
-                draw.text((x, y + picture_height + 4 + k * line), text, font=fonts[i], fill=INK)
+                _write(draw, (x, y + picture_height + 4 + k * line), text, font_size)
         y += picture_height + text_height + 2 * MARGIN
     return sheet
 
@@ -62,24 +62,39 @@ def _opaque(image: np.ndarray | Image.Image, upscale: int) -> Image.Image:
     return Image.alpha_composite(board, picture).convert("RGB")
 
 
-def _font_of(caption: str) -> str:
-    """The font that has the caption's characters: the package's Chinese one knows only what the world writes."""
-    chinese = any("\u3000" <= character <= "\u9fff" or "\uff00" <= character <= "\uffef" for character in caption)
-    return "NotoSansSC-Regular-subset.otf" if chinese else "DejaVuSans.ttf"
+def _runs(text: str, size: int) -> Iterator[tuple[str, ImageFont.FreeTypeFont]]:
+    """The text in pieces, each with the font that has its characters."""
+    for chinese, run in itertools.groupby(text, key=_is_chinese):
+        yield "".join(run), load_font("NotoSansSC-Regular-subset.otf" if chinese else "DejaVuSans.ttf", size)
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def _is_chinese(character: str) -> bool:
+    return "\u3000" <= character <= "\u9fff" or "\uff00" <= character <= "\uffef"
+
+
+def _write(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, size: int) -> None:
+    x, y = place
+    for run, font in _runs(text, size):
+        draw.text((x, y + size), run, font=font, fill=INK, anchor="ls")
+        x += font.getlength(run)
+
+
+def _length(text: str, size: int) -> float:
+    return sum(font.getlength(run) for run, font in _runs(text, size))
+
+
+def _wrap(text: str, size: int, width: int) -> str:
     """Lines no wider than `width` pixels, broken between words, or within one that is wider than a line."""
     lines: list[str] = []
     for paragraph in text.splitlines():
         current = ""
         for word in paragraph.split():
             longer = f"{current} {word}".strip()
-            if current and font.getlength(longer) > width:
+            if current and _length(longer, size) > width:
                 lines.append(current)
                 longer = word
-            while font.getlength(longer) > width and len(longer) > 1:
-                fits = max(1, sum(font.getlength(longer[: end + 1]) <= width for end in range(len(longer))))
+            while _length(longer, size) > width and len(longer) > 1:
+                fits = max(1, sum(_length(longer[: end + 1], size) <= width for end in range(len(longer))))
                 lines.append(longer[:fits])
                 longer = longer[fits:]
             current = longer

@@ -1,6 +1,6 @@
 """The fonts that travel with the package: DejaVu for signs, pages and captions of sheets, Noto Sans SC for Chinese.
 
-The latter has the characters of the world's Chinese words and names, and no others (`scripts/build_fonts.py`).
+The latter has the characters of the world's Chinese words, names and captions (`scripts/build_fonts.py`).
 
 Nothing is read from the system's folders, so that a seed draws the same picture on every machine. Who wants other fonts
 names folders in `FOURSTROKE_FONTS`; a file of the same name there comes first.

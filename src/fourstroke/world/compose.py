@@ -92,14 +92,18 @@ def arrange_beside_sign(rng: np.random.Generator, count: int, sign_place: str) -
     return Arrangement(layout="pair", spots=(right, left), relations=(_relation(0, "right of", 1),))
 
 
-def draw_sign(rng: np.random.Generator, word: str, script: str, place: str) -> Sign:
-    """A sign with ``word`` at the ``center``, ``top`` or ``bottom``; the board is wide enough for the word."""
+def draw_sign(rng: np.random.Generator, word: str, script: str, place: str, fonts: Sequence[str] = ()) -> Sign:
+    """A sign with ``word`` at the ``center``, ``top`` or ``bottom``; the board is wide enough for the word.
+
+    The font is one of ``fonts``, where the script has some of them.
+    """
+    fonts = tuple(font for font in SIGN_FONTS[script] if font in fonts) or tuple(SIGN_FONTS[script])
     board = pick(rng, tuple(BOARD_COLOURS))
     share = min(1.0, 0.55 + 0.09 * len(word)) * uniform(rng, 0.92, 1.0)
     return Sign(
         word=word,
         script=script,
-        font=pick(rng, tuple(SIGN_FONTS[script])),
+        font=pick(rng, fonts),
         board=board,
         ink=INK_OF_BOARD[board],
         x=0.5,

@@ -32,7 +32,7 @@ from fourstroke.world.graph import (
     Style,
 )
 from fourstroke.world.units import Box, Unit, draw_form, draw_overlap, draw_size, pack
-from fourstroke.world.words import choose_words
+from fourstroke.world.words import choose_words, spell
 
 if TYPE_CHECKING:
     from fourstroke.world.world import WorldConfig
@@ -73,7 +73,11 @@ def draw_scene(
         script = pick(rng, config.scripts)
         count = pick_weighted(rng, (0, 1, 2), (0.3, *(*config.count_weights, 0.0)[:2]))
         place = pick(rng, ("top", "bottom")) if count else "center"
-        sign = draw_sign(rng, pick(rng, choose_words(script, split, config.max_word_length)), script, place)
+        if split == "train" and config.spelled and rng.random() < config.spelled:
+            word = spell(rng, script, config.max_word_length)
+        else:
+            word = pick(rng, choose_words(script, split, config.max_word_length))
+        sign = draw_sign(rng, word, script, place, config.sign_fonts)
     units = _draw_units(rng, count, config, names, shape_share, background)
     shares = config.groups, config.sizes, config.overlaps, config.unstated
     grouped, sizes, overlaps, unstated = (rng.random() < share for share in shares)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+import numpy as np
+
+from fourstroke.world.chance import pick
 from fourstroke.world.graph import Split, is_held_out
 
 SIGN_FONTS: dict[str, dict[str, str]] = {  # script -> name as captions say it -> file
@@ -84,3 +87,16 @@ def choose_words(script: str, split: Split, max_length: int) -> tuple[str, ...]:
     if not words:
         raise ValueError(f"no {split} words of at most {max_length} letters: raise max_word_length to 3 or more")
     return words
+
+
+def spell(rng: np.random.Generator, script: str, max_length: int) -> str:
+    """One to ``max_length`` letters of a script by chance, each as likely as any other; of Chinese at most four."""
+    letters = letters_of(script)
+    longest = min(max_length, 4) if script == "chinese" else max_length
+    return "".join(pick(rng, letters) for _ in range(1 + int(rng.random() * longest)))
+
+
+@functools.cache
+def letters_of(script: str) -> tuple[str, ...]:
+    """The letters that the words of a script are made of, in order."""
+    return tuple(sorted(set("".join(WORDS[script]))))

@@ -28,7 +28,7 @@ from fourstroke.world.drawing import draw_scene
 from fourstroke.world.graph import Background, Scene, Split, split_of
 from fourstroke.world.render import render_scene
 from fourstroke.world.sprites import choose_sprites
-from fourstroke.world.words import WORDS, choose_words
+from fourstroke.world.words import SIGN_FONTS, WORDS, choose_words
 
 SCENE_STREAM, CAPTION_STREAM, SHORT_STREAM, LANGUAGE_STREAM = 0, 1, 2, 4
 MAX_DRAWS = 10_000
@@ -84,6 +84,10 @@ class WorldConfig:
     """Share of stickers with soft edges."""
     languages: tuple[NonNegative, ...] = (1.0, 0.0, 0.0, 0.0)
     """How often short captions are English, Spanish, Russian and Chinese."""
+    spelled: Fraction = 0.0
+    """Share of the signs of training scenes that bear letters by chance instead of a word: they have to be read."""
+    sign_fonts: tuple[str, ...] = ()
+    """Fonts of signs, as captions say them; none are all, and a script that has none of them takes all of its own."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -104,6 +108,9 @@ class WorldConfig:
             weights = getattr(self, name)
             if len(weights) != len(kinds) or sum(weights) <= 0:
                 raise ValueError(f"{name}={weights}: give {len(kinds)} weights ({', '.join(kinds)}), not all zero")
+        fonts = {font for script in self.scripts for font in SIGN_FONTS[script]}
+        if strange := set(self.sign_fonts) - fonts:
+            raise ValueError(f"sign_fonts: {', '.join(sorted(strange))} is not among {', '.join(sorted(fonts))}")
         names = choose_names(self)
         least = 1 if self.shapes else len(self.count_weights)
         for style, weight in zip(STYLES, self.styles, strict=True):
@@ -124,6 +131,8 @@ SECOND_EDITION = (
     "unstated",
     "soft_edges",
     "languages",
+    "spelled",
+    "sign_fonts",
 )
 
 
