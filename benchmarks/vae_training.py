@@ -12,8 +12,8 @@ import statistics
 import time
 from pathlib import Path
 
+from fourstroke.recipe import load_recipe
 from fourstroke.train.loop import Trainer
-from fourstroke.train.recipe import load_recipe
 from fourstroke.train.vae import VaeRecipe, VaeStage
 
 

@@ -21,8 +21,7 @@ from fourstroke.checkpoint import read_json
 from fourstroke.data.stream import as_pixels, batches, pixels
 from fourstroke.evaluate.reconstruction import ssim
 from fourstroke.files import write_json
-from fourstroke.train.loop import Learner
-from fourstroke.train.optimizer import MovingAverage, OptimizerConfig
+from fourstroke.train.optimizer import MovingAverage, OptimizerConfig, OptimizerGroup
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.losses import edge, l1, psnr
 from fourstroke.world import World, WorldConfig
@@ -143,7 +142,7 @@ def train(arm: Arm, seed: int, steps: int) -> tuple[Autoencoder, dict[str, Any]]
     torch.manual_seed(seed)
     model = arm.build(arm.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = arm.objective(steps)
-    learner = Learner({"vae": model, **objective.models}, OPTIMIZER)
+    learner = OptimizerGroup({"vae": model, **objective.models}, OPTIMIZER)
     average = MovingAverage(learner.models, OPTIMIZER.ema)
     watched, watched_pages = held_out_scenes(WATCHED), held_out_pages(WATCHED)
     curve: list[dict[str, float]] = []

@@ -28,8 +28,8 @@ from fourstroke.evaluate.judge import Judge
 from fourstroke.evaluate.world import find_world
 from fourstroke.files import write_text
 from fourstroke.pipeline import Pipeline
+from fourstroke.recipe import load_recipe
 from fourstroke.train.distill import DistillRecipe, train_distill
-from fourstroke.train.recipe import load_recipe
 from fourstroke.train.session import check_owner
 from fourstroke.world import World, WorldConfig
 

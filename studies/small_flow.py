@@ -30,8 +30,7 @@ from fourstroke.files import write_json
 from fourstroke.flow import path
 from fourstroke.flow.sampler import euler, guided, seeded_noise
 from fourstroke.flow.schedule import ScheduleConfig, sigmas
-from fourstroke.train.loop import Learner
-from fourstroke.train.optimizer import MovingAverage, OptimizerConfig
+from fourstroke.train.optimizer import MovingAverage, OptimizerConfig, OptimizerGroup
 from fourstroke.vae import Autoencoder
 from fourstroke.world import World, WorldConfig
 
@@ -135,7 +134,7 @@ class Flow:
 
     def train(self, latents: Tensor, seed: int, steps: int) -> None:
         """`steps` steps on latents (n, tokens, channels); the weights are their moving average at the end."""
-        learner = Learner({"transformer": self.transformer, "words": self.words}, OPTIMIZER)
+        learner = OptimizerGroup({"transformer": self.transformer, "words": self.words}, OPTIMIZER)
         average = MovingAverage(learner.models, OPTIMIZER.ema)
         for step in range(steps):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + step)

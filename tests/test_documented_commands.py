@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fourstroke import cli, commands
+from fourstroke.recipe import load_recipe
 from fourstroke.train.distill import DistillRecipe
-from fourstroke.train.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "models/micro/README.md")]

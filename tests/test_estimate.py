@@ -19,8 +19,8 @@ from fourstroke.estimate import (
     forward_cost,
 )
 from fourstroke.nn.lora import add_adapters
+from fourstroke.recipe import load_recipe
 from fourstroke.train.distill import DistillRecipe
-from fourstroke.train.recipe import load_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "7b" / "distill.yaml"
 SMALL = TransformerConfig(

@@ -13,13 +13,14 @@ import fourstroke
 SOURCE = Path(fourstroke.__file__).parent
 TIERS = (
     {"version", "textfile", "fonts", "arguments", "files", "ranges", "terminal", "registry"},
-    {"checkpoint", "image_io"},
+    {"checkpoint", "image_io", "recipe"},
     {"nn", "seeds", "device", "pretrained", "world"},
     {"vae", "dit", "text", "flow"},
     {"folder"},
     {"enhancer", "adapter"},
     {"sizes"},
     {"pipeline"},
+    {"parallel"},
     {"pictures", "data", "distill", "enhance", "train", "evaluate", "serve"},
     {"doctor", "speedrun", "estimate"},
     {"commands"},

@@ -148,8 +148,8 @@ def test_sketches_have_the_size_of_the_picture(factor):
 
 def test_estimates_count_its_tokens(coarse, tmp_path):
     from fourstroke.estimate import estimate_distillation
+    from fourstroke.recipe import load_recipe
     from fourstroke.train.distill import DistillRecipe
-    from fourstroke.train.recipe import load_recipe
 
     coarse.save_pretrained(tmp_path / "m")
     recipe = Path(__file__).parents[1] / "recipes/7b/distill.yaml"

@@ -9,8 +9,8 @@ from typing import Annotated, ClassVar
 import pytest
 
 from fourstroke import registry
+from fourstroke.recipe import RecipeError, load_recipe, resolved
 from fourstroke.registry import Registered, find, offer
-from fourstroke.train.recipe import RecipeError, load_recipe, resolved
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,7 +105,7 @@ def _generate(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, Any
 
 def train(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train a stage by a recipe."""
-    from fourstroke.train.recipe import load_recipe
+    from fourstroke.recipe import load_recipe
     from fourstroke.train.session import check_folder
 
     _quiet()

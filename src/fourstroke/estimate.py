@@ -22,8 +22,8 @@ from fourstroke.checkpoint import CheckpointError, open_tensors, read_json
 from fourstroke.dit import Layout, Transformer, TransformerConfig
 from fourstroke.dit.layout import Grid
 from fourstroke.folder import ModelInfo, find_model, lineage, read_info
+from fourstroke.recipe import load_recipe
 from fourstroke.train.distill import DistillRecipe
-from fourstroke.train.recipe import load_recipe
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 
 GIB = 2**30

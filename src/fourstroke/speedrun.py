@@ -22,11 +22,11 @@ from fourstroke.enhance.enhancer import PromptEnhancer
 from fourstroke.evaluate.world import find_world
 from fourstroke.files import check_replaceable, model_folder, write_json, write_text
 from fourstroke.folder import ENHANCER, INDEX
+from fourstroke.parallel.mesh import require_one_process
 from fourstroke.pipeline import Pipeline
+from fourstroke.recipe import git_revision, load_recipe
 from fourstroke.train.distill import DistillRecipe, train_distill
-from fourstroke.train.distributed import require_one_process
 from fourstroke.train.dit import DitRecipe, train_dit
-from fourstroke.train.recipe import git_revision, load_recipe
 from fourstroke.train.session import saved_states
 from fourstroke.train.text import TextRecipe, train_text
 from fourstroke.train.vae import VaeRecipe, train_vae

@@ -149,7 +149,7 @@ def test_gradients_flow_through_edits(edit_recipe, causal, rank, tmp_path):
     changes = {"teacher": str(tmp_path / "teacher"), "edit_share": 1.0, "lora_rank": rank}
     stage = DistillStage(dataclasses.replace(edit_recipe, **changes))
     seen = []
-    for name, scalars in stage.turns(0):
+    for name, scalars in stage.losses(0):
         scalars["loss"].backward()
         seen.append(name)
         gradients = {n: p.grad for n, p in stage.models[name].named_parameters()}

@@ -17,10 +17,10 @@ from fourstroke.distill.rollout import bind
 from fourstroke.distill.teachers import SpecialistConfig
 from fourstroke.dit import Transformer, TransformerConfig
 from fourstroke.folder import ADAPTER_WEIGHTS, ModelInfo
+from fourstroke.recipe import RecipeError, load_recipe
 from fourstroke.train.distill import CollapsedError, DistillRecipe, DistillStage, WarmConfig, train_distill
 from fourstroke.train.loop import DivergedError, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.train.recipe import RecipeError, load_recipe
 
 from ..conftest import build_tiny_pipeline
 
@@ -73,13 +73,13 @@ def test_both_models_move_and_everything_frozen_stays(recipe):
 
 def test_the_student_starts_without_a_gap_and_the_losses_take_turns(recipe):
     plain = dataclasses.replace(recipe, guidance=1.0)
-    turns = DistillStage(plain).turns(0)
-    assert [name for name, _ in (next(turns), next(turns))] == ["fake", "fake"]
-    name, scalars = next(turns)
+    losses = DistillStage(plain).losses(0)
+    assert [name for name, _ in (next(losses), next(losses))] == ["fake", "fake"]
+    name, scalars = next(losses)
     assert name == "student"
     assert scalars["gap"].item() == pytest.approx(0, abs=1e-6)  # nothing has moved, no guidance
     assert scalars["loss"].item() == pytest.approx(0, abs=1e-9)
-    assert next(turns, None) is None
+    assert next(losses, None) is None
 
 
 def test_warming_up_moves_the_student_alone_and_then_ends(recipe):
@@ -105,7 +105,7 @@ def test_every_learner_has_a_schedule_of_its_own(recipe):
     for _ in range(7):
         trainer.update()
         for name, found in rates.items():
-            found.append(next(iter(trainer.learners[name].optimizers.values())).param_groups[0]["lr"])
+            found.append(next(iter(trainer.optimizer_groups[name].optimizers.values())).param_groups[0]["lr"])
     assert rates["warm"][:4] == pytest.approx([1.0, 1.0, 1.0, 0.5])
     assert rates["student"][4:] == pytest.approx([5e-4, 1e-3, 1e-3])
 
@@ -113,8 +113,8 @@ def test_every_learner_has_a_schedule_of_its_own(recipe):
 def test_warming_up_teaches_where_the_guided_teacher_goes(recipe):
     warm = WarmConfig(steps=1000, substeps=3, optimizer=OptimizerConfig(kind="adamw", lr=3e-3, warmup=1, cooldown=0))
     stage = DistillStage(dataclasses.replace(recipe, guidance=4.0, warm=warm))
-    one = stage.turns
-    stage.turns = lambda step: one(0)
+    one = stage.losses
+    stage.losses = lambda step: one(0)
     run = dataclasses.replace(recipe.run, steps=1000)
     trainer = Trainer(stage, run, stage.recipe.optimizers, {})
     losses = [trainer.update()["warm_loss"].item() for _ in range(40)]

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from fourstroke.recipe import resolved
 from fourstroke.train.dit import train_dit
-from fourstroke.train.recipe import resolved
 
 from ..train.conftest import dit_recipe, vae_recipe  # noqa: F401
 

@@ -22,9 +22,9 @@ from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, wo
 from fourstroke.enhance.protocol import messages, write_answer
 from fourstroke.enhance.small import SmallEnhancerConfig
 from fourstroke.evaluate.composition import CHOOSING
+from fourstroke.recipe import RecipeError, load_recipe
 from fourstroke.speedrun import Finished, train_enhancer
 from fourstroke.train.loop import RunConfig
-from fourstroke.train.recipe import RecipeError, load_recipe
 from fourstroke.world import World
 
 from ..conftest import build_tiny_pipeline

@@ -15,11 +15,11 @@ import yaml
 
 from fourstroke.dit import TransformerConfig
 from fourstroke.folder import ModelInfo
+from fourstroke.recipe import resolved
 from fourstroke.text import SmallTextConfig
 from fourstroke.train.dit import DitRecipe
 from fourstroke.train.loop import RunConfig
 from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.train.recipe import resolved
 from fourstroke.train.vae import VaeRecipe, train_vae
 from fourstroke.vae import AutoencoderConfig
 from fourstroke.world import WorldConfig
@@ -101,8 +101,8 @@ class Launch:
         file.write_text(yaml.safe_dump(resolved(recipe)["recipe"]))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         program = self.folder / "program.py"
-        split = "" if whole else f"distributed.WHOLE = {split_from}\n"
-        lines = "from fourstroke.cli import main\nfrom fourstroke.train import distributed\n"
+        split = "" if whole else f"sharding.SHARD_THRESHOLD = {split_from}\n"
+        lines = "from fourstroke.cli import main\nfrom fourstroke.parallel import sharding\n"
         program.write_text(f"{lines}{split}raise SystemExit(main())\n")
         command += [str(program), "train", stage, "--recipe", str(file), *options]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -11,11 +11,14 @@ import torch
 
 from fourstroke import Pipeline
 from fourstroke.data.stream import batches
-from fourstroke.train import distributed
+from fourstroke.parallel import collectives
+from fourstroke.parallel.collectives import local_rows, on_rank0, rank0_first
+from fourstroke.parallel.mesh import process_group, world_size
+from fourstroke.parallel.sharding import Sharded
+from fourstroke.recipe import RecipeError
 from fourstroke.train.dit import DitStage, SemanticsConfig, train_dit
 from fourstroke.train.features import FeaturesRecipe, FeaturesStage
 from fourstroke.train.loop import Trainer
-from fourstroke.train.recipe import RecipeError
 from fourstroke.train.vae import train_vae
 from fourstroke.vae.features import SemanticConfig
 from fourstroke.world import WorldConfig
@@ -51,21 +54,21 @@ def steady(dit_recipe):
 
 def test_in_one_process_nothing_happens():
     x = torch.arange(6)
-    assert distributed.own(x, 2) is x
-    assert distributed.first(lambda: 3) == 3
+    assert local_rows(x, 2) is x
+    assert on_rank0(lambda: 3) == 3
     model = torch.nn.Linear(2, 2)
-    with distributed.ranks(), distributed.first_alone(), distributed.Split(model).whole() as whole:
+    with process_group(), rank0_first(), Sharded(model).gathered() as whole:
         assert whole is model
-    assert distributed.world() == 1
+    assert world_size() == 1
 
 
 def test_the_ranks_rows_are_those_of_one_batch(monkeypatch):
     x = torch.arange(12)  # six samples of two rows
     parts = []
     for rank in range(3):
-        monkeypatch.setattr(distributed, "world", lambda: 3)
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        parts.append(distributed.own(x, 2).tolist())
+        monkeypatch.setattr(collectives, "world_size", lambda: 3)
+        monkeypatch.setattr(collectives, "rank", lambda rank=rank: rank)
+        parts.append(local_rows(x, 2).tolist())
     assert parts == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
 
 

@@ -10,15 +10,16 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import distribute_tensor
 
-from fourstroke.train.distributed import clip_gradients, full
+from fourstroke.parallel.collectives import clip_grad_norm
+from fourstroke.parallel.sharding import full_tensor
 from fourstroke.train.optimizer import (
+    CombinedOptimizer,
     MovingAverage,
     Muon,
     OptimizerConfig,
-    Together,
     build_optimizers,
     learning_rate,
-    orthogonal,
+    newton_schulz,
 )
 
 
@@ -26,7 +27,7 @@ from fourstroke.train.optimizer import (
 def test_singular_values_come_near_one_and_directions_stay(shape):
     m = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, vh = torch.linalg.svd(m, full_matrices=False)
-    out = orthogonal(m)
+    out = newton_schulz(m)
     values = torch.linalg.svdvals(out)
     assert values.max() < 1.3
     assert values.median() > 0.6
@@ -63,8 +64,8 @@ def test_weights_decay_by_the_learning_rate():
         torch.testing.assert_close(p.detach(), torch.full_like(p, 0.95))
 
 
-def _pair(layer: nn.Module) -> Together:
-    return Together(build_optimizers(layer.named_parameters(), OptimizerConfig(lr=0.1)).values())
+def _pair(layer: nn.Module) -> CombinedOptimizer:
+    return CombinedOptimizer(build_optimizers(layer.named_parameters(), OptimizerConfig(lr=0.1)).values())
 
 
 def test_optimisers_together_step_obey_a_schedule_and_resume():
@@ -73,7 +74,7 @@ def test_optimisers_together_step_obey_a_schedule_and_resume():
     twin.load_state_dict(layer.state_dict())
     x = torch.randn(16, 4)
 
-    def steps(module: nn.Module, optimizer: Together, count: int) -> None:
+    def steps(module: nn.Module, optimizer: CombinedOptimizer, count: int) -> None:
         for _ in range(count):
             optimizer.zero_grad()
             module(x).square().mean().backward()
@@ -145,9 +146,9 @@ def _weights(mesh: DeviceMesh | None) -> list[tuple[str, nn.Parameter]]:
 def test_split_and_whole_gradients_are_clipped_by_their_common_norm(mesh, limit):
     parts, plain = ([p for _, p in _weights(kind)] for kind in (mesh, None))
     expected = nn.utils.clip_grad_norm_(plain, limit)
-    torch.testing.assert_close(clip_gradients(parts, limit), expected)
+    torch.testing.assert_close(clip_grad_norm(parts, limit), expected)
     for p, q in zip(parts, plain, strict=True):
-        torch.testing.assert_close(full(p.grad), q.grad)
+        torch.testing.assert_close(full_tensor(p.grad), q.grad)
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
@@ -161,4 +162,4 @@ def test_split_and_whole_weights_move_alike(mesh, kind, monkeypatch):
             optimizer.step()
             optimizer.step()
     for (name, p), (_, q) in zip(parts, plain, strict=True):
-        torch.testing.assert_close(full(p.detach()), q.detach(), msg=name)
+        torch.testing.assert_close(full_tensor(p.detach()), q.detach(), msg=name)

@@ -14,9 +14,9 @@ import torch
 
 from fourstroke.commands import STAGES
 from fourstroke.ranges import Range
+from fourstroke.recipe import RecipeError, load_recipe
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.train.recipe import RecipeError, load_recipe
 from fourstroke.train.vae import VaeRecipe, VaeStage, train_vae
 
 ELSEWHERE = {

@@ -15,8 +15,8 @@ import pytest
 import torch
 import yaml
 
+from fourstroke.recipe import RecipeError, resolved
 from fourstroke.train.loop import Trainer
-from fourstroke.train.recipe import RecipeError, resolved
 from fourstroke.train.session import check_folder
 from fourstroke.train.vae import VaeStage, train_vae
 

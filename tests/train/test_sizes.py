@@ -9,13 +9,13 @@ import yaml
 
 from fourstroke.cli import main
 from fourstroke.enhance.small import SmallEnhancerConfig, build_model, build_tokenizer
+from fourstroke.recipe import RecipeError, agree, resolved
 from fourstroke.train.distill import DistillRecipe
 from fourstroke.train.dit import DitStage, train_dit
 from fourstroke.train.enhance_sft import EnhanceSftRecipe, _model
 from fourstroke.train.features import FeaturesRecipe
 from fourstroke.train.loop import RunConfig
 from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.train.recipe import RecipeError, agree, resolved
 from fourstroke.train.text import TextRecipe, TextStage
 from fourstroke.train.vae import VaeStage, train_vae
 from fourstroke.vae.features import SemanticConfig

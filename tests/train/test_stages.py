@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fourstroke import Pipeline
+from fourstroke.recipe import RecipeError
 from fourstroke.train.dit import DitStage, SemanticsConfig, train_dit
 from fourstroke.train.features import known_cross_entropy
 from fourstroke.train.loop import DivergedError, Log, RunConfig, Trainer
-from fourstroke.train.recipe import RecipeError
 from fourstroke.train.vae import VaeStage, train_vae
 from fourstroke.vae import Autoencoder
 from fourstroke.world.cells import UNKNOWN

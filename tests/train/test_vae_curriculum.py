@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from fourstroke.recipe import RecipeError, build, load_recipe
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.train.recipe import RecipeError, build, load_recipe
 from fourstroke.train.vae import AnchorConfig, Phase, VaeRecipe, VaeStage, balance, train_vae
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork

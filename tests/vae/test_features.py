@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from fourstroke.checkpoint import CheckpointError
+from fourstroke.recipe import RecipeError, build, load_recipe
 from fourstroke.train.features import FeaturesRecipe, FeaturesStage, train_features
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.train.recipe import RecipeError, build, load_recipe
 from fourstroke.train.vae import AlignmentConfig, VaeRecipe, VaeStage, train_vae
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork

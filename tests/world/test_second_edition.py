@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fourstroke.train.recipe import load_recipe
+from fourstroke.recipe import load_recipe
 from fourstroke.world import SPRITES, STYLES, THINGS, Scene, World, WorldConfig, split_of
 from fourstroke.world.atlas import styles_of
 from fourstroke.world.graph import combinations, is_held_out

@@ -18,17 +18,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fourstroke.device import autocast
 from fourstroke.distill.edits import by_shape, open_input, read_edits
 from fourstroke.distill.prompts import PromptSet
 from fourstroke.distill.rollout import Inputs
 from fourstroke.distill.teachers import EDIT, prompt_category
 from fourstroke.dit.layout import Grid
 from fourstroke.flow.sampler import check_finite
+from fourstroke.parallel.collectives import local_rows
+from fourstroke.parallel.mesh import world_size
 from fourstroke.pipeline import Pipeline
 from fourstroke.sizes import tokens_per_slot
 from fourstroke.text import TextFeatures
-from fourstroke.train import distributed
-from fourstroke.train.device import autocast
 from fourstroke.vae import Autoencoder
 
 
@@ -99,8 +100,8 @@ class Batches:
         )
 
     def _choose(self, among: int, generator: torch.Generator) -> Tensor:
-        size = self.size * distributed.world()
-        return distributed.own(torch.randint(among, (size,), generator=generator))
+        size = self.size * world_size()
+        return local_rows(torch.randint(among, (size,), generator=generator))
 
     def _encode(self, prompts: list[str], pictures: list[list[Image.Image]] | None = None) -> TextFeatures:
         with autocast(self.pipe.device):

@@ -14,8 +14,8 @@ from fourstroke.distill.rollout import bind
 from fourstroke.dit import Transformer
 from fourstroke.flow.sampler import Velocity
 from fourstroke.nn.lora import active, add_adapters, factors
+from fourstroke.parallel.sharding import Sharded
 from fourstroke.pipeline import Pipeline
-from fourstroke.train import distributed
 
 CALLED = ("prefill", "denoise")
 """What is called of a transformer beside `forward`."""
@@ -34,17 +34,17 @@ class Pupils:
         self.student: Transformer
         self.fake: Transformer
         self.models: dict[str, nn.Module]
-        self._student: distributed.Split[Transformer] | None = None
+        self._student: Sharded[Transformer] | None = None
         if lora_rank:
             torch.manual_seed(seed)  # every rank starts from the same factors
             add_adapters(base, lora_rank, ("student", "fake"))
-            self._base = distributed.Split(base, CALLED)
+            self._base = Sharded(base, CALLED)
             self.student = self.fake = base
             self.models = {name: factors(base, name) for name in ("student", "fake")}
         else:  # each is split before the next is made: a GPU need never hold three whole ones
-            self._student = distributed.Split(copy.deepcopy(base).requires_grad_(True), CALLED)
-            fake = distributed.Split(copy.deepcopy(base).requires_grad_(True), CALLED)
-            self._base = distributed.Split(base, CALLED)
+            self._student = Sharded(copy.deepcopy(base).requires_grad_(True), CALLED)
+            fake = Sharded(copy.deepcopy(base).requires_grad_(True), CALLED)
+            self._base = Sharded(base, CALLED)
             self.student, self.fake = self._student.model, fake.model
             self.models = {"student": self.student, "fake": self.fake}
         for model in (self.student, self.fake):
@@ -68,18 +68,18 @@ class Pupils:
         return adapted if self.lora_rank else velocity
 
     @contextlib.contextmanager
-    def whole(self) -> Iterator[None]:
+    def gathered(self) -> Iterator[None]:
         """Within the block the first rank's student is plain and complete, and the teacher too the first time, when
         its readings are taken.
         """
         pipe, parts = self.teacher, (self.teacher.transformer, self.student, self.fake)
         with contextlib.ExitStack() as stack:
             if self._student is None:
-                pipe.transformer = self.student = self.fake = stack.enter_context(self._base.whole())
+                pipe.transformer = self.student = self.fake = stack.enter_context(self._base.gathered())
             else:
-                self.student = stack.enter_context(self._student.whole())
+                self.student = stack.enter_context(self._student.gathered())
                 if not self._drawn:
-                    pipe.transformer = stack.enter_context(self._base.whole())
+                    pipe.transformer = stack.enter_context(self._base.gathered())
             self._drawn = True
             try:
                 yield

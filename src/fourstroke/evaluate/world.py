@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fourstroke.train.recipe import load_recipe
+from fourstroke.recipe import load_recipe
 from fourstroke.world import WorldConfig
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"

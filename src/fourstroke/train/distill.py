@@ -6,7 +6,7 @@ samples of the student, and then the student once, at one random step of its own
 the teacher, or, with `lora_rank`, are adapters of the one frozen transformer that is in memory. The text encoder is
 frozen: its features are computed once a step and shared by all; each model makes its own prefix of them. Prompts come
 from the latent cache of a world, whose latents serve the optional flow-matching loss alone, or from a file; a set share
-of the steps may draw edits of input images instead. On several ranks (see `distributed`) the transformers are split,
+of the steps may draw edits of input images instead. On several ranks (see `parallel`) the transformers are split,
 and each rank draws its rows of one batch; text encoder and autoencoder are whole on all of them.
 """
 
@@ -29,6 +29,7 @@ from torch import Tensor
 from fourstroke.checkpoint import pick, read_json
 from fourstroke.data.cache import build_cache
 from fourstroke.data.sheet import contact_sheet
+from fourstroke.device import autocast, pick_device
 from fourstroke.distill.batch import Batch, Batches
 from fourstroke.distill.dmd import RenoiseConfig, dmd_gradient, dmd_loss, flow_matching_loss
 from fourstroke.distill.monitors import Readings, checkpoint_score, collapse, compared, teacher_error
@@ -44,13 +45,14 @@ from fourstroke.flow.sampler import NonFiniteError, Velocity
 from fourstroke.flow.schedule import UNSHIFTED, fixed_sigmas
 from fourstroke.folder import ModelInfo, save_adapter
 from fourstroke.nn.lora import adapter_tensors
+from fourstroke.parallel.collectives import local_rows, rank0_first
+from fourstroke.parallel.mesh import process_group, world_size
+from fourstroke.parallel.sharding import Sharded
 from fourstroke.pipeline import Pipeline
 from fourstroke.ranges import Count, Natural, NonNegative, PositiveFraction, check_ranges
-from fourstroke.train import distributed
-from fourstroke.train.device import autocast, pick_device
-from fourstroke.train.loop import DivergedError, RunConfig, Scalars, Trainer
-from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.train.recipe import resolved
+from fourstroke.recipe import resolved
+from fourstroke.train.loop import DivergedError, RunConfig, Trainer
+from fourstroke.train.optimizer import OptimizerConfig, Scalars
 from fourstroke.world import WorldConfig
 
 BEST = "best"
@@ -154,7 +156,7 @@ class DistillStage:
         if recipe.warm is not None:
             self.models["warm"] = self.models["student"]  # the same weights, under an optimiser of their own
         for teacher in self.specialists:
-            distributed.Split(teacher.pipe.transformer, CALLED)
+            Sharded(teacher.pipe.transformer, CALLED)
         self.batch_size = recipe.batch_size * recipe.draws
         self.sigmas = fixed_sigmas(recipe.sigmas)
         self.best: tuple[float, float, int] | None = None  # score, highest composition, step
@@ -166,11 +168,11 @@ class DistillStage:
         """The student's transformer, in which, with `lora_rank`, its adapter must be active."""
         return self.pupils.student
 
-    def whole(self) -> contextlib.AbstractContextManager[None]:
+    def gathered(self) -> contextlib.AbstractContextManager[None]:
         """Within the block the first rank's student is plain and complete."""
-        return self.pupils.whole()
+        return self.pupils.gathered()
 
-    def turns(self, step: int) -> Iterator[tuple[str, Scalars]]:
+    def losses(self, step: int) -> Iterator[tuple[str, Scalars]]:
         """The fake score's losses on fresh samples of the student, then the student's; before that the warm-up's."""
         generator = torch.Generator().manual_seed(self.recipe.run.seed * 1_000_003 + step)
         batch = self.batches.make(step, generator)
@@ -194,7 +196,7 @@ class DistillStage:
                 f"state in {self.recipe.run.out}"
             ) from None
 
-    def share(self, name: str, step: int, progress: float) -> float:
+    def lr_progress(self, name: str, step: int, progress: float) -> float:
         """The warm-up ends with its own steps, the others with the run."""
         return step / self.recipe.warm.steps if name == "warm" and self.recipe.warm else progress
 
@@ -356,7 +358,7 @@ class DistillStage:
         """What is drawn, and what the monitors look at: other prompts in either case."""
         recipe, pipe = self.recipe, self.base.pipe
         if recipe.world is not None and recipe.cache is not None:
-            with distributed.first_alone():
+            with rank0_first():
                 cache = build_cache(
                     recipe.cache / "train", pipe.autoencoder, recipe.world, recipe.samples, workers=recipe.workers
                 )
@@ -381,13 +383,13 @@ class DistillStage:
         return int(torch.randint(len(self.recipe.sigmas), (1,), generator=generator))
 
     def _noise(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        rows, tokens = self.batch_size * distributed.world(), math.prod(batch.grid)
+        rows, tokens = self.batch_size * world_size(), math.prod(batch.grid)
         noise = torch.randn((rows, tokens, self.student.config.in_channels), generator=generator)
-        return distributed.own(noise, self.recipe.draws).to(self.device)
+        return local_rows(noise, self.recipe.draws).to(self.device)
 
     def _times(self, generator: torch.Generator) -> Tensor:
-        times = self.recipe.renoise.sample(self.batch_size * distributed.world(), generator)
-        return distributed.own(times, self.recipe.draws).to(self.device)
+        times = self.recipe.renoise.sample(self.batch_size * world_size(), generator)
+        return local_rows(times, self.recipe.draws).to(self.device)
 
 
 def train_distill(recipe: DistillRecipe, resume: bool = False) -> Path:
@@ -396,7 +398,7 @@ def train_distill(recipe: DistillRecipe, resume: bool = False) -> Path:
     Raises:
         CollapsedError: if the monitors say that the student is lost; `best` in the run's folder stays.
     """
-    with distributed.ranks():
+    with process_group():
         stage = DistillStage(recipe)
         if resume:
             stage.recall()

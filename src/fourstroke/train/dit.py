@@ -4,7 +4,7 @@ Qwen-Image-2.0 report, training: linear path, target e - x_0, prompt dropped wit
 tokens are modulated from t = 0, so their keys and values do not depend on the noise level: one prefix serves `draws`
 noise draws of its picture, which costs far less than as many pictures and lowers the variance over t.
 
-Several ranks (see `distributed`) draw their rows of one batch.
+Several ranks (see `parallel`) draw their rows of one batch.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from fourstroke.data.cache import LatentCache, build_cache
 from fourstroke.data.sheet import contact_sheet
+from fourstroke.device import autocast, pick_device
 from fourstroke.dit import Layout, Transformer, TransformerConfig
 from fourstroke.evaluate.composition import CHOOSING, draw, held_out_prompts, judge_pictures, summarise
 from fourstroke.evaluate.judge import Judge
@@ -29,16 +30,17 @@ from fourstroke.files import save_image
 from fourstroke.flow import path
 from fourstroke.flow.schedule import ScheduleConfig
 from fourstroke.folder import ModelInfo
+from fourstroke.parallel.collectives import local_rows, on_rank0, rank0_first
+from fourstroke.parallel.mesh import process_group, world_size
+from fourstroke.parallel.sharding import Sharded
 from fourstroke.pipeline import Pipeline
 from fourstroke.ranges import Count, Finite, Fraction, Natural, NonNegative, check_ranges
+from fourstroke.recipe import agree, resolved
 from fourstroke.text import TextEncoder
 from fourstroke.text.small import SmallTextConfig, build_text_encoder, sizes, train_tokenizer
-from fourstroke.train import distributed
-from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.naming import CellNaming, Labels
 from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.train.recipe import agree, resolved
 from fourstroke.vae import Autoencoder
 from fourstroke.world import World, WorldConfig
 from fourstroke.world.cells import UNKNOWN
@@ -110,7 +112,7 @@ class DitRecipe:
             raise ValueError("freeze_text=true needs a trained text encoder: name text_from or init")
         if self.semantics is not None and self.compile:
             raise ValueError("semantics reads hidden states, which compile=true hides; leave one out")
-        if self.compile and distributed.world() > 1:
+        if self.compile and world_size() > 1:
             raise ValueError("compile=true is for one process; under torchrun set compile=false")
 
 
@@ -121,11 +123,11 @@ class DitStage:
         self.recipe, self.device = recipe, pick_device()
         self.autoencoder = Autoencoder.from_pretrained(recipe.vae, device=str(self.device)).eval()
         self.autoencoder.requires_grad_(False)
-        with distributed.first_alone():
+        with rank0_first():
             self.cache = self._encoded("train", recipe.samples)
             self.held_out = self._encoded("heldout", recipe.held_out)
-        if len(self.cache) < recipe.batch_size * distributed.world():
-            raise ValueError(f"samples={recipe.samples} are fewer than one batch on {distributed.world()} ranks")
+        if len(self.cache) < recipe.batch_size * world_size():
+            raise ValueError(f"samples={recipe.samples} are fewer than one batch on {world_size()} ranks")
         torch.manual_seed(recipe.run.seed)  # after the caches: building one draws from the global generator
         if recipe.init is not None:
             self.transformer = Transformer.from_pretrained(recipe.init / "transformer", device=str(self.device))
@@ -142,18 +144,18 @@ class DitStage:
             new = recipe.text
             assert new is not None
             captions = [c for kind in (self.cache.short, self.cache.rich) for c in kind[:20_000]]
-            tokenizer = distributed.first(lambda: train_tokenizer(captions, new.vocab_size))
+            tokenizer = on_rank0(lambda: train_tokenizer(captions, new.vocab_size))
             self.text_encoder = build_text_encoder(new, tokenizer).to(self.device)
         self.text_encoder.trainable(not recipe.freeze_text)
         self.models: dict[str, nn.Module] = {"transformer": self.transformer}
-        self._transformer = distributed.Split(self.transformer, ("prefill", "denoise"))
-        self._text_encoder: distributed.Split[TextEncoder] | None = None
+        self._transformer = Sharded(self.transformer, ("prefill", "denoise"))
+        self._text_encoder: Sharded[TextEncoder] | None = None
         if not recipe.freeze_text:  # a frozen one is whole on every rank
-            self._text_encoder = distributed.Split(self.text_encoder)
+            self._text_encoder = Sharded(self.text_encoder)
             self.models["text_encoder"] = self.text_encoder
         self.semantics = None if recipe.semantics is None else _Semantics(recipe, self.transformer).to(self.device)
         if self.semantics is not None:
-            self.models["semantics"] = distributed.Split(self.semantics.head).model
+            self.models["semantics"] = Sharded(self.semantics.head).model
         self.batch_size = recipe.batch_size * recipe.draws
         self._flow = torch.compile(self._velocity) if recipe.compile else self._velocity
 
@@ -161,9 +163,9 @@ class DitStage:
         """Mean squared error of the velocity over the batch of this step."""
         recipe = self.recipe
         generator = torch.Generator().manual_seed(recipe.run.seed * 1_000_003 + step)
-        ranks = distributed.world()
-        indices = distributed.own(torch.tensor(self._indices(step)))
-        dropped = distributed.own(torch.rand(len(indices) * ranks, generator=generator) < recipe.drop_prompt)
+        ranks = world_size()
+        indices = local_rows(torch.tensor(self._indices(step)))
+        dropped = local_rows(torch.rand(len(indices) * ranks, generator=generator) < recipe.drop_prompt)
         captions = self.cache.short if step % 2 else self.cache.rich
         prompts = ["" if drop else captions[i] for i, drop in zip(indices.tolist(), dropped.tolist(), strict=True)]
         x_0 = self.cache.latents[indices].float()
@@ -198,13 +200,13 @@ class DitStage:
         self.pipeline().save_pretrained(folder)
 
     @contextlib.contextmanager
-    def whole(self) -> Iterator[None]:
+    def gathered(self) -> Iterator[None]:
         """Within the block the first rank's transformer and text encoder are plain and complete."""
         parts = self.transformer, self.text_encoder
         with contextlib.ExitStack() as stack:
-            self.transformer = stack.enter_context(self._transformer.whole())
+            self.transformer = stack.enter_context(self._transformer.gathered())
             if self._text_encoder is not None:
-                self.text_encoder = stack.enter_context(self._text_encoder.whole())
+                self.text_encoder = stack.enter_context(self._text_encoder.gathered())
             try:
                 yield
             finally:
@@ -230,7 +232,7 @@ class DitStage:
         mean, std = self.recipe.time_mean, self.recipe.time_std
         t = path.sample_times(len(noise), mean=mean, std=std, generator=generator)
         if ranks > 1:
-            noise, t = distributed.own(noise, draws), distributed.own(t, draws)
+            noise, t = local_rows(noise, draws), local_rows(t, draws)
         x_0, noise, t = x_0.to(self.device), noise.to(self.device), t.to(self.device)
         with autocast(self.device):
             text = self.text_encoder(self.text_encoder.tokenize(prompts))
@@ -243,7 +245,7 @@ class DitStage:
 
     def _indices(self, step: int) -> list[int]:
         """The samples of this step, of all ranks: every epoch is a permutation of its own."""
-        size, count = self.recipe.batch_size * distributed.world(), len(self.cache)
+        size, count = self.recipe.batch_size * world_size(), len(self.cache)
         per_epoch = math.floor(count / size)
         epoch, place = divmod(step, per_epoch)
         if getattr(self, "_epoch", None) != epoch:
@@ -292,5 +294,5 @@ class _Semantics(nn.Module):
 
 def train_dit(recipe: DitRecipe, resume: bool = False) -> Path:
     """Train by a recipe; returns the folder of the finished checkpoint."""
-    with distributed.ranks():
+    with process_group():
         return Trainer(DitStage(recipe), recipe.run, recipe.optimizer, resolved(recipe)).run(resume)

@@ -31,12 +31,12 @@ from fourstroke.enhance.measure import Shares, Studio, answers, rewrites, world_
 from fourstroke.enhance.triplet import Triplet
 from fourstroke.evaluate.composition import CHOOSING
 from fourstroke.files import atomic_folder, write_json
+from fourstroke.parallel.mesh import require_one_process
 from fourstroke.pipeline import Pipeline
 from fourstroke.ranges import Count, Natural, NonNegative, Positive, check_ranges
-from fourstroke.train import distributed
+from fourstroke.recipe import resolved
 from fourstroke.train.enhance_sft import Watchman, arguments, finish, import_trl, show, started
 from fourstroke.train.loop import RunConfig
-from fourstroke.train.recipe import resolved
 from fourstroke.world import WorldConfig
 
 RewardFunction = Callable[..., list[float]]
@@ -264,7 +264,7 @@ def train_enhance_rl(recipe: EnhanceRlRecipe, resume: bool = False) -> Path:
         CheckpointError: for a missing or damaged enhancer or generator.
         RuntimeError: if TRL is not installed.
     """
-    distributed.require_one_process("train enhance-rl")
+    require_one_process("train enhance-rl")
     trl = import_trl()
     with started(recipe.run.out, resume, resolved(recipe), ("enhancer",)) as checkpoint:
         return _reinforce(trl, recipe, checkpoint)

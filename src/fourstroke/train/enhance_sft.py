@@ -38,12 +38,13 @@ from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, te
 from fourstroke.enhance.small import SYSTEM_PROMPT, SmallEnhancerConfig, build_model, build_tokenizer, sizes
 from fourstroke.enhance.triplet import Triplet
 from fourstroke.files import append_line, atomic_folder, user_path, write_text
+from fourstroke.parallel.mesh import require_one_process
 from fourstroke.pretrained import load_fitting, readable
 from fourstroke.ranges import Count, Decay, Natural, NonNegative, check_ranges
-from fourstroke.train import distributed, session
+from fourstroke.recipe import RecipeError, agree, resolved
+from fourstroke.train import session
 from fourstroke.train.loop import DivergedError, RunConfig
-from fourstroke.train.optimizer import OptimizerConfig, Together, build_optimizers
-from fourstroke.train.recipe import RecipeError, agree, resolved
+from fourstroke.train.optimizer import CombinedOptimizer, OptimizerConfig, build_optimizers
 from fourstroke.world import WorldConfig
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def train_enhance_sft(recipe: EnhanceSftRecipe, resume: bool = False) -> Path:
         DivergedError: if the loss is not finite.
         RuntimeError: if TRL is not installed.
     """
-    distributed.require_one_process("train enhance-sft")
+    require_one_process("train enhance-sft")
     trl = import_trl()
     with started(recipe.run.out, resume, resolved(recipe), ("model", "base", "lora", "optimizer")) as checkpoint:
         return _fine_tune(trl, recipe, checkpoint)
@@ -333,7 +334,7 @@ def import_trl() -> Any:
 def _muon(recipe: EnhanceSftRecipe, model: PreTrainedModel) -> torch.optim.Optimizer:
     """Muon on the hidden matrices, AdamW on the rest."""
     config = OptimizerConfig(lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, recipe.beta2))
-    return Together(build_optimizers(model.named_parameters(), config).values())
+    return CombinedOptimizer(build_optimizers(model.named_parameters(), config).values())
 
 
 def _data(recipe: EnhanceSftRecipe) -> tuple[list[Triplet], list[Triplet], Lexicon]:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from fourstroke.data.stream import batches, pixels
+from fourstroke.device import autocast, pick_device
 from fourstroke.ranges import Count, Natural, check_ranges
-from fourstroke.train.device import autocast, pick_device
+from fourstroke.recipe import resolved
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.naming import known_cross_entropy
 from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.train.recipe import resolved
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork
 from fourstroke.world import Sample, World, WorldConfig
 from fourstroke.world.cells import SIGN, UNKNOWN, cell_labels, cell_names

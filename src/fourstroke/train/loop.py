@@ -6,7 +6,7 @@ the same states as one that was not. A state is written to a sibling folder, flu
 Most stages have one loss for all their models. A stage whose models have losses of their own (distillation: student
 and fake score) yields them in turns; each loss moves its own model, with its own optimiser and schedule.
 
-Under torchrun the same loop runs on every rank (see `distributed`): they agree on the time and on interrupts, and the
+Under torchrun the same loop runs on every rank (see `parallel`): they agree on the time and on interrupts, and the
 first alone samples, exports and writes. A state is written whole, so that any number of ranks can take it up.
 """
 
@@ -28,10 +28,14 @@ from torch import Tensor, nn
 
 from fourstroke.checkpoint import CheckpointError, read_pickle
 from fourstroke.files import append_line, atomic_folder
+from fourstroke.parallel.checkpoint import gather_state, load_model_state, load_optimizer_state
+from fourstroke.parallel.collectives import all_reduce_max, on_rank0
+from fourstroke.parallel.mesh import ShardedStage, rank, require_sharded, world_size
+from fourstroke.parallel.sharding import distribute_like
 from fourstroke.ranges import Count, NonNegative, TrainingSeed, check_ranges
-from fourstroke.train import distributed, session
-from fourstroke.train.optimizer import MovingAverage, OptimizerConfig, build_optimizers, learning_rate
-from fourstroke.train.recipe import RecipeError
+from fourstroke.recipe import RecipeError
+from fourstroke.train import session
+from fourstroke.train.optimizer import MovingAverage, OptimizerConfig, OptimizerGroup, Scalars
 
 STATE = {"step": int, "seconds": float, "updates": dict, "models": dict, "average": dict, "optimizers": dict}
 """What a saved state holds."""
@@ -59,10 +63,6 @@ class RunConfig:
         check_ranges(self)
 
 
-Scalars = dict[str, Tensor]
-"""Named scalars of one loss; the one named `loss` is differentiated."""
-
-
 class Part(Protocol):
     """What every stage gives to the loop."""
 
@@ -87,41 +87,15 @@ class Stage(Part, Protocol):
 class AlternatingStage(Part, Protocol):
     """A stage of several losses; each names the model that it moves, and sees what the ones before it did."""
 
-    def turns(self, step: int) -> Iterator[tuple[str, Scalars]]:
+    def losses(self, step: int) -> Iterator[tuple[str, Scalars]]:
         """The losses of this step, in order."""
 
-    def share(self, name: str, step: int, progress: float) -> float:
+    def lr_progress(self, name: str, step: int, progress: float) -> float:
         """How much of what a model has to learn is done, 0 to 1; `progress` is that of the run."""
 
 
 class DivergedError(RuntimeError):
     """The loss stopped being a number."""
-
-
-class Learner:
-    """Models that one loss moves, with their optimisers and their own schedule."""
-
-    def __init__(self, models: Mapping[str, nn.Module], config: OptimizerConfig) -> None:
-        named = [(f"{key}.{n}", p) for key, model in models.items() for n, p in model.named_parameters()]
-        self.models, self.config = dict(models), config
-        self.optimizers = build_optimizers(named, config)
-        self.parameters = [p for _, p in named if p.requires_grad]
-        self.updates = 0
-
-    def update(self, scalars: Scalars, progress: float) -> Scalars:
-        """One optimiser step down the gradient of `scalars["loss"]`; returns them with the gradient's norm."""
-        rate = learning_rate(self.updates, progress, self.config)
-        self.updates += 1
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.zero_grad(set_to_none=True)
-        scalars["loss"].backward()
-        distributed.average_gradients(self.parameters)
-        scalars["grad_norm"] = distributed.clip_gradients(self.parameters, self.config.clip or math.inf)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
-        return distributed.mean({key: value.detach() for key, value in scalars.items()})
 
 
 class Trainer:
@@ -138,13 +112,15 @@ class Trainer:
         optimizer: OptimizerConfig | Mapping[str, OptimizerConfig],
         record: dict[str, Any],
     ) -> None:
-        distributed.require(stage)
+        require_sharded(stage)
         self.stage, self.run_config, self.record = stage, run, record
         if isinstance(optimizer, OptimizerConfig):
-            self.learners = {"": Learner(stage.models, optimizer)}
+            self.optimizer_groups = {"": OptimizerGroup(stage.models, optimizer)}
         else:
-            self.learners = {key: Learner({key: stage.models[key]}, config) for key, config in optimizer.items()}
-        first = next(iter(self.learners.values()))
+            self.optimizer_groups = {
+                key: OptimizerGroup({key: stage.models[key]}, config) for key, config in optimizer.items()
+            }
+        first = next(iter(self.optimizer_groups.values()))
         self.average = MovingAverage(first.models, first.config.ema)
         self.step, self.seconds = 0, 0.0
         self._interrupted = False
@@ -162,9 +138,9 @@ class Trainer:
         with session.opened(out, resume):
             if resume:
                 self.load(out / "state")
-                told = distributed.first(lambda: session.listed(session.changes(out, self.record)))
+                told = on_rank0(lambda: session.listed(session.changes(out, self.record)))
                 print(f"resumed {out} at step {self.step}" + (f"; changed: {told}" if told else ""), flush=True)
-            distributed.first(self._open)
+            on_rank0(self._open)
             ends = signal.SIGINT, signal.SIGTERM  # Ctrl-C, and how schedulers and containers end a process
             previous = [signal.signal(end, self._interrupt) for end in ends]
             try:
@@ -175,8 +151,8 @@ class Trainer:
             if self._stopped():
                 print(f"interrupted at step {self.step}; continue with --resume", flush=True)
                 raise KeyboardInterrupt
-            with self.average.applied(), self._whole():
-                distributed.first(self._export)
+            with self.average.applied(), self._gathered():
+                on_rank0(self._export)
         return out / "model"
 
     @property
@@ -188,13 +164,13 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """Write everything that a resume needs, atomically."""
-        state = distributed.collected(self._state())
+        state = gather_state(self._state())
 
         def write() -> None:
             with atomic_folder(folder) as partial, (partial / "state.pt").open("wb") as file:
                 torch.save(state, file)
 
-        distributed.first(write)
+        on_rank0(write)
 
     def load(self, folder: Path) -> None:
         """Take up a state written by `save`, on however many ranks.
@@ -203,7 +179,7 @@ class Trainer:
             CheckpointError: if the file is no state.
             RecipeError: if it is that of other models or optimisers; the message names the keys that differ.
         """
-        several = distributed.world() > 1  # then each reads from the file no more than its part
+        several = world_size() > 1  # then each reads from the file no more than its part
         file = folder / "state.pt"
         state = read_pickle(file, mmap=several)
         for key, kind in STATE.items():
@@ -215,15 +191,15 @@ class Trainer:
             found = session.listed(session.changes(folder.parent, self.record)) or "another recipe"
             raise RecipeError(f"{folder} is not of these models and optimisers; what differs: {found}")
         for key, model in self.stage.models.items():
-            distributed.restore_model(model, state["models"][key])
+            load_model_state(model, state["models"][key])
         for key, optimizer in self._optimizers():
-            distributed.restore_optimizer(optimizer, state["optimizers"][key])
+            load_optimizer_state(optimizer, state["optimizers"][key])
         for name, weight in state["average"].items():
             own = self.average.weights[name]
-            own.copy_(distributed.placed(weight, own))
+            own.copy_(distribute_like(weight, own))
         self.step, self.seconds = state["step"], state["seconds"]
-        for key, learner in self.learners.items():
-            learner.updates = state["updates"][key]
+        for key, group in self.optimizer_groups.items():
+            group.updates = state["updates"][key]
 
     def update(self) -> Scalars:
         """One optimiser step for each loss of this step; where models take turns, scalars bear their names."""
@@ -231,8 +207,8 @@ class Trainer:
         for name, values in self._losses():
             progress = self.progress
             if isinstance(self.stage, AlternatingStage):
-                progress = self.stage.share(name, self.step, progress)
-            done = self.learners[name].update(values, progress)
+                progress = self.stage.lr_progress(name, self.step, progress)
+            done = self.optimizer_groups[name].update(values, progress)
             scalars |= {f"{name}_{key}" if name else key: value for key, value in done.items()}
         self.average.update(self.step)
         self.step += 1
@@ -242,7 +218,7 @@ class Trainer:
         return {
             "step": self.step,
             "seconds": self.seconds,
-            "updates": {key: learner.updates for key, learner in self.learners.items()},
+            "updates": {key: group.updates for key, group in self.optimizer_groups.items()},
             "models": {key: model.state_dict() for key, model in self.stage.models.items()},
             "average": self.average.weights,
             "optimizers": {key: optimizer.state_dict() for key, optimizer in self._optimizers()},
@@ -250,12 +226,12 @@ class Trainer:
 
     def _losses(self) -> Iterable[tuple[str, Scalars]]:
         if isinstance(self.stage, AlternatingStage):
-            return self.stage.turns(self.step)
+            return self.stage.losses(self.step)
         return [("", self.stage.loss(self.step))]
 
     def _optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer]]:
-        for name, learner in self.learners.items():
-            for key, optimizer in learner.optimizers.items():
+        for name, group in self.optimizer_groups.items():
+            for key, optimizer in group.optimizers.items():
                 yield f"{name}.{key}" if name else key, optimizer
 
     def _loop(self) -> None:
@@ -270,8 +246,8 @@ class Trainer:
             scalars = self.update()
             if self.step % 20 == 0:
                 self._check_finite(scalars)
-            self.seconds = distributed.latest(self.seconds + time.perf_counter() - start)
-            log.add(self.step, self.seconds, scalars, self.progress, self.stage.batch_size * distributed.world())
+            self.seconds = all_reduce_max(self.seconds + time.perf_counter() - start)
+            log.add(self.step, self.seconds, scalars, self.progress, self.stage.batch_size * world_size())
             if self.progress >= 1:
                 break  # the last state and look are taken below, whatever the clock says
             if self.seconds - saved > 60 * run.save_minutes:
@@ -298,13 +274,13 @@ class Trainer:
 
     def _stopped(self) -> bool:
         """Whether any rank was interrupted; all ask at the same places."""
-        return distributed.latest(self._interrupted) > 0
+        return all_reduce_max(self._interrupted) > 0
 
-    def _whole(self) -> contextlib.AbstractContextManager[None]:
+    def _gathered(self) -> contextlib.AbstractContextManager[None]:
         """The models in one piece on the first rank, where there are several."""
         stage: object = self.stage
-        if distributed.world() > 1 and isinstance(stage, distributed.Splittable):
-            return stage.whole()
+        if world_size() > 1 and isinstance(stage, ShardedStage):
+            return stage.gathered()
         return contextlib.nullcontext()
 
     def _check_finite(self, scalars: Scalars) -> None:
@@ -317,8 +293,8 @@ class Trainer:
 
     def _sample(self, log: Log) -> None:
         folder = self.run_config.out / "samples"
-        with self.average.applied(), torch.no_grad(), self._whole():
-            scores = distributed.first(lambda: self._draw(folder))
+        with self.average.applied(), torch.no_grad(), self._gathered():
+            scores = on_rank0(lambda: self._draw(folder))
         log.scores(self.step, self.seconds, scores)
 
     def _draw(self, folder: Path) -> dict[str, float]:
@@ -326,7 +302,7 @@ class Trainer:
         return self.stage.sample(folder, self.step)
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        if self._interrupted and distributed.world() > 1:
+        if self._interrupted and world_size() > 1:
             return  # torchrun passes on an interrupt that the terminal has sent to everybody
         if self._interrupted:
             raise KeyboardInterrupt
@@ -368,7 +344,7 @@ class Log:
         print(f"samples at step {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()), flush=True)
 
     def _write(self, row: dict[str, Any]) -> None:
-        if distributed.rank() > 0:
+        if rank() > 0:
             return
         append_line(self.path, json.dumps(row))
 

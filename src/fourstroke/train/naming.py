@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fourstroke.train import distributed
+from fourstroke.parallel.collectives import all_reduce_mean
+from fourstroke.parallel.mesh import world_size
 from fourstroke.vae.features import SemanticConfig
 from fourstroke.world import Scene, World
 from fourstroke.world.cells import UNKNOWN, cell_labels, cell_names, letter_labels
@@ -75,5 +76,5 @@ def known_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     On several ranks it is divided by the mean of their counts, so that the mean over ranks is that over all targets.
     """
     total = F.cross_entropy(logits, target, ignore_index=UNKNOWN, reduction="sum")
-    known = distributed.mean({"count": (target != UNKNOWN).sum()})["count"]
-    return total / known.clamp_min(1 / distributed.world())
+    known = all_reduce_mean({"count": (target != UNKNOWN).sum()})["count"]
+    return total / known.clamp_min(1 / world_size())

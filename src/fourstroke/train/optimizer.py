@@ -8,18 +8,24 @@ serves both. Everything else takes AdamW steps.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from fourstroke.parallel.collectives import all_reduce_mean, average_gradients, clip_grad_norm, map_rows
+from fourstroke.parallel.sharding import distribute_like, full_tensor, local_tensor
 from fourstroke.ranges import Decay, Fraction, Natural, NonNegative, check_ranges
-from fourstroke.train.distributed import full, local, placed, shared_out
 
 GATHERED = 8
 """So many matrices that lie on several ranks are in one piece at a time."""
+
+
+Scalars = dict[str, Tensor]
+"""Named scalars of one loss; the one named `loss` is differentiated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +68,7 @@ def build_optimizers(
     if matrices:
         optimizers["muon"] = Muon(matrices, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     if others:
-        mixed = len({p is local(p) for p in others}) > 1  # torch's joined step takes split ones or whole ones, not both
+        mixed = len({p is local_tensor(p) for p in others}) > 1  # one step takes sharded or whole ones
         optimizers["adamw"] = torch.optim.AdamW(
             others,
             lr=config.lr,
@@ -71,6 +77,32 @@ def build_optimizers(
             foreach=False if mixed else None,
         )
     return optimizers
+
+
+class OptimizerGroup:
+    """Models that one loss moves, with their optimisers and their own schedule."""
+
+    def __init__(self, models: Mapping[str, nn.Module], config: OptimizerConfig) -> None:
+        named = [(f"{key}.{n}", p) for key, model in models.items() for n, p in model.named_parameters()]
+        self.models, self.config = dict(models), config
+        self.optimizers = build_optimizers(named, config)
+        self.parameters = [p for _, p in named if p.requires_grad]
+        self.updates = 0
+
+    def update(self, scalars: Scalars, progress: float) -> Scalars:
+        """One optimiser step down the gradient of `scalars["loss"]`; returns them with the gradient's norm."""
+        rate = learning_rate(self.updates, progress, self.config)
+        self.updates += 1
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+        scalars["loss"].backward()
+        average_gradients(self.parameters)
+        scalars["grad_norm"] = clip_grad_norm(self.parameters, self.config.clip or math.inf)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        return all_reduce_mean({key: value.detach() for key, value in scalars.items()})
 
 
 class Muon(torch.optim.Optimizer):
@@ -91,19 +123,19 @@ class Muon(torch.optim.Optimizer):
             kinds: dict[tuple[bool, int, int], list[Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    kinds.setdefault((p is not local(p), p.shape[0], p.numel() // p.shape[0]), []).append(p)
-            for (split, *shape), alike in kinds.items():
-                size = GATHERED if split else len(alike)
+                    kinds.setdefault((p is not local_tensor(p), p.shape[0], p.numel() // p.shape[0]), []).append(p)
+            for (sharded, *shape), alike in kinds.items():
+                size = GATHERED if sharded else len(alike)
                 for start in range(0, len(alike), size):
-                    self._move(alike[start : start + size], split, shape, group)
+                    self._move(alike[start : start + size], sharded, shape, group)
 
-    def _move(self, batch: list[Tensor], split: bool, shape: list[int], group: dict[str, Any]) -> None:
-        updates = [full(self._momentum(p, group["momentum"])).reshape(shape) for p in batch]
+    def _move(self, batch: list[Tensor], sharded: bool, shape: list[int], group: dict[str, Any]) -> None:
+        updates = [full_tensor(self._momentum(p, group["momentum"])).reshape(shape) for p in batch]
         scale = 0.2 * max(shape) ** 0.5
         whole = torch.stack(updates)
-        for p, update in zip(batch, orthogonal(whole) if split else shared_out(whole, orthogonal), strict=True):
+        for p, update in zip(batch, newton_schulz(whole) if sharded else map_rows(whole, newton_schulz), strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.add_(placed(update.view(p.shape), p), alpha=-group["lr"] * scale)
+            p.add_(distribute_like(update.view(p.shape), p), alpha=-group["lr"] * scale)
 
     def _momentum(self, p: Tensor, momentum: float) -> Tensor:
         assert p.grad is not None
@@ -113,7 +145,7 @@ class Muon(torch.optim.Optimizer):
         return p.grad.lerp(buffer, momentum)  # Nesterov
 
 
-def orthogonal(m: Tensor, steps: int = 5) -> Tensor:
+def newton_schulz(m: Tensor, steps: int = 5) -> Tensor:
     """Matrices (B, rows, columns) with their singular values brought to about 1, by a quintic iteration.
 
     Every factor is a polynomial of the Gram matrix, so the iteration runs on small square matrices and the matrix
@@ -135,7 +167,7 @@ def orthogonal(m: Tensor, steps: int = 5) -> Tensor:
     return (x.mT if tall else x).to(m.dtype)
 
 
-class Together(torch.optim.Optimizer):
+class CombinedOptimizer(torch.optim.Optimizer):
     """Several optimisers as one, for trainers that take one; a schedule reaches the groups of all."""
 
     def __init__(self, parts: Iterable[torch.optim.Optimizer]) -> None:
@@ -175,8 +207,8 @@ class MovingAverage:
     def update(self, step: int) -> None:
         """Move towards the live weights; `step` counts from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        weights = [local(weight) for weight in self.weights.values()]
-        torch._foreach_lerp_(weights, [local(p.detach()).float() for p in self.live.values()], 1 - decay)
+        weights = [local_tensor(weight) for weight in self.weights.values()]
+        torch._foreach_lerp_(weights, [local_tensor(p.detach()).float() for p in self.live.values()], 1 - decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

@@ -15,9 +15,9 @@ from typing import Any
 
 from fourstroke.checkpoint import read_json
 from fourstroke.files import PARTIAL, clear_partials, has_key, write_json
+from fourstroke.parallel.collectives import on_rank0
+from fourstroke.recipe import RecipeError
 from fourstroke.terminal import outlived
-from fourstroke.train import distributed
-from fourstroke.train.recipe import RecipeError
 from fourstroke.version import __version__
 
 LOCK, RECORD = ".lock", "recipe.json"
@@ -38,7 +38,7 @@ def opened(out: Path, resume: bool) -> Iterator[None]:
         stack.enter_context(outlived())
         if threading.current_thread() is threading.main_thread():
             stack.callback(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN))
-        distributed.first(lambda: stack.enter_context(_claimed(out, resume)))
+        on_rank0(lambda: stack.enter_context(_claimed(out, resume)))
         yield
 
 

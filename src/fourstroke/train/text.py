@@ -14,17 +14,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fourstroke.device import autocast, pick_device
 from fourstroke.files import write_json
 from fourstroke.nn import RMSNorm, SwiGLU
 from fourstroke.ranges import Count, check_ranges
+from fourstroke.recipe import agree, resolved
 from fourstroke.text import TextEncoder
 from fourstroke.text.encoder import TextFeatures
 from fourstroke.text.small import SmallTextConfig, build_text_encoder, sizes, train_tokenizer
-from fourstroke.train.device import autocast, pick_device
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.naming import CellNaming
 from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.train.recipe import agree, resolved
 from fourstroke.world import Scene, World, WorldConfig
 from fourstroke.world.cells import UNKNOWN
 from fourstroke.world.graph import Split

@@ -7,7 +7,7 @@ decoder sees (in units of their own deviation), so that it forgives the small er
 VAE-2.0 report, Curriculum: resolution and aspect ratio, content, and alignment change together as training goes on.
 The first two are `phases` of the recipe, the third opens its own margins; all go by the share of the run that is done.
 
-Several ranks (see `distributed`) each hold the whole model, take their rows of one batch, and average gradients.
+Several ranks (see `parallel`) each hold the whole model, take their rows of one batch, and average gradients.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from torch import Tensor, nn
 from fourstroke.data.images import Images, image_batches
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.data.stream import as_pixels, batches, pixels
+from fourstroke.device import autocast, pick_device
 from fourstroke.files import save_image, write_json
+from fourstroke.parallel.collectives import local_rows
+from fourstroke.parallel.mesh import process_group, rank, world_size
 from fourstroke.ranges import Count, Fraction, Natural, NonNegative, PositiveFraction, check_ranges
-from fourstroke.train import distributed
-from fourstroke.train.device import autocast, pick_device
+from fourstroke.recipe import agree, resolved
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.train.recipe import agree, resolved
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.losses import edge, l1, psnr
 from fourstroke.vae.objective import Alignment, AlignmentConfig, Perceptual, PerceptualConfig
@@ -252,7 +253,7 @@ class VaeStage:
             loss = loss + self.recipe.anchor.weight * parts["anchor"]
         return {"loss": loss, **parts}
 
-    def whole(self) -> contextlib.AbstractContextManager[None]:
+    def gathered(self) -> contextlib.AbstractContextManager[None]:
         """Nothing to gather: every rank holds all of the model."""
         return contextlib.nullcontext()
 
@@ -316,10 +317,10 @@ class VaeStage:
     def _jitter(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Noise whose strength differs between pictures, from none to `latent_noise` deviations."""
         config = self.model.config
-        count = len(x) * distributed.world()
+        count = len(x) * world_size()
         shape = (count, config.z_dim, x.shape[2] // config.factor, x.shape[3] // config.factor)
         strength = self.recipe.latent_noise * torch.rand(count, 1, 1, 1, generator=generator)
-        return distributed.own(strength * torch.randn(shape, generator=generator)).to(x.device)
+        return local_rows(strength * torch.randn(shape, generator=generator)).to(x.device)
 
     def _reconstruct(self, x: Tensor) -> Tensor:
         parts = x.to(self.device, memory_format=torch.channels_last).split(16)
@@ -342,8 +343,8 @@ class VaeStage:
         scenes, windows = self._streams[place]
         x = pixels(next(scenes))
         if (pages := round(mixture.page_share * len(x))) > 0:
-            rank, ranks = distributed.rank(), distributed.world()
-            first = (self.recipe.run.seed << 48) + (phase << 40) + step * len(x) * ranks + rank
+            ranks = world_size()
+            first = (self.recipe.run.seed << 48) + (phase << 40) + step * len(x) * ranks + rank()
             indices = range(first, first + pages * ranks, ranks)
             drawn = [render_page(i, *mixture.sizes[place], mixture.page_sizes, "train") for i in indices]
             x[:pages] = as_pixels(drawn)
@@ -357,8 +358,8 @@ class VaeStage:
         seed, (width, height) = recipe.run.seed + (phase << 20) + (place << 10), mixture.sizes[place]
         world = replace(recipe.world, width=width, height=height)
         own = 0 if self.images is None else mixture.images
-        rank, ranks = distributed.rank(), distributed.world()
-        common: dict[str, Any] = {"start": turn, "seed": seed, "workers": recipe.workers, "rank": rank, "ranks": ranks}
+        shard = {"rank": rank(), "ranks": world_size()}
+        common: dict[str, Any] = {"start": turn, "seed": seed, "workers": recipe.workers, **shard}
         scenes = batches(world, mixture.batch_size - own, **common)
         if self.images is None:
             return scenes, iter(())
@@ -368,7 +369,7 @@ class VaeStage:
 
 def train_vae(recipe: VaeRecipe, resume: bool = False) -> Path:
     """Train by a recipe; returns the folder of the finished autoencoder."""
-    with distributed.ranks():
+    with process_group():
         stage = VaeStage(recipe)
         trainer = Trainer(stage, recipe.run, recipe.optimizer, resolved(recipe))
         stage.progress = lambda step: trainer.progress
@@ -398,9 +399,9 @@ def balance(y: Tensor, x: Tensor) -> Tensor:
 
 def random_crops(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
     """One square of `side` pixels from every picture (B, C, H, W), each at its own place."""
-    count = len(x) * distributed.world()
-    rows = distributed.own(torch.randint(x.shape[2] - side + 1, (count,), generator=generator)).tolist()
-    columns = distributed.own(torch.randint(x.shape[3] - side + 1, (count,), generator=generator)).tolist()
+    count = len(x) * world_size()
+    rows = local_rows(torch.randint(x.shape[2] - side + 1, (count,), generator=generator)).tolist()
+    columns = local_rows(torch.randint(x.shape[3] - side + 1, (count,), generator=generator)).tolist()
     parts = [p[:, r : r + side, c : c + side] for p, r, c in zip(x, rows, columns, strict=True)]
     return torch.stack(parts)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fourstroke.commands import STAGES
-from fourstroke.train.recipe import RecipeError, load_recipe
+from fourstroke.recipe import RecipeError, load_recipe
 from fourstroke.world import WorldConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
