@@ -108,7 +108,7 @@ def test_edits_are_distilled_as_the_pipeline_draws_them(factor, tmp_path):
     x, t = seeded_noise([1], math.prod(grid), KINDS[factor][1]), torch.ones(1)
     with torch.no_grad():
         found = bind(pipe.transformer, batch.text, batch.grid, 1, batch.inputs)(x, t)
-        wanted = pipe._prefix(["make it blue"], [RED], grid, 1)(x, t)
+        wanted = pipe.condition(["make it blue"], [RED], grid)(x, t)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 

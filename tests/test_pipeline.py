@@ -159,8 +159,8 @@ def test_fixed_sigmas_of_a_student_are_its_default(tiny_folder, tmp_path):
     Pipeline.from_pretrained(tmp_path / "student")("a cat", on_step=lambda k, n, x: steps.append(n))
     assert steps == [2, 2]
     student = Pipeline.from_pretrained(tmp_path / "student")
-    assert torch.equal(student._sigmas(2, 8), student._sigmas(None, 8))  # its own number, said or not
-    assert len(student._sigmas(3, 8)) == 4
+    assert torch.equal(student.sigmas(2, 8), student.sigmas(None, 8))  # its own number, said or not
+    assert len(student.sigmas(3, 8)) == 4
 
 
 def test_unknown_models_say_what_to_do(tmp_path, monkeypatch):

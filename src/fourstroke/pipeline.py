@@ -23,7 +23,7 @@ from fourstroke.adapter import read_adapter
 from fourstroke.arguments import MAX_GUIDANCE, real, shown, texts, whole
 from fourstroke.checkpoint import CheckpointError
 from fourstroke.device import Device, find_device, weights_dtype
-from fourstroke.dit import Layout, PrefixCache, Transformer
+from fourstroke.dit import InputImages, Transformer, condition
 from fourstroke.enhance.enhancer import Enhanced, PromptEnhancer
 from fourstroke.files import model_folder
 from fourstroke.flow.sampler import OnStep, Velocity, check_finite, euler, guided, seeded_noise
@@ -43,7 +43,7 @@ from fourstroke.folder import (
 from fourstroke.nn.lora import merge
 from fourstroke.seeds import Seeds, following, seeds_of
 from fourstroke.sizes import fit, shaped, sized, tokens_per_slot
-from fourstroke.text import TextEncoder, TextFeatures
+from fourstroke.text import TextEncoder
 from fourstroke.text.templates import transparent as transparent_prompt
 from fourstroke.vae import Autoencoder
 
@@ -223,13 +223,13 @@ class Pipeline:
             clock.lap("enhance")
         width, height = self._size(width, height, images)
         grid = self.info.grid(width, height)
-        levels = self._sigmas(steps, grid[0] * grid[1])
+        levels = self.sigmas(steps, grid[0] * grid[1])
         seeds = [following(one, j) for one in first for j in range(num_images)]
 
         inputs = [fit(image, self.info) for image in images]
         asked = [transparent_prompt(p) if transparent else p for p in prompts]
-        condition = self._prefix(asked, inputs, grid, num_images)
-        negative = self._prefix(away, inputs, grid, len(seeds) // len(away)) if scale != 1 else None
+        positive = self.condition(asked, inputs, grid, num_images)
+        negative = self.condition(away, inputs, grid, len(seeds) // len(away)) if scale != 1 else None
         clock.lap("encode")
 
         x = seeded_noise(seeds, grid[0] * grid[1], self.transformer.config.in_channels)
@@ -239,7 +239,7 @@ class Pipeline:
                 f"latents have the shape {tuple(x.shape)}; these pictures need "
                 f"{(len(seeds), grid[0] * grid[1], self.transformer.config.in_channels)}"
             )
-        velocity: Velocity = guided(condition, negative or condition, scale)
+        velocity: Velocity = guided(positive, negative or positive, scale)
         x = euler(velocity, x.to(self.device, torch.float32), levels, on_step)
         clock.lap("denoise")
 
@@ -257,39 +257,37 @@ class Pipeline:
             pictures.append(Image.fromarray(pixels) if transparent else Image.fromarray(pixels[..., :3].copy()))
         return pictures
 
-    def _prefix(self, prompts: list[str], inputs: list[Image.Image], grid: tuple[int, int], repeats: int) -> Velocity:
-        """The velocity of `prompts`, each repeated; what does not depend on t is computed once."""
+    def condition(
+        self, prompts: Sequence[str], inputs: Sequence[Image.Image], grid: tuple[int, int], repeats: int = 1
+    ) -> Velocity:
+        """The velocity under prompts that share input images (fitted, see `sizes.fit`), `repeats` rows for each."""
         text = self.text_encoder.encode(prompts, [inputs] * len(prompts) if inputs else None)
         check_finite(text.features, "the text encoder")
-        grids = tuple(self.info.grid(*image.size) for image in inputs)
-        per_slot = tokens_per_slot(self.info)
-        tokens = torch.cat([self._tokens(image) for image in inputs], dim=1) if inputs else None
-        dtype = next(self.transformer.parameters()).dtype
-        if tokens is not None:
-            tokens = tokens.to(dtype).expand(len(prompts), -1, -1)
-        if self.transformer.config.causal_condition:
-            layout = Layout.build(text.lengths, grid, text.slots, grids, tokens_per_slot=per_slot)
-            cache: PrefixCache = self.transformer.prefill(text.features.to(dtype), layout, tokens).repeat(repeats)
-            return lambda x, t: self.transformer.denoise(x.to(dtype), t, cache)
-        text = repeat(text, repeats)
-        layout = Layout.build(text.lengths, grid, text.slots, grids, tokens_per_slot=per_slot)
-        tokens = None if tokens is None else tokens.repeat_interleave(repeats, dim=0)
-        return lambda x, t: self.transformer(x.to(dtype), t, text.features.to(dtype), layout, tokens)
+        return condition(self.transformer, text, grid, self.input_images(inputs), repeats)
 
-    def _tokens(self, image: Image.Image) -> Tensor:
-        """An input image as clean latent tokens (1, h*w, channels)."""
+    def input_images(self, images: Sequence[Image.Image]) -> InputImages | None:
+        """Fitted input images as the transformer takes them; None of none."""
+        if not images:
+            return None
+        return InputImages(
+            tokens=torch.cat([self.input_tokens(image) for image in images], dim=1),
+            grids=tuple(self.info.grid(*image.size) for image in images),
+            tokens_per_slot=tokens_per_slot(self.info),
+        )
+
+    def input_tokens(self, image: Image.Image) -> Tensor:
+        """A fitted input image as clean latents (1, h * w, channels)."""
         pixels = torch.from_numpy(np.array(image.convert("RGBA"))).permute(2, 0, 1)[None]
-        parameter = next(self.autoencoder.parameters())
-        z = self.autoencoder.encode(pixels.to(parameter.device, parameter.dtype) / 127.5 - 1)
-        return check_finite(z, "encoding the input image").flatten(2).mT
+        return check_finite(self.autoencoder.encode_tokens(pixels), "encoding the input image")
 
-    def _size(self, width: int | None, height: int | None, images: Sequence[Image.Image] | None) -> tuple[int, int]:
-        return sized(self.info, width, height, images)
-
-    def _sigmas(self, steps: int | None, tokens: int) -> Tensor:
+    def sigmas(self, steps: int | None, tokens: int) -> Tensor:
+        """The noise levels (steps + 1,) of a picture of so many latents; None is the checkpoint's own grid."""
         if self.info.sample_sigmas and steps in (None, self.info.own_steps):  # its own number, said or not
             return fixed_sigmas(self.info.sample_sigmas, tokens, self.schedule)
         return sigmas(self.info.own_steps if steps is None else steps, tokens, self.schedule)
+
+    def _size(self, width: int | None, height: int | None, images: Sequence[Image.Image] | None) -> tuple[int, int]:
+        return sized(self.info, width, height, images)
 
 
 def _pictures(images: Any) -> list[Image.Image]:
@@ -338,12 +336,3 @@ class Clock:
             torch.cuda.synchronize()
         now = time.perf_counter()
         self.laps[name], self.start = now - self.start, now
-
-
-def repeat(text: TextFeatures, n: int) -> TextFeatures:
-    """Every row n times in place."""
-    return TextFeatures(
-        text.features.repeat_interleave(n, dim=0),
-        text.lengths.repeat_interleave(n, dim=0),
-        text.slots.repeat_interleave(n, dim=0),
-    )

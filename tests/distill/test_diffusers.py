@@ -66,7 +66,7 @@ def _both(ours: Pipeline, theirs: diffusers.DiffusionPipeline) -> tuple[np.ndarr
 
 def _same(ours: Pipeline, theirs: diffusers.DiffusionPipeline) -> None:
     here, there = _both(ours, theirs)
-    levels = ours._sigmas(None, here.size // 3 // 256)
+    levels = ours.sigmas(None, here.size // 3 // 256)
     torch.testing.assert_close(theirs.scheduler.sigmas, levels, atol=1e-6, rtol=0)
     assert np.abs(here.astype(int) - there).max() <= 1
 
@@ -96,7 +96,7 @@ def test_what_was_saved_in_half_draws_in_diffusers(peer, tmp_path, dtype):
 def test_a_student_draws_the_same_in_diffusers(lenient):
     folder = _kept(lenient)
     ours = Pipeline.from_pretrained(folder)
-    assert ours._sigmas(None, 4).tolist() == torch.tensor([*lenient.sigmas, 0.0]).tolist()
+    assert ours.sigmas(None, 4).tolist() == torch.tensor([*lenient.sigmas, 0.0]).tolist()
     theirs = diffusers.QwenImage21Pipeline.from_pretrained(folder, processor=Processor(ours.text_encoder))
     _same(ours, theirs)
 
@@ -105,7 +105,7 @@ def test_an_adapter_draws_the_same_in_diffusers(lenient):
     pytest.importorskip("peft")
     folder = _kept(dataclasses.replace(lenient, lora_rank=2))
     ours = Pipeline.from_pretrained(folder)
-    assert ours._sigmas(None, 4).tolist() == torch.tensor([*lenient.sigmas, 0.0]).tolist()
+    assert ours.sigmas(None, 4).tolist() == torch.tensor([*lenient.sigmas, 0.0]).tolist()
     theirs = diffusers.QwenImage21Pipeline.from_pretrained(
         lenient.teacher,
         processor=Processor(ours.text_encoder),

@@ -13,7 +13,7 @@ def test_path_and_velocity_recover_the_picture():
     x_0, noise = torch.randn(2, 5, 3, 8).double()
     t = torch.rand(5).double()
     x_t, v = path.interpolate(x_0, noise, t), path.velocity(x_0, noise)
-    torch.testing.assert_close(path.clean(x_t, v, t), x_0)
+    torch.testing.assert_close(path.predict_x0(x_t, v, t), x_0)
 
 
 def test_velocity_is_the_derivative_of_the_path():
@@ -162,6 +162,23 @@ def test_euler_is_exact_on_a_straight_flow():
     torch.testing.assert_close(out, x_0, atol=1e-5, rtol=0)
     assert [s[:2] for s in seen] == [(1, 3), (2, 3), (3, 3)]
     torch.testing.assert_close(seen[1][2], x_0, atol=1e-5, rtol=0)
+
+
+def test_a_step_takes_every_row_along_its_own_stretch():
+    x, v = torch.randn(2, 3, 4, 8)
+    t, t_next = torch.tensor([1.0, 0.8, 0.4]), torch.tensor([0.7, 0.8, 0.0])
+    together = sampler.step(x, v, t, t_next)
+    for row in range(3):
+        alone = sampler.step(x[row : row + 1], v[row : row + 1], t[row], t_next[row])
+        torch.testing.assert_close(together[row : row + 1], alone)
+    assert torch.equal(together[1], x[1])
+    torch.testing.assert_close(together[2], path.predict_x0(x[2:], v[2:], t[2:])[0])  # the last step ends at x_0
+
+
+def test_a_step_keeps_the_type_of_the_latents():
+    assert sampler.step(torch.ones(1, 2, 2), torch.ones(1, 2, 2).bfloat16(), torch.ones(1), torch.zeros(1)).dtype == (
+        torch.float32
+    )
 
 
 def test_non_finite_latents_name_the_stage():

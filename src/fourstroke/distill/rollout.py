@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fourstroke.dit import Layout, Transformer
-from fourstroke.dit.layout import TOKENS_PER_SLOT, Grid
-from fourstroke.flow.path import clean
+from fourstroke.dit import InputImages, Transformer, condition
+from fourstroke.dit.layout import Grid
+from fourstroke.flow.path import predict_x0
 from fourstroke.flow.sampler import Velocity, euler
-from fourstroke.pipeline import repeat
 from fourstroke.text import TextFeatures
 
 
@@ -80,7 +79,7 @@ def trajectory_loss(velocity: Velocity, states: Tensor, sigmas: Tensor) -> Tenso
 def clean_prediction(velocity: Velocity, x_t: Tensor, t: Tensor) -> Tensor:
     """The clean latent (B, N, C), in float32, that a model sees in x_t at times t (B,), or at the one time t ()."""
     t = t.to(x_t.device).expand(len(x_t))
-    return clean(x_t, velocity(x_t, t).float(), t)
+    return predict_x0(x_t, velocity(x_t, t).float(), t)
 
 
 def bind(model: Transformer, text: TextFeatures, grid: Grid, repeats: int, inputs: Inputs | None = None) -> Velocity:
@@ -88,14 +87,7 @@ def bind(model: Transformer, text: TextFeatures, grid: Grid, repeats: int, input
 
     Where the prefix does not depend on t it is computed here, once, with a gradient if the model is being trained.
     """
-    dtype = model.proj_out.weight.dtype
-    tokens, grids = (None, ()) if inputs is None else (inputs.tokens.to(dtype), inputs.grids)
-    per_slot = TOKENS_PER_SLOT if inputs is None else inputs.tokens_per_slot
-    if model.config.causal_condition:
-        layout = Layout.build(text.lengths, grid, text.slots, grids, tokens_per_slot=per_slot)
-        cache = model.prefill(text.features.to(dtype), layout, tokens).repeat(repeats)
-        return lambda x, t: model.denoise(x.to(dtype), t, cache)
-    rows = repeat(text, repeats)
-    layout = Layout.build(rows.lengths, grid, rows.slots, grids, tokens_per_slot=per_slot)
-    tokens = None if tokens is None else tokens.repeat_interleave(repeats, dim=0)
-    return lambda x, t: model(x.to(dtype), t, rows.features.to(dtype), layout, tokens)
+    images = None
+    if inputs is not None:
+        images = InputImages(tokens=inputs.tokens, grids=inputs.grids, tokens_per_slot=inputs.tokens_per_slot)
+    return condition(model, text, grid, images, repeats)

@@ -78,15 +78,16 @@ class Layout:
             text_tokens: L, the width that texts are padded to; the longest length by default. A fixed width spares
                 recompilation.
             tokens_per_slot: latents that take the place of one slot, all those of its 32 x 32 pixels.
-            device: where the tensors go; by default where `text_lengths` or `slots` are, else the CPU.
+            device: where the tensors go; by default where `slots` or `text_lengths` are, else the CPU. Lengths on
+                the CPU spare a wait for the GPU.
 
         Raises:
             ValueError: the slots of the samples differ, lie in the padding, are interrupted within an image, or do
                 not have the number that the image grids ask for.
         """
         if device is None:
-            device = next((value.device for value in (text_lengths, slots) if isinstance(value, Tensor)), "cpu")
-        lengths = [int(length) for length in text_lengths]
+            device = next((value.device for value in (slots, text_lengths) if isinstance(value, Tensor)), "cpu")
+        lengths = torch.as_tensor(text_lengths, dtype=torch.long).tolist()
         width = max(lengths, default=0) if text_tokens is None else text_tokens
         if not lengths or min(lengths) < 0 or width < 1 or max(lengths) > width:
             raise ValueError(f"text lengths {lengths} do not fit a text of {width} tokens; every batch needs some text")

@@ -18,7 +18,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -151,18 +151,35 @@ class Transformer(nn.Module):
             target_tokens=layout.target_tokens,
         )
 
-    def denoise(self, x_t: Tensor, t: Tensor, cache: PrefixCache) -> Tensor:
+    @overload
+    def denoise(self, x_t: Tensor, t: Tensor, cache: PrefixCache) -> Tensor: ...
+
+    @overload
+    def denoise(self, x_t: Tensor, t: Tensor, cache: PrefixCache, return_hidden: int) -> tuple[Tensor, Tensor]: ...
+
+    def denoise(
+        self, x_t: Tensor, t: Tensor, cache: PrefixCache, return_hidden: int | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Velocity of the target given its prefix, `b (h w) c -> b (h w) c`; the same result as `forward`.
 
-        After `cache.repeat(n)` the batch is n times that of the prefix, the n draws of a sample side by side.
+        After `cache.repeat(n)` the batch is n times that of the prefix, the n rows of a sample side by side. With
+        `return_hidden` comes the target's hidden state (B, h * w, width) after so many blocks, 1 or more.
         """
         _check("x_t", x_t, (cache.rows, cache.target_tokens))
         x = self.img_in(x_t)
         time = self.time_text_embed(t, x_t.dtype)
         modulation = Modulation.of(self.modulation(time))
-        for block, past in zip(self.transformer_blocks, cache.layers, strict=True):
+        hidden = x
+        for number, (block, past) in enumerate(zip(self.transformer_blocks, cache.layers, strict=True), 1):
             x, _ = self._run(block, x, modulation, cache.rotary, (), past, cache.key_mask)
-        return self._velocity(x, time)
+            hidden = x if number == return_hidden else hidden
+        velocity = self._velocity(x, time)
+        return velocity if return_hidden is None else (velocity, hidden)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and of the velocity."""
+        return next(self.parameters()).dtype
 
     def _embed_prefix(self, text: Tensor, layout: Layout, images: Tensor | None) -> Tensor:
         """`b l context, b i c -> b p d`."""

@@ -26,8 +26,8 @@ def velocity(x_0: Tensor, noise: Tensor) -> Tensor:
     return noise - x_0
 
 
-def clean(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """The clean latent that a velocity implies: x_0 = x_t - t v."""
+def predict_x0(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
+    """The clean latent that a velocity (B, N, C) at x_t implies: x_0 = x_t - t v."""
     return x_t - _expand(t, x_t) * v
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fourstroke.flow.path import clean
+from fourstroke.flow.path import predict_x0
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, N, C), t (B,)) -> velocity (B, N, C)."""
@@ -30,6 +30,20 @@ def check_finite(x: Tensor, stage: str) -> Tensor:
     return x
 
 
+def step(x: Tensor, v: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+    """One Euler step along the flow, in the type of `x`.
+
+    Args:
+        x: latents (B, N, C) at `t`.
+        v: their velocity (B, N, C), of any type.
+        t, t_next: times from and to, (B,), or () where all rows have the same.
+
+    Returns:
+        (B, N, C): the latents at `t_next`.
+    """
+    return x + (t_next - t).to(x).view(-1, *[1] * (x.ndim - 1)) * v.to(x.dtype)
+
+
 def euler(velocity: Velocity, x: Tensor, sigmas: Tensor, on_step: OnStep | None = None) -> Tensor:
     """Follow the flow along `sigmas`, one evaluation of `velocity` for each interval.
 
@@ -43,12 +57,12 @@ def euler(velocity: Velocity, x: Tensor, sigmas: Tensor, on_step: OnStep | None 
         (B, N, C): the latent at t = 0.
     """
     steps = len(sigmas) - 1
-    for index, (sigma, next_sigma) in enumerate(zip(sigmas.tolist(), sigmas[1:].tolist(), strict=False)):
-        t = torch.full((len(x),), sigma, device=x.device)
-        v = velocity(x, t)
+    times = sigmas.to(x.device)[:, None].expand(-1, len(x))
+    for index in range(steps):
+        v = velocity(x, times[index])
         if on_step is not None:
-            on_step(index + 1, steps, clean(x, v.to(x.dtype), t))
-        x = x + (next_sigma - sigma) * v.to(x.dtype)
+            on_step(index + 1, steps, predict_x0(x, v.to(x.dtype), times[index]))
+        x = step(x, v, times[index], times[index + 1])
     return check_finite(x, "denoising")
 
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 
-from fourstroke.dit import Layout, PrefixCache
+from fourstroke.dit import PrefixCache, condition, prefill
 from fourstroke.enhance.enhancer import Enhanced
 from fourstroke.flow.sampler import check_finite, seeded_noise
 from fourstroke.pipeline import Pipeline
@@ -107,7 +107,7 @@ class Painter:
         return Row(
             order=order,
             latent=noise,
-            levels=self.pipe._sigmas(order.num_inference_steps, order.tokens).tolist(),
+            levels=self.pipe.sigmas(order.num_inference_steps, order.tokens).tolist(),
             conditions=conditions,
             hold=self._hold(order, noise),
         )
@@ -172,15 +172,9 @@ class Painter:
         with self._tokenizing:
             words = pipe.text_encoder.tokenize([prompt], [inputs] if inputs else None)
         text = pipe.text_encoder(words)
-        dtype = next(pipe.transformer.parameters()).dtype
-        features = check_finite(text.features, "the text encoder").to(dtype)
-        grids = tuple(pipe.info.grid(*image.size) for image in inputs)
-        per_slot = tokens_per_slot(pipe.info)
-        images = torch.cat([pipe._tokens(image) for image in inputs], dim=1).to(dtype) if inputs else None
-        layout = Layout.build(text.lengths, order.grid, text.slots, grids, tokens_per_slot=per_slot)
-        if pipe.transformer.config.causal_condition:
-            return pipe.transformer.prefill(features, layout, images)
-        return lambda x, t: pipe.transformer(x, t, features, layout, images)
+        check_finite(text.features, "the text encoder")
+        bind = prefill if pipe.transformer.config.causal_condition else condition
+        return bind(pipe.transformer, text, order.grid, pipe.input_images(inputs))
 
     def _hold(self, order: Order, noise: Tensor) -> Hold | None:
         """A latent is free as soon as the mask touches its square."""
@@ -189,7 +183,7 @@ class Painter:
         (height, width), side = order.grid, order.factor
         mask = torch.from_numpy(np.array(order.mask, dtype=np.float32)).reshape(height, side, width, side)
         free = mask.amax(dim=(1, 3)).reshape(1, -1, 1).to(noise.device) > 0
-        return Hold(self.pipe._tokens(order.inputs[0]).to(noise.dtype), noise, free)
+        return Hold(self.pipe.input_tokens(order.inputs[0]).to(noise.dtype), noise, free)
 
 
 def _images(x: Tensor, orders: Sequence[Order]) -> list[Image.Image]:

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from fourstroke.dit import PrefixCache
-from fourstroke.flow.path import clean, interpolate
-from fourstroke.flow.sampler import Velocity, guide
+from fourstroke.flow.path import interpolate, predict_x0
+from fourstroke.flow.sampler import Velocity, guide, step
 from fourstroke.pipeline import Pipeline
 from fourstroke.text.templates import transparent
 
@@ -162,8 +162,8 @@ class Batch:
         now = torch.tensor([row.levels[row.step] for row in rows], device=x.device)
         then = torch.tensor([row.levels[row.step + 1] for row in rows], device=x.device)
         v = self._velocity(x, now)
-        predicted = clean(x, v, now)
-        x = x + (then - now)[:, None, None] * v
+        predicted = predict_x0(x, v, now)
+        x = step(x, v, now, then)
         out = []
         for row, latent, guess, t in zip(rows, x.split(1), predicted.split(1), then.split(1)):
             if row.hold is not None:

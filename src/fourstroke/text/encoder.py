@@ -39,7 +39,10 @@ class PromptTooLong(ValueError):  # noqa: N818 - reads as the sentence it is
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A tokenised batch: `ids` (B, N) right-padded, `lengths` (B,), and the patches of all input images in order."""
+    """A tokenised batch: `ids` (B, N) right-padded, and the patches of all input images in order.
+
+    `lengths` (B,) stay on the CPU: they are known there, and nobody waits for a GPU to learn them.
+    """
 
     ids: torch.Tensor
     lengths: torch.Tensor
@@ -50,16 +53,19 @@ class Tokens:
         """The same batch on another device."""
         pixels = None if self.pixel_values is None else self.pixel_values.to(device)
         grid = None if self.image_grid_thw is None else self.image_grid_thw.to(device)
-        return Tokens(self.ids.to(device), self.lengths.to(device), pixels, grid)
+        return Tokens(self.ids.to(device), self.lengths, pixels, grid)
 
 
 @dataclass(frozen=True, slots=True)
 class TextFeatures:
-    """Encoded prompts: `features` (B, L, C), zero beyond `lengths` (B,); `slots` (B, L) marks vision placeholders."""
+    """Encoded prompts: `features` (B, L, C), zero beyond `lengths` (B,); `slots` (B, L) marks vision placeholders.
+
+    Without input images there are no slots. `lengths` are on the CPU, the others where the encoder is.
+    """
 
     features: torch.Tensor
     lengths: torch.Tensor
-    slots: torch.Tensor
+    slots: torch.Tensor | None = None
 
 
 class TextEncoder(nn.Module):
@@ -101,17 +107,17 @@ class TextEncoder(nn.Module):
 
     def forward(self, tokens: Tokens) -> TextFeatures:
         """Features of a tokenised batch; differentiable where parameters are open, in the dtype of the weights."""
-        slots = tokens.ids == self.image_token_id
+        slots = None if tokens.pixel_values is None else tokens.ids == self.image_token_id
         hidden = self.model.model(
             input_ids=tokens.ids,
             pixel_values=tokens.pixel_values,
             image_grid_thw=tokens.image_grid_thw,
-            mm_token_type_ids=None if tokens.pixel_values is None else slots.int(),
+            mm_token_type_ids=None if slots is None else slots.int(),
             use_cache=False,
         ).last_hidden_state
-        features, slots = hidden[:, self.system_length :], slots[:, self.system_length :]
+        features, slots = hidden[:, self.system_length :], None if slots is None else slots[:, self.system_length :]
         lengths = tokens.lengths - self.system_length
-        padding = torch.arange(features.shape[1], device=lengths.device) >= lengths[:, None]
+        padding = (torch.arange(features.shape[1]) >= lengths[:, None]).to(features.device)
         return TextFeatures(features.masked_fill(padding[..., None], 0), lengths, slots)
 
     @torch.no_grad()

@@ -72,7 +72,7 @@ class LayoutReader(nn.Module):
     def forward(self, text: TextFeatures) -> Tensor:
         """Logits of every name at every cell, row by row."""
         memory = self.norm_text(text.features)
-        hidden = torch.arange(memory.shape[1], device=memory.device) >= text.lengths[:, None]
+        hidden = (torch.arange(memory.shape[1]) >= text.lengths[:, None]).to(memory.device)
         x = self.queries.expand(len(memory), -1, -1)
         for index, (attention, mlp) in enumerate(zip(self.attentions, self.mlps, strict=True)):
             query = self.norms[2 * index](x)

@@ -175,6 +175,11 @@ class Autoencoder(nn.Module):
         self._statistics(x)
         return self.normalise(self.encode_raw(x))
 
+    def encode_tokens(self, pixels: Tensor) -> Tensor:
+        """Pictures (b, 4, H, W) uint8 as the transformer's tokens (b, H/f * W/f, z_dim), row by row; see `encode`."""
+        weight = self.quant_conv.weight
+        return self.encode(pixels.to(weight.device, weight.dtype) / 127.5 - 1).flatten(2).mT
+
     def normalise(self, z: Tensor) -> Tensor:
         """`encode_raw`'s latents (b, z_dim, h, w) as `encode` gives them; raises ValueError without statistics."""
         mean, std = self._statistics(z)

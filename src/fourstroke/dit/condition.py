@@ -1,0 +1,94 @@
+"""Binds a transformer to what it draws from: prompt features, input images and the target's grid.
+
+Pipeline, training, distillation and server all come through here. Where the prefix does not depend on the time it is
+computed once, with gradients if the model is being trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from fourstroke.dit.cache import PrefixCache
+from fourstroke.dit.layout import TOKENS_PER_SLOT, Grid, Layout
+from fourstroke.dit.transformer import Transformer
+
+
+class PromptFeatures(Protocol):
+    """Encoded prompts: `features` (P, L, C) padded on the right, `lengths` (P,) on the CPU, so that nobody waits.
+
+    `slots` (P, L) are true where input images belong; None of prompts without.
+    """
+
+    @property
+    def features(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def lengths(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def slots(self) -> Tensor | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputImages:
+    """Input images of P prompts as clean latents; every prompt has as many, of the same grids.
+
+    `tokens` is (P or 1, tokens of all images, C), image by image, row by row. `tokens_per_slot` of them take the place
+    of one vision slot (`sizes.tokens_per_slot`).
+    """
+
+    tokens: Tensor
+    grids: tuple[Grid, ...]
+    tokens_per_slot: int = TOKENS_PER_SLOT
+
+
+def prefill(model: Transformer, text: PromptFeatures, grid: Grid, images: InputImages | None = None) -> PrefixCache:
+    """Keys and values of P prompts and their input images, for targets of a grid (rows, columns).
+
+    Raises:
+        ValueError: vision slots that do not fit the images, or a transformer without `causal_condition`.
+    """
+    tokens, layout = _prefix(model, text, grid, images, 1)
+    return model.prefill(text.features.to(model.dtype), layout, tokens)
+
+
+def condition(
+    model: Transformer, text: PromptFeatures, grid: Grid, images: InputImages | None = None, repeats: int = 1
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The velocity under P prompts, `(x_t (P * repeats, N, C), t (P * repeats,)) -> (P * repeats, N, C)`.
+
+    Every prompt serves `repeats` rows side by side. `x_t` may have any type; the velocity has the model's.
+
+    Raises:
+        ValueError: vision slots that do not fit the images.
+    """
+    dtype = model.dtype
+    if model.config.causal_condition:
+        cache = prefill(model, text, grid, images).repeat(repeats)
+        return lambda x, t: model.denoise(x.to(dtype), t, cache)
+    tokens, layout = _prefix(model, text, grid, images, repeats)
+    features = text.features.repeat_interleave(repeats, dim=0).to(dtype)
+    return lambda x, t: model(x.to(dtype), t, features, layout, tokens)
+
+
+def _prefix(
+    model: Transformer, text: PromptFeatures, grid: Grid, images: InputImages | None, repeats: int
+) -> tuple[Tensor | None, Layout]:
+    """The input images' tokens, and the layout, of P * repeats rows."""
+    layout = Layout.build(
+        text.lengths.repeat_interleave(repeats),
+        grid,
+        text.slots,
+        () if images is None else images.grids,
+        text_tokens=text.features.shape[1],
+        tokens_per_slot=TOKENS_PER_SLOT if images is None else images.tokens_per_slot,
+        device=text.features.device,
+    )
+    if images is None:
+        return None, layout
+    tokens = images.tokens.to(model.dtype).expand(len(text.lengths), -1, -1)
+    return tokens.repeat_interleave(repeats, dim=0), layout

@@ -1,0 +1,110 @@
+"""A bound transformer: rows side by side, cached or joint, are what each prompt gives alone."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fourstroke.dit import InputImages, Transformer, TransformerConfig, condition, prefill
+
+SIZES = {"num_layers": 3, "num_attention_heads": 2, "attention_head_dim": 16, "context_in_dim": 24}
+GRID = (2, 3)
+
+
+def model(causal: bool = True) -> Transformer:
+    """A small transformer whose velocity is not zero."""
+    torch.manual_seed(0)
+    found = Transformer(TransformerConfig(causal_condition=causal, axes_dims_rope=(4, 6, 6), **SIZES))
+    torch.nn.init.normal_(found.proj_out.weight, std=0.1)
+    torch.nn.init.normal_(found.norm_out["linear"].weight, std=0.1)
+    return found
+
+
+def words(*lengths: int, slots: torch.Tensor | None = None) -> SimpleNamespace:
+    """Features of prompts of these lengths, padded."""
+    features = torch.randn(len(lengths), max(lengths), 24, generator=torch.Generator().manual_seed(1))
+    return SimpleNamespace(features=features, lengths=torch.tensor(lengths), slots=slots)
+
+
+def edits() -> tuple[SimpleNamespace, InputImages]:
+    """Two instructions, each with an input image of 2 x 4 latents in its two slots."""
+    slots = torch.tensor([False, True, True, False, False]).expand(2, -1)
+    tokens = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(2))
+    return words(5, 4, slots=slots), InputImages(tokens=tokens, grids=((2, 4),))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("edit", [True, False])
+def test_rows_side_by_side_are_those_of_each_prompt_alone(causal, edit):
+    transformer = model(causal)
+    text, images = edits() if edit else (words(5, 3), None)
+    x, t = torch.randn(6, 6, 64), torch.rand(6)
+    with torch.no_grad():
+        together = condition(transformer, text, GRID, images, repeats=3)(x, t)
+        for row in range(2):
+            length = int(text.lengths[row])
+            one = SimpleNamespace(
+                features=text.features[row : row + 1, :length],
+                lengths=text.lengths[row : row + 1],
+                slots=None if text.slots is None else text.slots[row : row + 1, :length],
+            )
+            own = images and InputImages(tokens=images.tokens[row : row + 1], grids=images.grids)
+            here = slice(3 * row, 3 * row + 3)
+            alone = condition(transformer, one, GRID, own, repeats=3)(x[here], t[here])
+            torch.testing.assert_close(together[here], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_gradients_reach_words_and_input_images(causal):
+    transformer, (text, images) = model(causal), edits()
+    text.features.requires_grad_()
+    images.tokens.requires_grad_()
+    condition(transformer, text, GRID, images, 2)(torch.randn(4, 6, 64), torch.rand(4)).square().mean().backward()
+    assert text.features.grad[:, [0, 3]].abs().amin((0, 2)).gt(0).all()
+    assert text.features.grad[:, 1:3].abs().max() == 0  # slots give way to the image
+    assert images.tokens.grad.abs().amin((0, 2)).gt(0).all()
+
+
+def test_input_images_that_all_prompts_share_are_given_once():
+    transformer, (text, images) = model(), edits()
+    x, t = torch.randn(2, 6, 64), torch.rand(2)
+    shared = InputImages(tokens=images.tokens[:1], grids=images.grids)
+    twice = InputImages(tokens=images.tokens[:1].expand(2, -1, -1), grids=images.grids)
+    found = condition(transformer, text, GRID, shared)(x, t)
+    torch.testing.assert_close(found, condition(transformer, text, GRID, twice)(x, t))
+
+
+def test_slots_without_input_images_are_refused():
+    text, _ = edits()
+    with pytest.raises(ValueError, match="need 0 vision slots, found 2"):
+        condition(model(), text, GRID)
+
+
+def test_the_hidden_state_is_that_after_so_many_blocks():
+    transformer, seen = model(), []
+    for block in transformer.transformer_blocks:
+        block.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
+    cache = prefill(transformer, words(4), GRID)
+    x, t = torch.randn(1, 6, 64), torch.rand(1)
+    plain = transformer.denoise(x, t, cache)
+    for number in (1, 2, 3):
+        seen.clear()
+        v, hidden = transformer.denoise(x, t, cache, return_hidden=number)
+        assert torch.equal(hidden, seen[number - 1])
+        assert torch.equal(v, plain)
+
+
+def test_checkpointed_blocks_give_the_same_gradients_through_a_hidden_state():
+    grads = []
+    for checkpointing in (False, True):
+        transformer = model()
+        transformer.gradient_checkpointing = checkpointing
+        cache = prefill(transformer, words(4, 3), GRID)
+        g = torch.Generator().manual_seed(3)
+        x, t = torch.randn(2, 6, 64, generator=g), torch.rand(2, generator=g)
+        v, hidden = transformer.denoise(x, t, cache, return_hidden=2)
+        (v.square().mean() + hidden.square().mean()).backward()
+        grads.append([p.grad for p in transformer.parameters()])
+    torch.testing.assert_close(*grads)
