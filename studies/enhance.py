@@ -63,7 +63,7 @@ def main() -> None:
     )
     parser.add_argument("--log", type=Path, help="log.jsonl of the reinforcement run")
     parser.add_argument("--hack", type=Path, help="log.jsonl of a run whose only reward is length")
-    parser.add_argument("--out", type=Path, default=Path("docs/enhance-study"), help="prefix of the files")
+    parser.add_argument("--out", type=Path, default=Path("docs/studies/enhance"), help="prefix of the files")
     arguments = parser.parse_args()
     pipe = Pipeline.from_pretrained(arguments.model)
     config = find_world(None, arguments.model, pipe.info.name)

@@ -3,8 +3,8 @@
     python studies/steps.py --teacher runs/micro/dit/model --student runs/micro/distill/model
 
 Qwen-Image-2.0 report, few-step distillation; the monitors are those of `fourstroke.distill.monitors`. Writes
-docs/steps.md (the table), docs/steps.png (the plot), docs/steps-sheet.png (one column a prompt, one row a setting, the
-same noise in every row) and docs/steps.json.
+docs/studies/steps.md (the table), steps.png (the plot), steps-sheet.png (one column a prompt, one row a setting, the
+same noise in every row) and steps.json beside it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=200, help="held-out prompts")
     parser.add_argument("--diversity", type=int, default=16, help="prompts that are drawn from four seeds each")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: the GPU if there is one)")
-    parser.add_argument("--out", type=Path, default=Path("docs/steps"), help="prefix of the files")
+    parser.add_argument("--out", type=Path, default=Path("docs/studies/steps"), help="prefix of the files")
     arguments = parser.parse_args()
     try:
         device = find_device(arguments.device)

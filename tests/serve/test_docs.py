@@ -1,4 +1,4 @@
-"""Every snippet of docs/serve.md and the files in deploy/, run as they stand but for the server's address."""
+"""Every snippet of docs/guides/serve.md and the files in deploy/, run as they stand but for the server's address."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from .conftest import Live, running
 from .test_enhance import Rewriter, enhanced
 
 ROOT = Path(__file__).resolve().parents[2]
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "docs" / "serve.md").read_text(encoding="utf-8"), re.M | re.S)
+PAGE = ROOT / "docs" / "guides" / "serve.md"
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
 ADDRESS = "http://127.0.0.1:8000"
 
 
 def blocks(kind: str, word: str = "") -> list[str]:
     found = [text for name, text in BLOCKS if name == kind and word in text]
-    assert found, f"no {kind} snippet with {word!r} in docs/serve.md"
+    assert found, f"no {kind} snippet with {word!r} in docs/guides/serve.md"
     return found
 
 
