@@ -1,0 +1,63 @@
+"""Edits from seeds, with their pictures; the same seed gives the same edit on every machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fourstroke.ranges import NonNegative, check_ranges
+from fourstroke.world.captions.wordings import Wordings
+from fourstroke.world.chance import generator, pick_weighted
+from fourstroke.world.edits.drawing import draw_edit
+from fourstroke.world.edits.graph import KINDS, Edit
+from fourstroke.world.edits.instruction import instruct
+from fourstroke.world.graph import Split
+from fourstroke.world.world import World, WorldConfig
+
+EDIT_STREAM, INSTRUCTION_STREAM = 50, 51
+MAX_DRAWS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditConfig:
+    """The world that is edited, of the second edition, and how often each kind comes."""
+
+    world: WorldConfig
+    kinds: tuple[NonNegative, ...] = field(default_factory=lambda: (1.0,) * len(KINDS))
+    """Weights of add, remove, recolour, replace, move, swap, restyle, words, background and combine."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if not self.world.things:
+            raise ValueError("edits are of the second edition; set world.things")
+        if len(self.kinds) != len(KINDS) or sum(self.kinds) <= 0:
+            raise ValueError(f"kinds={self.kinds}: give {len(KINDS)} weights ({', '.join(KINDS)}), not all zero")
+        if not self.world.words and self.kinds[KINDS.index("words")]:
+            raise ValueError("kinds: words are changed on signs; set world.words above 0, or their weight to 0")
+
+
+class Edits:
+    """Edits, pictures and instructions from seeds."""
+
+    def __init__(self, config: EditConfig) -> None:
+        self.config, self.world = config, World(config.world)
+
+    def edit(self, seed: int, split: Split = "train") -> Edit:
+        """The edit of a seed (>= 0); what held-out ones come to is shown by no training scene."""
+        rng = generator(seed, EDIT_STREAM)
+        kind = pick_weighted(rng, KINDS, self.config.kinds)
+        for _ in range(MAX_DRAWS):
+            scene = self.world.scene(int(rng.integers(1 << 40)), split)
+            edit = draw_edit(kind, scene, rng, self.world.by_style, split)
+            if edit is not None:
+                return edit
+        raise ValueError(f"found no {split} edit of kind {kind} in {MAX_DRAWS} scenes: the world leaves too few")
+
+    def render(self, edit: Edit) -> tuple[list[np.ndarray], np.ndarray]:
+        """The pictures before and the one after, each (height, width, 4) uint8."""
+        return [self.world.render(scene) for scene in edit.before], self.world.render(edit.after)
+
+    def instruction(self, edit: Edit, rich: bool, seed: int, wordings: Wordings = "trained") -> str:
+        """What is asked, in English, worded by ``seed``."""
+        return instruct(edit, generator(seed, INSTRUCTION_STREAM, int(rich)), rich, wordings)
