@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fourstroke.train.recipe import load_recipe
+from fourstroke.recipe import load_recipe
 from fourstroke.world import WorldConfig, split_of
 from fourstroke.world.captions.wordings import read_wordings, wordings_of
 from fourstroke.world.edits import KINDS, Edit, EditConfig, Edits, allowed
