@@ -21,9 +21,9 @@ from typing import Any
 from pages import axes_of, draw_points, paragraphs, save, spread, table, write
 from steps import composition
 
-from fourstroke.distill.monitors import diversity, saturation
-from fourstroke.distill.watch import draw_seeds, stack
+from fourstroke.distill.watch import draw_seeds
 from fourstroke.evaluate.composition import draw, held_out_prompts, judge_pictures
+from fourstroke.evaluate.image_metrics import diversity, saturation, stack
 from fourstroke.evaluate.judge import Judge
 from fourstroke.evaluate.world import find_world
 from fourstroke.files import write_text

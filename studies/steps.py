@@ -25,9 +25,10 @@ from torch import Tensor
 
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import find_device
-from fourstroke.distill.monitors import diversity, flat_noise, ratio, saturation
-from fourstroke.distill.watch import draw_seeds, is_flat, likeness, stack
+from fourstroke.distill.monitors import ratio
+from fourstroke.distill.watch import draw_seeds, is_flat, likeness
 from fourstroke.evaluate.composition import Prompt, draw, held_out_prompts, judge_pictures, summarise
+from fourstroke.evaluate.image_metrics import diversity, flat_noise, saturation, stack
 from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.evaluate.statistics import share
 from fourstroke.evaluate.world import find_world

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fourstroke.distill.prompts import read_prompts
+from fourstroke.data.prompts import read_prompts
 from fourstroke.textfile import TextError, parse_json, read_lines
 
 BOM = b"\xef\xbb\xbf"
@@ -52,9 +52,9 @@ def test_json_that_no_file_could_hold_is_refused(line, reason):
 def test_prompts_of_a_distillation(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_bytes(BOM + '{"rich": "a cat\u2028here", "short": "cat"}\r\n\n  a dog \n{"prompt": "é"}'.encode())
-    found = read_prompts(file, (2, 2))
-    assert found.rich == ["a cat\u2028here", "a dog", "é"]
-    assert found.short == ["cat", "a dog", "é"]
+    found = read_prompts(file)
+    assert [line.rich for line in found] == ["a cat\u2028here", "a dog", "é"]
+    assert [line.short for line in found] == ["cat", "a dog", "é"]
 
 
 @pytest.mark.parametrize(
@@ -70,5 +70,5 @@ def test_prompts_of_a_distillation(tmp_path):
 def test_a_prompt_that_cannot_be_used_is_named(tmp_path, line, reason):
     (tmp_path / "prompts.txt").write_bytes(b"a cat\n" + line)
     with pytest.raises(ValueError, match=reason) as error:
-        read_prompts(tmp_path / "prompts.txt", (2, 2))
+        read_prompts(tmp_path / "prompts.txt")
     assert "prompts.txt" in str(error.value)

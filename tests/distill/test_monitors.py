@@ -12,9 +12,6 @@ from fourstroke.distill.monitors import (
     Readings,
     checkpoint_score,
     collapse,
-    diversity,
-    flat_noise,
-    saturation,
     teacher_error,
 )
 
@@ -23,33 +20,6 @@ TEACHER = Readings(composition=0.8, words=None, diversity=0.2, saturation=0.3, f
 
 def _student(**changes):
     return dataclasses.replace(TEACHER, **changes)
-
-
-def test_diversity_is_the_distance_between_seeds_not_between_prompts():
-    same = torch.rand(3, 1, 3, 8, 8).expand(-1, 4, -1, -1, -1)
-    assert diversity(same) == 0
-    pair = torch.stack([torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.5)], dim=1)
-    assert diversity(pair) == pytest.approx(0.5)
-    uneven = torch.stack([pair[0], torch.zeros_like(pair[0])])  # one prompt's seeds differ by .5, another's by nothing
-    assert diversity(uneven) == pytest.approx(0.25)  # each distance counts once, not by its square
-    wide = torch.rand(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert diversity(0.5 * wide) == pytest.approx(0.5 * diversity(wide), rel=1e-4)
-    with pytest.raises(ValueError, match="seeds"):
-        diversity(same[:, :1])
-
-
-def test_saturation_of_grey_and_of_pure_colour():
-    assert saturation(torch.full((2, 3, 4, 4), 0.4)) == 0
-    assert saturation(torch.tensor([1.0, 0.0, 0.5]).view(1, 3, 1, 1)) == 1
-
-
-def test_flat_noise_reads_the_deviation_and_ignores_objects_and_gradients():
-    generator = torch.Generator().manual_seed(0)
-    ramp = torch.linspace(0.2, 0.8, 64).view(1, 1, 64, 1).expand(2, 3, 64, 64).clone()
-    ramp[:, :, 16:48, 16:48] = torch.rand(2, 3, 32, 32, generator=generator).round()
-    assert flat_noise(ramp) < 0.01
-    noise = torch.randn(2, 1, 64, 64, generator=generator) * 3 / 255
-    assert flat_noise(ramp + noise) == pytest.approx(3, rel=0.15)
 
 
 def test_the_score_is_composition_less_what_is_lost():

@@ -10,49 +10,11 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 from torch import Tensor
 
 from fourstroke.ranges import NonNegative, Range, check_ranges
 
-PATCH = 8
 DIVERSITY_FLOOR, SATURATION_SLACK = 0.9, 0.05
-
-
-def diversity(pictures: Tensor) -> float:
-    """Mean pairwise distance between the pictures of one prompt from different seeds, averaged over prompts.
-
-    `pictures` is (prompts, seeds, 3, H, W) with at least two seeds; a distance is the root mean square over pixels.
-    """
-    if pictures.ndim != 5 or pictures.shape[1] < 2:
-        raise ValueError(f"pictures are {tuple(pictures.shape)}; give (prompts, seeds >= 2, 3, H, W)")
-    first, second = torch.triu_indices(pictures.shape[1], pictures.shape[1], offset=1)
-    difference = (pictures[:, first] - pictures[:, second]).flatten(2)
-    return difference.square().mean(2).sqrt().mean().item()
-
-
-def saturation(pictures: Tensor) -> float:
-    """Mean over pixels of max(R, G, B) - min(R, G, B).
-
-    Unlike the ratio of HSV it does not make noise of dark pixels.
-    """
-    return (pictures.amax(-3) - pictures.amin(-3)).mean().item()
-
-
-def flat_noise(pictures: Tensor) -> float:
-    """Standard deviation of the flattest quarter of 8 x 8 patches, in grey levels of 255, averaged over pictures.
-
-    Meant for pictures on flat backgrounds, of which at least a quarter shows nothing; each patch has its plane of
-    best fit taken out, so that a gradient is no noise. `pictures` is (B, 3, H, W), H and W at least 8.
-    """
-    grey = pictures.mean(-3)
-    height, width = (side - side % PATCH for side in grey.shape[-2:])
-    patches = grey[:, :height, :width].unflatten(2, (-1, PATCH)).unflatten(1, (-1, PATCH))
-    patches = patches.transpose(2, 3).flatten(1, 2).flatten(2)  # b (h ph) (w pw) -> b (h w) (ph pw)
-    rest = patches - patches @ _plane().to(patches)
-    deviations = 255 * rest.square().mean(2).sqrt()
-    quarter = max(1, deviations.shape[1] // 4)
-    return deviations.sort(dim=1).values[:, :quarter].mean().item()
 
 
 def teacher_error(pictures: Tensor, teacher: Tensor) -> float:
@@ -142,11 +104,3 @@ def collapse(student: Readings, teacher: Readings, best: float, limits: Collapse
 def ratio(student: float, teacher: float) -> float:
     """student / teacher; 1 where both are nothing."""
     return 1.0 if student == teacher else student / max(teacher, 1e-6)
-
-
-def _plane() -> Tensor:
-    """The projection onto planes over a patch, (64, 64)."""
-    line = torch.linspace(-1, 1, PATCH, dtype=torch.float64)
-    rows, columns = torch.meshgrid(line, line, indexing="ij")
-    basis = torch.stack([torch.ones_like(rows), rows, columns], dim=-1).flatten(0, 1)
-    return basis @ torch.linalg.pinv(basis)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
 from fourstroke.dit.layout import Grid
-from fourstroke.textfile import TextError, decode, parse_json, read_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,29 +22,3 @@ class PromptSet:
 
     def __len__(self) -> int:
         return len(self.rich)
-
-
-def read_prompts(file: Path, grid: Grid) -> PromptSet:
-    """One prompt a line: plain text, or JSON objects with `rich` and perhaps `short`, or `prompt`.
-
-    Raises:
-        ValueError: a missing or empty file, or a line that is neither; the message names the line.
-    """
-    short, rich = [], []
-    for number, line in read_lines(file, "prompts"):
-        try:
-            plain = decode(line).strip()
-            found = parse_json(plain) if plain.startswith("{") else {"rich": plain}
-        except TextError as error:
-            raise ValueError(f"{file}, line {number} {error}") from None
-        text = found.get("rich") or found.get("prompt")
-        terse = found.get("short") or text
-        if not isinstance(text, str) or not isinstance(terse, str):
-            raise ValueError(
-                f"{file}, line {number} has neither 'rich' nor 'prompt' as text, or a 'short' that is none"
-            )
-        rich.append(text)
-        short.append(terse)
-    if not rich:
-        raise ValueError(f"{file} holds no prompt")
-    return PromptSet(short=short, rich=rich, grid=grid)

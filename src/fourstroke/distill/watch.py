@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fourstroke.distill.monitors import CollapseLimits, Readings, diversity, flat_noise, saturation
+from fourstroke.distill.monitors import CollapseLimits, Readings
 from fourstroke.evaluate.composition import CHOOSING, Prompt, draw, held_out_prompts, judge_pictures, summarise
+from fourstroke.evaluate.image_metrics import diversity, flat_noise, saturation, stack
 from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.pipeline import Pipeline
 from fourstroke.ranges import Count, check_ranges
@@ -137,8 +138,3 @@ def is_flat(scene: Scene) -> bool:
     """Whether the background is of one colour, so that all that moves on it is noise."""
     background = scene.background
     return background.kind == "flat" and background.texture == "plain" and background.light == "even"
-
-
-def stack(pictures: list[np.ndarray]) -> Tensor:
-    """Pictures (H, W, 3 or 4) uint8 of one size as (B, 3, H, W) in [0, 1]; alpha is left aside."""
-    return torch.from_numpy(np.stack([p[..., :3] for p in pictures])).permute(0, 3, 1, 2).float() / 255

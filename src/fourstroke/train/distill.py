@@ -28,17 +28,19 @@ from torch import Tensor
 
 from fourstroke.checkpoint import pick, read_json
 from fourstroke.data.cache import build_cache
+from fourstroke.data.prompts import read_prompts
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import autocast, pick_device
 from fourstroke.distill.batch import Batch, Batches
 from fourstroke.distill.dmd import RenoiseConfig, dmd_gradient, dmd_loss, flow_matching_loss
 from fourstroke.distill.monitors import Readings, checkpoint_score, collapse, compared, teacher_error
-from fourstroke.distill.prompts import PromptSet, read_prompts
+from fourstroke.distill.prompts import PromptSet
 from fourstroke.distill.pupils import CALLED, Pupils
 from fourstroke.distill.rollout import clean_prediction, rollout, trajectory, trajectory_loss
 from fourstroke.distill.teachers import SpecialistConfig, Teacher, load_specialists, teacher_mix
-from fourstroke.distill.watch import Watch, WatchConfig, WordsWatch, stack
+from fourstroke.distill.watch import Watch, WatchConfig, WordsWatch
 from fourstroke.dit import Transformer
+from fourstroke.evaluate.image_metrics import stack
 from fourstroke.files import atomic_folder, save_image, write_json
 from fourstroke.flow import path
 from fourstroke.flow.sampler import NonFiniteError, Velocity
@@ -366,7 +368,8 @@ class DistillStage:
             return found, Watch(recipe.watch, recipe.world)
         assert recipe.prompts is not None
         width, height = recipe.width or pipe.info.width, recipe.height or pipe.info.height
-        found = read_prompts(recipe.prompts, pipe.info.grid(width, height))
+        lines, grid = read_prompts(recipe.prompts), pipe.info.grid(width, height)
+        found = PromptSet(short=[line.short for line in lines], rich=[line.rich for line in lines], grid=grid)
         held_out = recipe.watch.prompts
         if len(found) <= held_out:
             raise ValueError(f"{recipe.prompts} has {len(found)} prompts; the monitors alone take {held_out}")

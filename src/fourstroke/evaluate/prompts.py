@@ -1,0 +1,119 @@
+"""Draws a fixed set of prompts, each from noise of its own, and measures the pictures without knowing what they show.
+
+The same prompts and the same noise every time, so that looks of one run can be compared, and a student's pictures with
+its teacher's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from fourstroke.data.prompts import read_prompts
+from fourstroke.data.sheet import contact_sheet
+from fourstroke.evaluate.image_metrics import diversity, image_metrics, stack
+from fourstroke.files import save_image
+from fourstroke.pipeline import Pipeline
+from fourstroke.ranges import Count, Natural, NonNegative, check_ranges
+
+SHEET = 16
+"""Pictures of a sheet."""
+SEEDS = 1000
+"""Seeds of one prompt; the next prompt's begin after them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsConfig:
+    """Prompts that are drawn at every look: written in the recipe, or the first `count` lines of a file.
+
+    The first `diversity_prompts` of them are drawn from several `seeds`. None is the model's own size, steps and
+    guidance. `name` goes before the metrics' names, where a run has several such sets.
+    """
+
+    kind: ClassVar[str] = "prompts"
+    prompts: tuple[str, ...] = ()
+    file: Path | None = None
+    count: Count = 64
+    diversity_prompts: Natural = 8
+    seeds: Count = 4
+    width: Count | None = None
+    height: Count | None = None
+    steps: Count | None = None
+    guidance: NonNegative | None = None
+    batch: Count = 16
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if bool(self.prompts) == (self.file is not None):
+            raise ValueError("name the prompts to draw, either as prompts or as a file")
+        if self.seeds > SEEDS or (self.diversity_prompts and self.seeds < 2):
+            raise ValueError(f"seeds={self.seeds}: choose 2 to {SEEDS}, or diversity_prompts=0")
+
+    def open(self) -> PromptsValidator:
+        """The validator; raises ValueError for a file that cannot be used or holds no prompt."""
+        if self.file is None:
+            return PromptsValidator(self, self.prompts)
+        return PromptsValidator(self, [line.rich for line in read_prompts(self.file)[: self.count]])
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a look drew: one picture (H, W, 3) uint8 of each prompt, and those of several seeds."""
+
+    pictures: list[np.ndarray]
+    several: Tensor | None
+    """(diversity prompts, seeds, 3, H, W) in [0, 1]; None where diversity is not measured."""
+
+    def metrics(self) -> dict[str, float]:
+        """Those of `image_metrics`, and diversity."""
+        found = image_metrics(stack(self.pictures))
+        return found if self.several is None else {"diversity": diversity(self.several), **found}
+
+
+class PromptsValidator:
+    """Draws and measures the prompts of a configuration."""
+
+    def __init__(self, config: PromptsConfig, prompts: Sequence[str]) -> None:
+        self.config, self.prompts = config, list(prompts)
+
+    def run(self, pipe: Pipeline, folder: Path, step: int) -> dict[str, float]:
+        """Metrics of the pictures, and a sheet of the first ones."""
+        drawing = self.draw(pipe)
+        self.sheet(drawing, folder, step)
+        prefix = f"{self.config.name}/" if self.config.name else ""
+        return {prefix + name: value for name, value in drawing.metrics().items()}
+
+    def draw(self, pipe: Pipeline) -> Drawing:
+        """All pictures of a look; those of a prompt and a seed do not depend on what else is drawn."""
+        config = self.config
+        diverse = min(config.diversity_prompts, len(self.prompts))
+        counts = [config.seeds if index < diverse else 1 for index in range(len(self.prompts))]
+        rows = [(index, seed) for index, count in enumerate(counts) for seed in range(count)]
+        drawn: list[np.ndarray] = []
+        for start in range(0, len(rows), config.batch):
+            part = rows[start : start + config.batch]
+            out = pipe(
+                [self.prompts[index] for index, _ in part],
+                seed=[SEEDS * index + seed for index, seed in part],
+                width=config.width,
+                height=config.height,
+                num_inference_steps=config.steps,
+                guidance_scale=config.guidance,
+            )
+            drawn += [np.asarray(image) for image in out.images]
+        firsts = [picture for picture, (_, seed) in zip(drawn, rows, strict=True) if seed == 0]
+        several = stack(drawn[: diverse * config.seeds]).unflatten(0, (diverse, config.seeds)) if diverse else None
+        return Drawing(firsts, several)
+
+    def sheet(self, drawing: Drawing, folder: Path, step: int) -> None:
+        """Write the first pictures above their prompts."""
+        shown, texts = drawing.pictures[:SHEET], self.prompts[:SHEET]
+        upscale = max(1, 192 // shown[0].shape[1])
+        name = "-".join(part for part in (self.config.name, f"step-{step:06d}") if part)
+        save_image(contact_sheet(shown, texts, columns=8, upscale=upscale), folder / f"{name}.png")

@@ -1,0 +1,96 @@
+"""Validators look at a model by one protocol, and one policy says which checkpoint is kept."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from fourstroke.evaluate.prompts import PromptsConfig
+from fourstroke.evaluate.validation import BestCheckpoint, CheckpointPolicy, Validators, run_validators
+from fourstroke.train.recipe import RecipeError, load_recipe
+
+PROMPTS = ("a red circle", "a cat to the left of a red circle", "a green square")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    validators: Validators = ()
+
+
+def _config(**changes):
+    return PromptsConfig(**{"prompts": PROMPTS, "diversity_prompts": 2, "seeds": 2, "steps": 2, **changes})
+
+
+def test_prompts_are_drawn_alike_at_every_look_whatever_the_batch(tiny, tmp_path):
+    first = _config().open()
+    found = first.run(tiny, tmp_path, 3)
+    assert (tmp_path / "step-000003.png").exists()
+    assert found.keys() >= {"diversity", "saturation", "contrast", "sharpness", "flat_noise", "grid_artefact"}
+    assert first.run(tiny, tmp_path, 4) == found
+    assert _config(batch=2).open().run(tiny, tmp_path, 5) == pytest.approx(found, rel=1e-2)
+
+
+def test_every_prompt_has_noise_of_its_own(tiny):
+    drawing = _config().open().draw(tiny)
+    assert drawing.several.shape[:2] == (2, 2)
+    alone = tiny(PROMPTS[1], seed=1000, num_images=2, num_inference_steps=2).images
+    for picture, expected in zip((255 * drawing.several[1]).round().byte().numpy(), alone, strict=True):
+        assert np.abs(picture.transpose(1, 2, 0).astype(int) - np.asarray(expected)).max() <= 1
+    assert np.abs(drawing.pictures[1].astype(int) - np.asarray(alone[0])).max() <= 1
+
+
+def test_a_recipe_names_validators_and_a_file_gives_their_prompts(tiny, tmp_path):
+    (tmp_path / "p.txt").write_text("\n".join(PROMPTS) + '\n{"prompt": "not drawn"}\n')
+    text = f"validators: [{{kind: prompts, file: {tmp_path / 'p.txt'}, count: 3, diversity_prompts: 0, name: set}}]"
+    (tmp_path / "r.yaml").write_text(text)
+    (config,) = load_recipe(Recipe, tmp_path / "r.yaml").validators
+    validator = config.open()
+    assert validator.prompts == list(PROMPTS)
+    found = validator.run(tiny, tmp_path, 0)
+    assert "set/contrast" in found
+    assert not any("diversity" in name for name in found)
+    with pytest.raises(ValueError, match=r"measure set/contrast.*name"):
+        run_validators([validator, validator], tiny, tmp_path, 0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [("", "name the prompts"), (", prompts: [a], file: x.txt", "either"), (", prompts: [a], seeds: 1", "seeds=1")],
+)
+def test_prompts_that_cannot_be_drawn_are_refused(tmp_path, keys, said):
+    (tmp_path / "r.yaml").write_text(f"validators: [{{kind: prompts{keys}}}]")
+    with pytest.raises(RecipeError, match=said):
+        load_recipe(Recipe, tmp_path / "r.yaml")
+
+
+@pytest.mark.parametrize(
+    ("policy", "values", "kept"),
+    [
+        ({}, (1.0, 3.0, 2.0, 3.0), 1),
+        ({"ties": "last"}, (1.0, 3.0, 2.0, 3.0), 3),
+        ({"mode": "min"}, (2.0, 3.0, 1.0, 1.0), 2),
+        ({"never_first": True}, (9.0, 1.0, 2.0, 1.0), 2),
+        ({"never_first": True, "mode": "min"}, (0.0, 3.0, 4.0), 1),
+        ({"never_first": True}, (9.0,), 0),
+        ({"never_first": True}, (9.0, math.nan), 0),
+        ({}, (1.0, math.inf, math.nan), 0),
+    ],
+)
+def test_the_policy_keeps_one_checkpoint(policy, values, kept, tmp_path):
+    best = BestCheckpoint(CheckpointPolicy(metric="score", **policy))
+    for step, value in enumerate(values):
+        if best.update({"score": value, "other": 0.0}, step):
+            best.save(tmp_path / "best.json", {"score": value})
+        resumed = BestCheckpoint(best.policy)  # and goes on as if nothing had happened
+        resumed.load(tmp_path / "best.json")
+        assert (resumed.value, resumed.step) == (best.value, best.step)
+        best = resumed
+    assert best.step == kept
+
+
+def test_a_policy_by_what_nobody_measures_says_what_is_measured():
+    with pytest.raises(ValueError, match="by 'score', which nobody measures; measured: a, b"):
+        BestCheckpoint(CheckpointPolicy(metric="score")).update({"b": 1.0, "a": 2.0}, 0)
