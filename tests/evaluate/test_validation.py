@@ -10,7 +10,7 @@ import pytest
 
 from fourstroke.evaluate.prompts import PromptsConfig
 from fourstroke.evaluate.validation import BestCheckpoint, CheckpointPolicy, Validators, run_validators
-from fourstroke.train.recipe import RecipeError, load_recipe
+from fourstroke.recipe import RecipeError, load_recipe
 
 PROMPTS = ("a red circle", "a cat to the left of a red circle", "a green square")
 
