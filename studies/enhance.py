@@ -31,9 +31,9 @@ from fourstroke.enhance.enhancer import LocalModel, PromptEnhancer
 from fourstroke.enhance.judge import HeldOutJudge, JudgeConfig, train_judge
 from fourstroke.enhance.measure import Shares, Studio, answers, rewrites, text_scores, world_triplets
 from fourstroke.enhance.triplet import CATEGORIES, Triplet
-from fourstroke.evaluate.world import find_world
 from fourstroke.files import atomic_file, save_image, write_text
 from fourstroke.pipeline import Pipeline
+from fourstroke.world.find import find_world
 
 SCORES = ("consistency", "richness", "held out", "presence", "finish", "words kept")
 SHEET_PROMPTS = 8

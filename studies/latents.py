@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from fourstroke.data.stream import pixels
-from fourstroke.evaluate.world import find_world
 from fourstroke.vae import Autoencoder
 from fourstroke.vae.losses import psnr
 from fourstroke.world import World
+from fourstroke.world.find import find_world
 
 
 def main() -> None:

@@ -15,13 +15,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from fourstroke.evaluate.composition import UNSEEN, Prompt, draw
-from fourstroke.evaluate.judge import Detection, Judge, match
-from fourstroke.evaluate.world import find_world
 from fourstroke.folder import find_model
 from fourstroke.pipeline import Pipeline
 from fourstroke.world import Scene, World
+from fourstroke.world.find import find_world
 from fourstroke.world.graph import INVERSE, Split
+from fourstroke.world.judging.composition import UNSEEN, Prompt, draw
+from fourstroke.world.judging.judge import Detection, Judge, match
 
 FIRST = 1 << 22
 KINDS = ("right", "swapped", "other axis", "missing")

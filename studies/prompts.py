@@ -22,16 +22,16 @@ from pages import axes_of, draw_points, paragraphs, save, spread, table, write
 from steps import composition
 
 from fourstroke.distill.watch import draw_seeds
-from fourstroke.evaluate.composition import draw, held_out_prompts, judge_pictures
 from fourstroke.evaluate.image_metrics import diversity, saturation, stack
-from fourstroke.evaluate.judge import Judge
-from fourstroke.evaluate.world import find_world
 from fourstroke.files import write_text
 from fourstroke.pipeline import Pipeline
 from fourstroke.recipe import load_recipe
 from fourstroke.train.distill import DistillRecipe, train_distill
 from fourstroke.train.session import check_owner
 from fourstroke.world import World, WorldConfig
+from fourstroke.world.find import find_world
+from fourstroke.world.judging.composition import draw, held_out_prompts, judge_pictures
+from fourstroke.world.judging.judge import Judge
 
 KINDS: Mapping[str, tuple[float, ...]] = {
     "one thing": (1.0, 0.0, 0.0),

@@ -24,8 +24,6 @@ from torch import Tensor, nn
 from fourstroke.checkpoint import read_json
 from fourstroke.data.stream import as_pixels
 from fourstroke.dit import Layout, Transformer, TransformerConfig
-from fourstroke.evaluate.composition import Prompt, held_out_prompts, judge_pictures
-from fourstroke.evaluate.judge import Judge
 from fourstroke.files import write_json
 from fourstroke.flow import path
 from fourstroke.flow.sampler import euler, guided, seeded_noise
@@ -33,6 +31,8 @@ from fourstroke.flow.schedule import ScheduleConfig, sigmas
 from fourstroke.train.optimizer import MovingAverage, OptimizerConfig, OptimizerGroup
 from fourstroke.vae import Autoencoder
 from fourstroke.world import World, WorldConfig
+from fourstroke.world.judging.composition import Prompt, held_out_prompts, judge_pictures
+from fourstroke.world.judging.judge import Judge
 
 WORLD = WorldConfig(
     width=64, height=64, sprites=4, shape_share=0.5, count_weights=(1.0,), backgrounds=(1.0, 0.0, 0.0), textures=0.0,

@@ -27,14 +27,14 @@ from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import find_device
 from fourstroke.distill.monitors import ratio
 from fourstroke.distill.watch import draw_seeds, is_flat, likeness
-from fourstroke.evaluate.composition import Prompt, draw, held_out_prompts, judge_pictures, summarise
 from fourstroke.evaluate.image_metrics import diversity, flat_noise, saturation, stack
-from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.evaluate.statistics import share
-from fourstroke.evaluate.world import find_world
 from fourstroke.files import atomic_file, save_image, write_text
 from fourstroke.pipeline import Pipeline
 from fourstroke.world import World
+from fourstroke.world.find import find_world
+from fourstroke.world.judging.composition import Prompt, draw, held_out_prompts, judge_pictures, summarise
+from fourstroke.world.judging.judge import Judge, Verdict
 
 SHEET_PROMPTS, ROUNDS = 8, 5
 

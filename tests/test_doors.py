@@ -16,12 +16,12 @@ from PIL import Image
 from fourstroke import Autoencoder, Pipeline, PromptEnhancer, TextEncoder, Transformer, device
 from fourstroke.cli import main
 from fourstroke.device import find_device, name_device, weights_dtype
-from fourstroke.evaluate.composition import held_out_prompts
 from fourstroke.evaluate.reconstruction import evaluate_reconstruction
 from fourstroke.files import user_path
 from fourstroke.folder import find_model
 from fourstroke.pipeline import NoEffectWarning
 from fourstroke.seeds import MAX_SEED, following
+from fourstroke.world.judging.composition import held_out_prompts
 
 ABSENT = ("gpu", "cuda:9", "CUDA", "cuda:", "", "meta", "cpu:1")
 

@@ -1,4 +1,4 @@
-"""Imports go one way: nn -> vae, dit, text, flow -> pipeline -> the trades -> cli."""
+"""The law of the house: imports go one way, and the drawn world is a guest that nobody imports."""
 
 from __future__ import annotations
 
@@ -12,26 +12,56 @@ import fourstroke
 
 SOURCE = Path(fourstroke.__file__).parent
 TIERS = (
-    {"version", "textfile", "fonts", "arguments", "files", "ranges", "terminal", "registry"},
-    {"checkpoint", "image_io", "recipe"},
-    {"nn", "seeds", "device", "pretrained", "world"},
+    {"version", "textfile", "fonts", "arguments", "files", "ranges", "terminal", "registry", "chance"},
+    {"checkpoint", "image_io"},
+    {"seeds", "device", "pretrained", "recipe"},
+    {"nn"},
     {"vae", "dit", "text", "flow"},
     {"folder"},
-    {"enhancer", "adapter"},
+    {"lora", "enhancer", "adapter"},
     {"sizes"},
     {"pipeline"},
-    {"parallel"},
-    {"pictures", "data", "distill", "enhance", "train", "evaluate", "serve"},
+    {"pictures", "data", "parallel"},
+    {"evaluate"},
+    {"enhance"},
+    {"distill"},
+    {"train"},
+    {"serve"},
     {"doctor", "speedrun", "estimate"},
     {"commands"},
     {"cli"},
-    {"__main__"},
+    {"__main__", "world"},
 )
 TIER = {name: rank for rank, names in enumerate(TIERS) for name in names}
-
+"""A part imports those of lower rank; `world` may import all that is not the command line, and nobody imports it."""
 
 INFERENCE = {"enhancer", "protocol", "checks", "places", "endpoint"}
 """Modules of `enhance` that the pipeline uses, as the part `enhancer`; the others make data and rewards."""
+
+MIGRATING = {
+    "commands.py": {"world"},
+    "data/cache.py": {"world"},
+    "data/stream.py": {"world"},
+    "distill/watch.py": {"world"},
+    "enhance/bulk.py": {"world"},
+    "enhance/degrade.py": {"world"},
+    "enhance/judge.py": {"world"},
+    "enhance/measure.py": {"world"},
+    "enhance/rewards.py": {"world"},
+    "enhance/triplet.py": {"world"},
+    "enhance/wording.py": {"world"},
+    "evaluate/reconstruction.py": {"world"},
+    "speedrun.py": {"world"},
+    "train/distill.py": {"world"},
+    "train/dit.py": {"world"},
+    "train/enhance_rl.py": {"world"},
+    "train/enhance_sft.py": {"world"},
+    "train/features.py": {"world"},
+    "train/naming.py": {"world"},
+    "train/text.py": {"world"},
+    "train/vae.py": {"world"},
+}
+"""Files that still break the law, and by what; entries go as the files are mended, none comes."""
 
 
 def _name(parts: Sequence[str]) -> str:
@@ -54,21 +84,26 @@ def _imported(path: Path) -> set[str]:
     return names
 
 
+def _broken() -> dict[str, set[str]]:
+    """By file, the parts that it imports against the law."""
+    found = {}
+    for path in SOURCE.rglob("*.py"):
+        own = _part(path)
+        if own == "__init__":
+            continue
+        wrong = {other for other in _imported(path) - {own} if TIER[other] >= TIER[own]}
+        if wrong:
+            found[str(path.relative_to(SOURCE))] = wrong
+    return found
+
+
 def test_every_part_has_its_place():
     parts = {_part(path) for path in SOURCE.rglob("*.py")} - {"__init__"}
     assert parts <= TIER.keys()
 
 
 def test_imports_go_one_way():
-    wrong = []
-    for path in SOURCE.rglob("*.py"):
-        if _part(path) == "__init__":
-            continue
-        own = _part(path)
-        for other in _imported(path) - {own}:
-            siblings = TIER[other] == TIER[own] and own in TIERS[TIER["data"]]
-            if TIER[other] >= TIER[own] and not siblings:
-                wrong.append(f"{path.relative_to(SOURCE)} imports {other}")
+    wrong = {name: extra for name, parts in _broken().items() if (extra := parts - MIGRATING.get(name, set()))}
     assert not wrong
 
 

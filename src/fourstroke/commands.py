@@ -207,7 +207,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure a model."""
     common = {key: getattr(arguments, key) for key in ("world", "n", "device", "sheet")}
     if arguments.what == "composition":
-        from fourstroke.evaluate.composition import evaluate_composition, table
+        from fourstroke.world.judging.composition import evaluate_composition, table
 
         own = {key: getattr(arguments, key) for key in ("captions", "split", "first", "steps", "guidance", "batch")}
         result = evaluate_composition(arguments.model, **common, **own)

@@ -19,7 +19,6 @@ import torch
 
 from fourstroke.checkpoint import pick, read_json, read_rows
 from fourstroke.enhance.enhancer import PromptEnhancer
-from fourstroke.evaluate.world import find_world
 from fourstroke.files import check_replaceable, model_folder, write_json, write_text
 from fourstroke.folder import ENHANCER, INDEX
 from fourstroke.parallel.mesh import require_one_process
@@ -32,6 +31,7 @@ from fourstroke.train.text import TextRecipe, train_text
 from fourstroke.train.vae import VaeRecipe, train_vae
 from fourstroke.world import SHAPE_COLOURS, World, WorldConfig
 from fourstroke.world.compose import SHAPES
+from fourstroke.world.find import find_world
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def train_enhancer(recipes: Path, runs: Path, generator: Path, stages: dict[str,
 
 def measure(folder: Path, world: Path, n: int, sheet: Path) -> dict[str, Any]:
     """Composition and reconstruction scores of a checkpoint on held-out scenes, and a sheet of judged pictures."""
-    from fourstroke.evaluate.composition import evaluate_composition
     from fourstroke.evaluate.reconstruction import evaluate_reconstruction
+    from fourstroke.world.judging.composition import evaluate_composition
 
     return {
         "composition": evaluate_composition(folder, world=world, n=n, sheet=sheet),

@@ -11,10 +11,10 @@ from fourstroke.enhance import rewards
 from fourstroke.enhance.checks import Lexicon
 from fourstroke.enhance.judge import HeldOutJudge, JudgeConfig, targets, train_judge
 from fourstroke.enhance.measure import Studio, text_scores, world_triplets
-from fourstroke.evaluate.judge import Verdict
 from fourstroke.evaluate.reading import Reading
 from fourstroke.world import World
 from fourstroke.world.graph import split_of
+from fourstroke.world.judging.judge import Verdict
 
 from ..conftest import build_tiny_pipeline
 from .conftest import SHAPES

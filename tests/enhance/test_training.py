@@ -21,11 +21,11 @@ from fourstroke.enhance.judge import JudgeConfig
 from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, world_triplets
 from fourstroke.enhance.protocol import messages, write_answer
 from fourstroke.enhance.small import SmallEnhancerConfig
-from fourstroke.evaluate.composition import CHOOSING
 from fourstroke.recipe import RecipeError, load_recipe
 from fourstroke.speedrun import Finished, train_enhancer
 from fourstroke.train.loop import RunConfig
 from fourstroke.world import World
+from fourstroke.world.judging.composition import CHOOSING
 
 from ..conftest import build_tiny_pipeline
 from .conftest import SETTINGS, SHAPES, TINY

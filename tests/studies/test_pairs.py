@@ -7,8 +7,8 @@ import itertools
 import pytest
 from studies.pairs import pairs, verdict
 
-from fourstroke.evaluate.judge import Detection, Judge, match
 from fourstroke.world import World, WorldConfig, split_of
+from fourstroke.world.judging.judge import Detection, Judge, match
 
 CONFIG = WorldConfig(sprites=0)  # shapes alone need no fonts
 WORLD = World(CONFIG)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from fourstroke.chance import generator
 from fourstroke.world import LANGUAGES, Background, Group, Object, Relation, Scene, Sign, World, WorldConfig
 from fourstroke.world.captions import caption_of
 from fourstroke.world.captions.english import ADJECTIVES, SCALES
 from fourstroke.world.captions.saying import kind_of, read_names, things_of
 from fourstroke.world.captions.wordings import read_wordings, wordings_of
-from fourstroke.world.chance import generator
 from tests.world.test_second_edition import CONFIG, WORLD
 
 ENGLISH = World(replace(CONFIG, languages=(1.0, 0.0, 0.0, 0.0)))

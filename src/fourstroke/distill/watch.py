@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from fourstroke.distill.monitors import CollapseLimits, Readings
-from fourstroke.evaluate.composition import CHOOSING, Prompt, draw, held_out_prompts, judge_pictures, summarise
 from fourstroke.evaluate.image_metrics import diversity, flat_noise, saturation, stack
-from fourstroke.evaluate.judge import Judge, Verdict
 from fourstroke.pipeline import Pipeline
 from fourstroke.ranges import Count, check_ranges
 from fourstroke.world import World, WorldConfig
 from fourstroke.world.graph import Scene
+from fourstroke.world.judging.composition import CHOOSING, Prompt, draw, held_out_prompts, judge_pictures, summarise
+from fourstroke.world.judging.judge import Judge, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)

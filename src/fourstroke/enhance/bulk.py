@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fourstroke.chance import stable_fraction
 from fourstroke.enhance.triplet import Caption, Engine, RejectedError, Triplet
 from fourstroke.textfile import TextError, check_text, parse_json, read_lines
-from fourstroke.world.chance import stable_fraction
 from fourstroke.world.graph import Scene
 
 LONGEST_ROW = 1_000_000

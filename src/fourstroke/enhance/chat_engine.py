@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fourstroke.chance import generator
 from fourstroke.enhance.checks import language_kept, quoted
 from fourstroke.enhance.degrade import PROBABILITIES, shape
 from fourstroke.enhance.endpoint import Endpoint, EndpointError
 from fourstroke.enhance.protocol import THINK_CLOSE, clean, json_objects
 from fourstroke.enhance.triplet import CATEGORIES, Caption, RejectedError, Step, Triplet
-from fourstroke.world.chance import generator
 
 STREAM = 4
 REFUSED = frozenset((400, 413, 422))

@@ -15,11 +15,11 @@ from math import gcd
 
 import numpy as np
 
+from fourstroke.chance import generator, pick
 from fourstroke.enhance import wording
 from fourstroke.enhance.checks import lost_words, quoted
 from fourstroke.enhance.triplet import Caption, RejectedError, Step, Triplet
 from fourstroke.world.caption import category_of, size_word, with_article
-from fourstroke.world.chance import generator, pick
 from fourstroke.world.graph import Scene, Split, split_of
 
 STREAM = 3

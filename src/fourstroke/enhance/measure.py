@@ -15,7 +15,6 @@ from fourstroke.enhance.degrade import WorldEngine
 from fourstroke.enhance.enhancer import EnhancerConfig, LocalModel
 from fourstroke.enhance.rewards import consistency, language, richness
 from fourstroke.enhance.triplet import Caption, Triplet
-from fourstroke.evaluate.judge import Judge
 from fourstroke.evaluate.statistics import Share, share
 from fourstroke.flow.sampler import seeded_noise
 from fourstroke.pipeline import Pipeline
@@ -23,6 +22,7 @@ from fourstroke.ranges import Fraction, check_ranges
 from fourstroke.text import PromptTooLong
 from fourstroke.world import BACKGROUND_COLOURS, SHAPE_COLOURS, SHAPES, World, WorldConfig
 from fourstroke.world.graph import Split
+from fourstroke.world.judging.judge import Judge
 from fourstroke.world.palette import BOARD_COLOURS
 
 

@@ -1,7 +1,7 @@
 """Rewards of the enhancer's reinforcement learning, each a plain function with a value in [0, 1].
 
 Qwen-Image-2.0 report: MLLM visual consistency, MLLM aesthetics and rule-based text constraints. In the drawn world the
-judge of pixels (`evaluate.judge`) takes the place of the first, and a statistic of the background the place of the
+judge of pixels (`world.judging.judge`) takes the place of the first, and a statistic of the background the place of the
 second; `mllm` asks a model that sees instead. Consistency is always measured against the facts of the *short*
 prompt. Each can be gamed alone, which is why they are several, and why a judge that is no reward looks on (`judge`).
 """
@@ -17,7 +17,7 @@ from PIL import Image
 from fourstroke.enhance.checks import Lexicon, language_kept, lost_words, quoted
 from fourstroke.enhance.endpoint import Endpoint, data_url
 from fourstroke.enhance.protocol import AnswerError, json_objects, parse_answer
-from fourstroke.evaluate.judge import Verdict
+from fourstroke.world.judging.judge import Verdict
 
 LIVELY = 24.0
 """Mean deviation from the median colour (of 255) in the frame of a picture at which richness is complete."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fourstroke.chance import pick
 from fourstroke.world.caption import (
     BESIDE_IT,
     OPENINGS,
@@ -20,7 +21,6 @@ from fourstroke.world.caption import (
     size_word,
     with_article,
 )
-from fourstroke.world.chance import pick
 from fourstroke.world.graph import INVERSE, Background, Scene, Sign, Split, is_held_out
 
 STYLES = dict(

@@ -26,14 +26,14 @@ from fourstroke.data.images import Images, crop_to_multiple
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import Device
 from fourstroke.evaluate.coders import forget_peak, load_autoencoder, load_coder, peak_memory
-from fourstroke.evaluate.composition import progress
+from fourstroke.evaluate.progress import progress
 from fourstroke.evaluate.reading import READING_SIDE, _reader, levenshtein
-from fourstroke.evaluate.world import find_world
 from fourstroke.files import save_image
 from fourstroke.image_io import ImageError
 from fourstroke.vae.losses import psnr
 from fourstroke.vae.lpips import SMALLEST, Lpips
 from fourstroke.world import World, WorldConfig
+from fourstroke.world.find import find_world
 from fourstroke.world.page import render_page
 
 __all__ = ["as_tensor", "evaluate_reconstruction", "load_autoencoder", "measure", "photographs", "ssim", "table"]

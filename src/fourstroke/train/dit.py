@@ -24,8 +24,6 @@ from fourstroke.data.cache import LatentCache, build_cache
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import autocast, pick_device
 from fourstroke.dit import Layout, Transformer, TransformerConfig
-from fourstroke.evaluate.composition import CHOOSING, draw, held_out_prompts, judge_pictures, summarise
-from fourstroke.evaluate.judge import Judge
 from fourstroke.files import save_image
 from fourstroke.flow import path
 from fourstroke.flow.schedule import ScheduleConfig
@@ -45,6 +43,8 @@ from fourstroke.vae import Autoencoder
 from fourstroke.world import World, WorldConfig
 from fourstroke.world.cells import UNKNOWN
 from fourstroke.world.graph import Split
+from fourstroke.world.judging.composition import CHOOSING, draw, held_out_prompts, judge_pictures, summarise
+from fourstroke.world.judging.judge import Judge
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,6 @@ from fourstroke.enhance.enhancer import LocalModel, PromptEnhancer, render
 from fourstroke.enhance.judge import HeldOutJudge, JudgeConfig, train_judge
 from fourstroke.enhance.measure import Shares, Studio, answers, rewrites, world_triplets
 from fourstroke.enhance.triplet import Triplet
-from fourstroke.evaluate.composition import CHOOSING
 from fourstroke.files import atomic_folder, write_json
 from fourstroke.parallel.mesh import require_one_process
 from fourstroke.pipeline import Pipeline
@@ -38,6 +37,7 @@ from fourstroke.recipe import resolved
 from fourstroke.train.enhance_sft import Watchman, arguments, finish, import_trl, show, started
 from fourstroke.train.loop import RunConfig
 from fourstroke.world import WorldConfig
+from fourstroke.world.judging.composition import CHOOSING
 
 RewardFunction = Callable[..., list[float]]
 NOISES = 2**32

@@ -17,8 +17,8 @@ from fourstroke.data.stream import batches, pixels
 from fourstroke.device import autocast, pick_device
 from fourstroke.ranges import Count, Natural, check_ranges
 from fourstroke.recipe import resolved
+from fourstroke.train.labels import known_cross_entropy
 from fourstroke.train.loop import RunConfig, Trainer
-from fourstroke.train.naming import known_cross_entropy
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork
 from fourstroke.world import Sample, World, WorldConfig

@@ -11,11 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from fourstroke.parallel.collectives import all_reduce_mean
-from fourstroke.parallel.mesh import world_size
+from fourstroke.train.labels import known_cross_entropy
 from fourstroke.vae.features import SemanticConfig
 from fourstroke.world import Scene, World
 from fourstroke.world.cells import UNKNOWN, cell_labels, cell_names, letter_labels
@@ -68,13 +66,3 @@ class CellNaming:
             else:
                 losses[name] = known_cross_entropy(part, target)
         return losses
-
-
-def known_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross entropy of logits (b, classes, ...) over the targets (b, ...) that are not UNKNOWN; 0 of none.
-
-    On several ranks it is divided by the mean of their counts, so that the mean over ranks is that over all targets.
-    """
-    total = F.cross_entropy(logits, target, ignore_index=UNKNOWN, reduction="sum")
-    known = all_reduce_mean({"count": (target != UNKNOWN).sum()})["count"]
-    return total / known.clamp_min(1 / world_size())

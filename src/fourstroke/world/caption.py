@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fourstroke.world.chance import pick
+from fourstroke.chance import pick
 from fourstroke.world.graph import INVERSE, Object, Scene, Sign
 from fourstroke.world.sprites import FACES
 

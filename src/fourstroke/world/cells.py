@@ -64,23 +64,29 @@ def cell_labels(scenes: Sequence[Scene], names: CellNames) -> CellLabels:
 
 
 def letter_labels(scene: Scene, alphabet: str) -> Tensor:
-    """Which letter of the sign stands in each square of 8 pixels, (height / 8, width / 8) int64.
+    """Which letter of the sign stands in each square of 8 pixels (`letter_squares`)."""
+    boxes = [] if scene.sign is None else letter_boxes(scene.sign, scene.width, scene.height)
+    return letter_squares(boxes, scene.width, scene.height, alphabet)
 
-    Counted from 1 in the alphabet, 0 for none, UNKNOWN for a letter that the alphabet lacks. Of several the one whose
-    box covers most of the square stands there.
+
+def letter_squares(boxes: Sequence[tuple[str, Sequence[float]]], width: int, height: int, alphabet: str) -> Tensor:
+    """Which letter stands in each square of 8 pixels, (height / 8, width / 8) int64.
+
+    Counted from 1 in the alphabet, 0 for none, UNKNOWN for a letter that the alphabet lacks; a capital that it lacks
+    counts as the small letter. Of several the one whose box (left, top, right, bottom) covers most of the square stands
+    there.
     """
-    rows, columns = scene.height // SQUARE, scene.width // SQUARE
+    rows, columns = height // SQUARE, width // SQUARE
     labels = torch.zeros((rows, columns), dtype=torch.int64)
-    if scene.sign is None:
-        return labels
     most = torch.full((rows, columns), COVERED * SQUARE)
     y, x = torch.arange(rows)[:, None] * SQUARE, torch.arange(columns)[None] * SQUARE
-    for letter, (left, top, right, bottom) in letter_boxes(scene.sign, scene.width, scene.height):
+    for letter, (left, top, right, bottom) in boxes:
         across = (x + SQUARE).clamp_max(right) - x.clamp_min(left)
         down = (y + SQUARE).clamp_max(bottom) - y.clamp_min(top)
         covered = across.clamp_min(0) * down.clamp_min(0) / SQUARE
         inside = covered > most
-        labels[inside] = alphabet.index(letter) + 1 if letter in alphabet else UNKNOWN
+        forms = [form for form in (letter, letter.lower()) if len(form) == 1 and form in alphabet]
+        labels[inside] = alphabet.index(forms[0]) + 1 if forms else UNKNOWN
         most = torch.maximum(most, covered)
     return labels
 

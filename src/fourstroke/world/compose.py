@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from fourstroke.world.chance import pick, pick_weighted, uniform
+from fourstroke.chance import pick, pick_weighted, uniform
 from fourstroke.world.graph import Background, Object, Relation, Scene, Sign
 from fourstroke.world.palette import BACKGROUND_COLOURS, BOARD_COLOURS, INK_OF_BOARD, SHAPE_COLOURS, stands_out
 from fourstroke.world.words import SIGN_FONTS

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fourstroke.chance import pick, pick_weighted, uniform
 from fourstroke.world.atlas import STYLES
-from fourstroke.world.chance import pick, pick_weighted, uniform
 from fourstroke.world.compose import (
     PREDICATES,
     Spot,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from fourstroke.world.chance import stable_fraction
+from fourstroke.chance import stable_fraction
 
 Split = Literal["train", "heldout"]
 HELD_OUT_SHARE = 0.1

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
+from fourstroke.chance import generator, pick
 from fourstroke.fonts import load_font
-from fourstroke.world.chance import generator, pick
 from fourstroke.world.compose import draw_background
 from fourstroke.world.graph import Split
 from fourstroke.world.palette import BACKGROUND_COLOURS, INKS, RGB, SHAPE_COLOURS, distance

@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
+from fourstroke.chance import pick, uniform
 from fourstroke.world.atlas import sprite_picture
-from fourstroke.world.chance import pick, uniform
 from fourstroke.world.compose import Spot
 from fourstroke.world.graph import Background, Object, Scale, Style
 from fourstroke.world.palette import BACKGROUND_COLOURS

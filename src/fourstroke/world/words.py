@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fourstroke.world.chance import pick
+from fourstroke.chance import pick
 from fourstroke.world.graph import Split, is_held_out
 
 SIGN_FONTS: dict[str, dict[str, str]] = {  # script -> name as captions say it -> file

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fourstroke.chance import generator, pick, pick_weighted
 from fourstroke.ranges import Count, Fraction, NonNegative, check_ranges
 from fourstroke.world.atlas import STYLES, choose_things, styles_of
 from fourstroke.world.caption import describe_richly, describe_shortly
 from fourstroke.world.captions import LANGUAGES, Language, Wordings, caption_of
-from fourstroke.world.chance import generator, pick, pick_weighted
 from fourstroke.world.compose import (
     arrange,
     arrange_beside_sign,

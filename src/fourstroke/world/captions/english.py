@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fourstroke.chance import pick
 from fourstroke.world.caption import BESIDE_IT, PLACE_PHRASES, RELATION_PHRASES, SIDE_OF, with_article
 from fourstroke.world.captions.saying import (
     StyleSaid,
@@ -17,7 +18,6 @@ from fourstroke.world.captions.saying import (
     style_said,
 )
 from fourstroke.world.captions.wordings import Wordings, choose_wording
-from fourstroke.world.chance import pick
 from fourstroke.world.graph import INVERSE, Background, Scene, Sign
 
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}

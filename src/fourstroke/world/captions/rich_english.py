@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fourstroke.chance import pick
 from fourstroke.world.caption import PLACE_PHRASES, RELATION_PHRASES, size_word, with_article
 from fourstroke.world.captions.english import fields_of, noun_of
 from fourstroke.world.captions.saying import Thing, fill, kind_of, one_of, things_of
 from fourstroke.world.captions.wordings import Wordings, choose_wording
-from fourstroke.world.chance import pick
 from fourstroke.world.graph import Scene, Sign
 
 TEXTURES = {

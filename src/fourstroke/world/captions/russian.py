@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from fourstroke.chance import pick
 from fourstroke.world.captions.saying import (
     StyleSaid,
     Thing,
@@ -19,7 +20,6 @@ from fourstroke.world.captions.saying import (
     style_said,
 )
 from fourstroke.world.captions.wordings import Wordings, choose_wording
-from fourstroke.world.chance import pick
 from fourstroke.world.graph import Scene
 
 NUMBERS = {"m": ("два", "три", "четыре"), "f": ("две", "три", "четыре"), "pl": ("двое", "трое", "четверо")}

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fourstroke.chance import pick
 from fourstroke.world.atlas import INDEX
-from fourstroke.world.chance import pick
 from fourstroke.world.graph import INVERSE, Scale, Scene, place_of
 
 StyleSaid = Literal["each", "all", "none"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fourstroke.chance import pick
 from fourstroke.world.captions.saying import (
     StyleSaid,
     Thing,
@@ -17,7 +18,6 @@ from fourstroke.world.captions.saying import (
     style_said,
 )
 from fourstroke.world.captions.wordings import Wordings, choose_wording
-from fourstroke.world.chance import pick
 from fourstroke.world.graph import Scene
 
 NUMBERS = {2: "dos", 3: "tres", 4: "cuatro"}

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from fourstroke.world.chance import pick, stable_fraction
+from fourstroke.chance import pick, stable_fraction
 
 Wordings = Literal["trained", "heldout"]
 FOLDER = Path(__file__).parent / "wordings"

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from fourstroke.chance import pick, uniform
 from fourstroke.world.atlas import styles_of
-from fourstroke.world.chance import pick, uniform
 from fourstroke.world.compose import draw_background
 from fourstroke.world.edits.graph import Edit, EditKind, changed, title_of, unit_of, without
 from fourstroke.world.graph import INVERSE, Background, Object, Relation, Scene, Split, Style, split_of

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fourstroke.chance import pick
 from fourstroke.world.caption import PLACE_PHRASES, RELATION_PHRASES, with_article
 from fourstroke.world.captions.english import ADJECTIVES, NUMBERS, STYLE_NOUNS, background_phrase
 from fourstroke.world.captions.saying import read_names
 from fourstroke.world.captions.wordings import Wordings, choose_wording
-from fourstroke.world.chance import pick
 from fourstroke.world.edits.graph import Edit, unit_of
 from fourstroke.world.graph import INVERSE, Background, Scene
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fourstroke.chance import generator, pick_weighted
 from fourstroke.ranges import NonNegative, check_ranges
 from fourstroke.world.captions.wordings import Wordings
-from fourstroke.world.chance import generator, pick_weighted
 from fourstroke.world.edits.drawing import draw_edit
 from fourstroke.world.edits.graph import KINDS, Edit
 from fourstroke.world.edits.instruction import instruct

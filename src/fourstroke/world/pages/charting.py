@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fourstroke.world.chance import pick
+from fourstroke.chance import pick
 from fourstroke.world.pages.draft import Draft, Frame
 from fourstroke.world.pages.graph import Align, Chart, place_of
 from fourstroke.world.pages.marks import bar_boxes, slots

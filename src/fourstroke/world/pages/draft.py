@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from fourstroke.chance import pick
 from fourstroke.world.atlas import THINGS, sprite_picture, styles_of
-from fourstroke.world.chance import pick
 from fourstroke.world.graph import Split
 from fourstroke.world.pages.colours import THEMES, Theme, differ, stand_out
 from fourstroke.world.pages.graph import Accent, Align, Chart, Page, PageKind, Picture, Role, TextLine, place_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fourstroke.world.chance import pick
+from fourstroke.chance import pick
 from fourstroke.world.pages.charting import place_chart
 from fourstroke.world.pages.draft import Draft, Frame, Valign
 from fourstroke.world.pages.graph import Align, Role

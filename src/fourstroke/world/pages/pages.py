@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fourstroke.chance import generator, pick_weighted
 from fourstroke.ranges import Count, NonNegative, check_ranges
 from fourstroke.world.atlas import STYLES
-from fourstroke.world.chance import generator, pick_weighted
 from fourstroke.world.graph import Split
 from fourstroke.world.pages.caption import describe_page_shortly
 from fourstroke.world.pages.cards import compose_menu, compose_sign, compose_ticket

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fourstroke.chance import pick
 from fourstroke.world.atlas import INDEX
-from fourstroke.world.chance import pick
 from fourstroke.world.graph import Split, is_held_out
 from fourstroke.world.pages.type import CrowdedError
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fourstroke.world.chance import pick, stable_fraction
+from fourstroke.chance import pick, stable_fraction
 from fourstroke.world.graph import Split
 
 HELD_OUT_WORDINGS = 0.2

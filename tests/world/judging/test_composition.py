@@ -10,7 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fourstroke.evaluate.composition import (
+from fourstroke.evaluate.reading import compare
+from fourstroke.folder import ModelInfo
+from fourstroke.pipeline import Output, Pipeline
+from fourstroke.world import World, WorldConfig, split_of
+from fourstroke.world.find import find_world
+from fourstroke.world.judging.composition import (
     ROWS,
     Prompt,
     evaluate_composition,
@@ -22,12 +27,7 @@ from fourstroke.evaluate.composition import (
     table,
     verdict_sheet,
 )
-from fourstroke.evaluate.judge import Judge, Verdict
-from fourstroke.evaluate.reading import compare
-from fourstroke.evaluate.world import find_world
-from fourstroke.folder import ModelInfo
-from fourstroke.pipeline import Output, Pipeline
-from fourstroke.world import World, WorldConfig, split_of
+from fourstroke.world.judging.judge import Judge, Verdict
 
 SHAPES_ONLY = WorldConfig(sprites=0)
 WORLD = World(SHAPES_ONLY)

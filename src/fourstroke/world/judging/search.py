@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from fourstroke.evaluate.templates import RING, Templates, blur
+from fourstroke.world.judging.templates import RING, Templates, blur
 
 Thing = tuple[str, bool]
 """A name and whether it is a shape."""

@@ -7,9 +7,8 @@ pipeline or from anywhere else, for example from the world itself, which tells h
 from __future__ import annotations
 
 import math
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,19 +18,19 @@ from PIL import Image
 
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import Device
-from fourstroke.evaluate.judge import Judge, Verdict
+from fourstroke.evaluate.progress import OnPicture, progress
 from fourstroke.evaluate.statistics import Share, share
-from fourstroke.evaluate.world import find_world
 from fourstroke.files import save_image
 from fourstroke.flow.sampler import seeded_noise
 from fourstroke.folder import find_model
 from fourstroke.pipeline import Pipeline
 from fourstroke.seeds import check_seed
 from fourstroke.world import World, WorldConfig
+from fourstroke.world.find import find_world
 from fourstroke.world.graph import Scene, Split
+from fourstroke.world.judging.judge import Judge, Verdict
 
 Captions = Literal["mixed", "short", "rich"]
-OnPicture = Callable[[int, int], None]
 SHEET_PICTURES = 32
 CHOOSING = 1 << 20
 """Held-out seeds by which checkpoints are chosen start here, so that none is chosen by what it is tested on."""
@@ -223,16 +222,3 @@ def verdict_sheet(
     shown = list(pictures[:SHEET_PICTURES])
     upscale = max(1, 256 // max(shown[0].shape[:2]))
     return contact_sheet(shown, texts, columns=min(4, len(shown)), upscale=upscale)
-
-
-def progress(label: str) -> OnPicture:
-    """Prints pictures done and the time left on standard error."""
-    start = time.perf_counter()
-
-    def on_picture(done: int, total: int) -> None:
-        left = (time.perf_counter() - start) / done * (total - done)
-        end = "\n" if done == total else ""
-        if end or sys.stderr.isatty():
-            print(f"\r{label} {done}/{total}, {left:.0f} s left  ", end=end, file=sys.stderr, flush=True)
-
-    return on_picture

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from fourstroke.evaluate.composition import held_out_prompts, judge_pictures, summarise
-from fourstroke.evaluate.judge import Judge, match, nearest_shape_colour
 from fourstroke.evaluate.reading import compare, levenshtein
 from fourstroke.world import World, WorldConfig
 from fourstroke.world.graph import INVERSE, Background, Object, Relation, Scene, Sign
+from fourstroke.world.judging.composition import held_out_prompts, judge_pictures, summarise
+from fourstroke.world.judging.judge import Judge, match, nearest_shape_colour
 from fourstroke.world.palette import SHAPE_COLOURS
 
 MICRO = WorldConfig()

@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 
 from fourstroke.evaluate.reading import Reading, compare, read_line
-from fourstroke.evaluate.search import FINE, Candidate, Thing, search
 from fourstroke.world import World, WorldConfig
 from fourstroke.world.compose import SHAPES
 from fourstroke.world.graph import Background, Object, Scene
+from fourstroke.world.judging.search import FINE, Candidate, Thing, search
 from fourstroke.world.palette import BACKGROUND_COLOURS, SHAPE_COLOURS
 from fourstroke.world.render import light_field
 

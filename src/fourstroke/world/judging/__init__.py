@@ -1,0 +1,1 @@
+"""Whether pictures show what the world's prompts ask for."""
