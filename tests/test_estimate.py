@@ -18,7 +18,7 @@ from fourstroke.estimate import (
     estimate_distillation,
     forward_cost,
 )
-from fourstroke.nn.lora import add_adapters
+from fourstroke.lora import LoraConfig, add_lora, lora_parameters
 from fourstroke.recipe import load_recipe
 from fourstroke.train.distill import DistillRecipe
 
@@ -49,8 +49,8 @@ def test_operations_are_twice_the_weights_for_every_token():
 
 def test_an_adapter_is_counted_right():
     model = Transformer(SMALL)
-    add_adapters(model, 4, ("a",))
-    assert adapter_parameters(SMALL, 4) == sum(p.numel() for n, p in model.named_parameters() if n.endswith(".a"))
+    add_lora(model, LoraConfig(rank=4))
+    assert adapter_parameters(SMALL, 4) == sum(p.numel() for p in lora_parameters(model).values())
 
 
 def test_the_open_weights_as_an_adapter_fit_one_large_gpu(capsys):

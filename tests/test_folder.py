@@ -16,7 +16,7 @@ from fourstroke.checkpoint import CheckpointError
 from fourstroke.cli import main
 from fourstroke.estimate import estimate_recipe
 from fourstroke.evaluate.coders import load_coder
-from fourstroke.folder import ADAPTER, ADAPTER_WEIGHTS, read_info, save_adapter
+from fourstroke.folder import ADAPTER, ADAPTER_WEIGHTS, read_info, write_base, write_info
 
 LAYER = "transformer_blocks.0.attn.to_q"
 A, B = (f"transformer.{LAYER}.lora_{side}.weight" for side in "AB")
@@ -27,7 +27,9 @@ def _adapter(where: Path, base: str | Path, tiny: Pipeline, size: float = 0.1) -
     torch.manual_seed(3)
     width = tiny.transformer.config.width
     tensors = {A: torch.randn(2, width), B: size * torch.randn(width, 2)}
-    save_adapter(where, str(base), tiny.info, tensors)
+    write_base(where, str(base))
+    write_info(where, tiny.info)
+    save_file(tensors, where / ADAPTER / ADAPTER_WEIGHTS)
     return where
 
 

@@ -18,7 +18,7 @@ TIERS = (
     {"nn"},
     {"vae", "dit", "text", "flow"},
     {"folder"},
-    {"lora", "enhancer", "adapter"},
+    {"lora", "enhancer"},
     {"sizes"},
     {"pipeline"},
     {"pictures", "data", "parallel"},

@@ -20,8 +20,7 @@ from fourstroke.distill.batch import Batches
 from fourstroke.distill.prompts import PromptSet
 from fourstroke.distill.rollout import bind
 from fourstroke.flow.sampler import seeded_noise
-from fourstroke.folder import save_adapter
-from fourstroke.nn.lora import adapter_tensors, add_adapters
+from fourstroke.lora import LoraConfig, add_lora, save_adapter
 from fourstroke.world import WorldConfig
 
 from .conftest import build_tiny_pipeline
@@ -67,8 +66,8 @@ def test_the_factor_is_the_autoencoders_and_stands_nowhere_else(coarse, tmp_path
     loaded = Pipeline.from_pretrained(tmp_path / "m", device="cpu")
     assert loaded.info.factor == 32
     assert differ(loaded("a cat", seed=3).images[0], coarse("a cat", seed=3).images[0]) <= 1
-    add_adapters(loaded.transformer, 2, ("student",))
-    save_adapter(tmp_path / "a", str(tmp_path / "m"), loaded.info, adapter_tensors(loaded.transformer, "student"))
+    add_lora(loaded.transformer, LoraConfig(rank=2))
+    save_adapter(tmp_path / "a", str(tmp_path / "m"), loaded.info, loaded.transformer)
     assert Pipeline.from_pretrained(tmp_path / "a", device="cpu").info.factor == 32
 
 

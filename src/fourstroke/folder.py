@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-from torch import Tensor
-
 from fourstroke.checkpoint import CheckpointError, config_of, read_json
 from fourstroke.files import user_path, write_json
 from fourstroke.flow.schedule import fixed_sigmas
@@ -84,16 +81,20 @@ def find_model(model: str | Path | None) -> Path:
     if user_path(model).exists():
         raise CheckpointError(f"{model} has no model_index.json: name the folder that holds transformer/ and vae/")
     if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "~", "/")):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
-        try:
-            return Path(snapshot_download(model, allow_patterns=patterns))
-        except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CheckpointError(f"{model} is no folder here and cannot be had from the hub: {reason}") from None
+        return from_hub(model, ["*.json", "*.safetensors", "*.txt", "*.jinja"])
     raise CheckpointError(f"no model at {model}; name a folder with a model_index.json, or a hub id like owner/name")
+
+
+def from_hub(repository: str, patterns: list[str]) -> Path:
+    """The folder of those files of a hub repository that match; raises `CheckpointError` if it cannot be had."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=patterns))
+    except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{repository} is no folder here and cannot be had from the hub: {reason}") from None
 
 
 def read_info(folder: Path) -> ModelInfo:
@@ -160,19 +161,16 @@ class _Base:
             raise ValueError("base is empty; name the folder or hub id of the model that this adapts")
 
 
-def save_adapter(folder: Path, base: str, info: ModelInfo, tensors: dict[str, Tensor]) -> None:
-    """Write a checkpoint that is an adapter of the model `base`; `from_pretrained` merges the two.
+def write_base(folder: Path, base: str) -> None:
+    """Make a checkpoint in `folder` an adapter of the model `base`.
 
-    diffusers reads its `lora/` with `load_lora_weights`. A base in a folder is named by its whole path, so that it is
-    found from everywhere; a bundled one by its name, and one from the hub by its id.
+    A base in a folder is named by its whole path, so that it is found from everywhere; a bundled one by its name, and
+    one from the hub by its id.
     """
     if (user_path(base) / "model_index.json").exists():
         whole = user_path(base).resolve()
         base = whole.name if whole.parent in [root.resolve() for root in _bundles()] else str(whole)
-    (folder / ADAPTER).mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / ADAPTER / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     write_json(folder / ADAPTER / "adapter.json", {"base": base})
-    write_info(folder, info)
 
 
 def write_info(folder: Path, info: ModelInfo) -> None:

@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fourstroke.adapter import read_adapter
 from fourstroke.arguments import MAX_GUIDANCE, real, shown, texts, whole
 from fourstroke.checkpoint import CheckpointError
 from fourstroke.device import Device, find_device, weights_dtype
@@ -40,7 +39,7 @@ from fourstroke.folder import (
     read_info,
     write_info,
 )
-from fourstroke.nn.lora import merge
+from fourstroke.lora import LoraLoader, is_merged, merge, read_lora, without_factors
 from fourstroke.seeds import Seeds, following, seeds_of
 from fourstroke.sizes import fit, shaped, sized, tokens_per_slot
 from fourstroke.text import TextEncoder
@@ -68,8 +67,10 @@ class Output:
     enhanced: list[Enhanced] = field(default_factory=list)
 
 
-class Pipeline:
-    """Draws pictures from words (and input images) with one checkpoint."""
+class Pipeline(LoraLoader):
+    """Draws pictures from words (and input images) with one checkpoint, and adapters of it."""
+
+    transformer: Transformer
 
     def __init__(
         self,
@@ -106,7 +107,7 @@ class Pipeline:
         info, schedule = read_info(folders[0]), ScheduleConfig.from_pretrained(part(folders, "scheduler"))
         base, enhancer = folders[-1], part(folders, ENHANCER)
         transformer = Transformer.from_pretrained(base / "transformer", dtype=None)  # rounded after adapters are added
-        merge(transformer, [read_adapter(f / ADAPTER / ADAPTER_WEIGHTS, transformer) for f in folders[:-1]], dtype)
+        merge(transformer, [read_lora(f / ADAPTER / ADAPTER_WEIGHTS, transformer) for f in folders[:-1]], dtype)
         transformer.to(device=device, dtype=dtype)
         autoencoder = Autoencoder.from_pretrained(base / "vae", dtype=dtype, device=device)
         text_encoder = TextEncoder.from_pretrained(
@@ -119,12 +120,18 @@ class Pipeline:
             raise CheckpointError(f"{base / 'transformer'}: {error}") from None
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the whole checkpoint into `folder`, complete or not at all.
+        """Write the whole checkpoint into `folder`, complete or not at all; merged adapters are part of the weights.
 
         Raises:
+            ValueError: adapters are loaded and not merged.
             FolderError: unless the folder is new, empty, or holds an earlier save and nothing else.
         """
-        with model_folder(folder, *INDEX) as partial:
+        if any(self.loras.values()) and not is_merged(self.transformer):
+            raise ValueError(
+                f"a checkpoint does not hold the loaded adapters ({', '.join(self.loras)}): merge_lora() first, or "
+                "unload_lora()"
+            )
+        with model_folder(folder, *INDEX) as partial, without_factors(self.transformer):
             self.transformer.save_pretrained(partial / "transformer")
             self.autoencoder.save_pretrained(partial / "vae")
             self.text_encoder.save_pretrained(partial / "text_encoder", partial / "processor")

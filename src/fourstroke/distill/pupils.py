@@ -6,14 +6,13 @@ import contextlib
 import copy
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from fourstroke.distill.batch import Batch
 from fourstroke.distill.rollout import bind
 from fourstroke.dit import Transformer
 from fourstroke.flow.sampler import Velocity
-from fourstroke.nn.lora import active, add_adapters, factors
+from fourstroke.lora import LoraConfig, active_lora, add_lora, lora_module
 from fourstroke.parallel.sharding import Sharded
 from fourstroke.pipeline import Pipeline
 
@@ -36,11 +35,11 @@ class Pupils:
         self.models: dict[str, nn.Module]
         self._student: Sharded[Transformer] | None = None
         if lora_rank:
-            torch.manual_seed(seed)  # every rank starts from the same factors
-            add_adapters(base, lora_rank, ("student", "fake"))
+            for name in ("student", "fake"):
+                add_lora(base, LoraConfig(rank=lora_rank), name, seed)
             self._base = Sharded(base, CALLED)
             self.student = self.fake = base
-            self.models = {name: factors(base, name) for name in ("student", "fake")}
+            self.models = {name: lora_module(base, name) for name in ("student", "fake")}
         else:  # each is split before the next is made: a GPU need never hold three whole ones
             self._student = Sharded(copy.deepcopy(base).requires_grad_(True), CALLED)
             fake = Sharded(copy.deepcopy(base).requires_grad_(True), CALLED)
@@ -53,7 +52,7 @@ class Pupils:
 
     def active(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Within the block the transformer with adapters is this pupil."""
-        return active(self.teacher.transformer, name) if self.lora_rank else contextlib.nullcontext()
+        return active_lora(self.teacher.transformer, name) if self.lora_rank else contextlib.nullcontext()
 
     def bind(self, name: str, batch: Batch, repeats: int) -> Velocity:
         """The velocity of a pupil under a batch, `repeats` rows for each of its prompts."""

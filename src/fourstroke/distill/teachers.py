@@ -20,7 +20,7 @@ from torch import Tensor
 from fourstroke.distill.rollout import Inputs, bind
 from fourstroke.dit.layout import Grid
 from fourstroke.flow.sampler import Velocity, guided
-from fourstroke.nn.lora import active
+from fourstroke.lora import active_lora
 from fourstroke.pipeline import Pipeline
 from fourstroke.ranges import Fraction, NonNegative, check_ranges
 from fourstroke.text import TextFeatures
@@ -95,7 +95,7 @@ class Teacher:
         """
         model, encoder = self.pipe.transformer, self.pipe.text_encoder
         text = encoder.encode(prompts, pictures) if text is None else text
-        with active(model, None):  # a student may live in it as an adapter
+        with active_lora(model, None):  # a student may live in it as an adapter
             velocity = bind(model, text, grid, repeats, inputs)
             if self.guidance != 1.0:
                 if pictures is None:
@@ -105,7 +105,7 @@ class Teacher:
                 velocity = guided(velocity, nothing, self.guidance)
 
         def plain(x: Tensor, t: Tensor) -> Tensor:
-            with active(model, None):
+            with active_lora(model, None):
                 return velocity(x, t)
 
         return plain

@@ -45,8 +45,8 @@ from fourstroke.files import atomic_folder, save_image, write_json
 from fourstroke.flow import path
 from fourstroke.flow.sampler import NonFiniteError, Velocity
 from fourstroke.flow.schedule import UNSHIFTED, fixed_sigmas
-from fourstroke.folder import ModelInfo, save_adapter
-from fourstroke.nn.lora import adapter_tensors
+from fourstroke.folder import ModelInfo
+from fourstroke.lora import save_adapter
 from fourstroke.parallel.collectives import local_rows, rank0_first
 from fourstroke.parallel.mesh import process_group, world_size
 from fourstroke.parallel.sharding import Sharded
@@ -334,8 +334,7 @@ class DistillStage:
         assert self.best is not None
         with atomic_folder(self.recipe.run.out / BEST) as partial:
             if self.recipe.lora_rank:
-                tensors = adapter_tensors(self.student, "student")
-                save_adapter(partial, self.recipe.teacher, self._info(), tensors)
+                save_adapter(partial, self.recipe.teacher, self._info(), self.student, "student")
                 pipe.schedule.save_pretrained(partial / "scheduler")
             else:
                 pipe.save_pretrained(partial)

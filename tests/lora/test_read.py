@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fourstroke.adapter import read_adapter
 from fourstroke.checkpoint import CheckpointError, write_json
-from fourstroke.nn.lora import LowRank, merge
+from fourstroke.lora import LowRank, merge, read_lora
 
 LAYERS = ("transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_out.0")
 RANK = 4
@@ -57,7 +56,7 @@ def _merged(folder, tensors, metadata=None, config=None):
     if config is not None:
         write_json(folder / "adapter_config.json", config)
     model = _model()
-    merge(model, [read_adapter(file, model)])
+    merge(model, [read_lora(file, model)])
     return model
 
 
@@ -127,7 +126,7 @@ def test_merged_is_what_peft_merges(tmp_path, options):
     saved = json.loads((tmp_path / "adapter_config.json").read_text())
     write_json(tmp_path / "adapter_config.json", saved | {"init_lora_weights": True})  # random here, to have a change
     model = _model()
-    merge(model, [read_adapter(tmp_path / "adapter_model.safetensors", model)])
+    merge(model, [read_lora(tmp_path / "adapter_model.safetensors", model)])
     theirs = adapted.merge_and_unload().state_dict()
     assert any(not torch.equal(theirs[key], value) for key, value in _model().state_dict().items())
     for key, value in model.state_dict().items():

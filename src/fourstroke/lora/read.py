@@ -1,4 +1,4 @@
-"""Reads an adapter's file: low-rank changes of a transformer's linear layers, whoever wrote them.
+"""Reads the file of an adapter: low-rank changes of a transformer's linear layers, whoever wrote them.
 
 Understood are the names of diffusers and PEFT (`lora_A`, `lora_B`), of ComfyUI's prefix and of kohya's scripts
 (`lora_down`, `lora_up`, underscores for dots), with alpha in `.alpha` tensors, in the file's own metadata, as diffusers
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fourstroke.checkpoint import CheckpointError, config_of, open_tensors, read_json
-from fourstroke.nn.lora import LowRank
+from fourstroke.lora.layers import LowRank
 
 PREFIX = re.compile(r"(base_model\.model\.)?(model\.)?(transformer\.|diffusion_model\.|lora_unet_|lora_transformer_)?")
 PART = re.compile(
@@ -45,7 +45,7 @@ NOTES = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterConfig:
+class PeftConfig:
     """The keys of PEFT's `LoraConfig` that decide what a file's factors are multiplied with."""
 
     r: int | None = None
@@ -74,7 +74,7 @@ class AdapterConfig:
         return 1.0 if alpha is None else alpha / (rank**0.5 if self.use_rslora else rank)
 
 
-def read_adapter(file: Path, model: nn.Module) -> dict[str, LowRank]:
+def read_lora(file: Path, model: nn.Module) -> dict[str, LowRank]:
     """The changes of `model`'s linear layers, by name, that a safetensors file holds.
 
     Raises:
@@ -87,7 +87,7 @@ def read_adapter(file: Path, model: nn.Module) -> dict[str, LowRank]:
     try:
         found = _parts(tensors, model)
         alphas = [key for key in tensors if key.endswith(".alpha")]
-        if alphas and config != AdapterConfig():
+        if alphas and config != PeftConfig():
             raise ValueError("has alpha both as tensors and in its config; keep one of them")
         network = metadata.get("ss_network_alpha")  # a note of kohya's scripts, which write the tensors as well
         if network is not None and not alphas and network != metadata.get("ss_network_dim"):
@@ -121,7 +121,7 @@ def _parts(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, dict[st
     return found
 
 
-def _change(layer: str, parts: Mapping[str, Tensor], config: AdapterConfig, model: nn.Module) -> LowRank:
+def _change(layer: str, parts: Mapping[str, Tensor], config: PeftConfig, model: nn.Module) -> LowRank:
     if missing := {"down", "up"} - parts.keys():
         raise ValueError(f"is incomplete: {layer} lacks {'lora_A' if 'down' in missing else 'lora_B'}")
     down, up, weight = parts["down"], parts["up"], model.get_parameter(f"{layer}.weight")
@@ -138,7 +138,7 @@ def _change(layer: str, parts: Mapping[str, Tensor], config: AdapterConfig, mode
     return LowRank(down, up, float(parts["alpha"]) / rank)
 
 
-def _config(file: Path, metadata: Mapping[str, str]) -> AdapterConfig:
+def _config(file: Path, metadata: Mapping[str, str]) -> PeftConfig:
     """From the file's metadata, or from `adapter_config.json` beside it; where there are both they agree."""
     if strange := sorted(k for k in metadata if "alpha" in k.lower() and k != "ss_network_alpha"):
         raise CheckpointError(f"the adapter {file} has {strange[0]} in its metadata, which is not known here")
@@ -157,15 +157,15 @@ def _config(file: Path, metadata: Mapping[str, str]) -> AdapterConfig:
         configs.append(_config_of(read_json(beside), str(beside)))
     if len(configs) == 2 and configs[0] != configs[1]:
         raise CheckpointError(f"the adapter {file} says another strength in its metadata than {beside}; keep one")
-    return configs[0] if configs else AdapterConfig()
+    return configs[0] if configs else PeftConfig()
 
 
-def _config_of(values: Mapping[str, Any], source: str) -> AdapterConfig:
+def _config_of(values: Mapping[str, Any], source: str) -> PeftConfig:
     """Strictly: of PEFT's many switches those that are off pass, since they say what was not done."""
     values = {k: v for k, v in values.items() if v is not None and v is not False and v not in ({}, [])}
     starts = [True, "gaussian", "eva", "orthogonal"]  # others change the weights that the factors are added to
     only: dict[str, list[Any]] = {"peft_type": ["LORA"], "bias": ["none"], "init_lora_weights": starts}
-    return config_of(AdapterConfig, values, source, only=only, notes=NOTES)
+    return config_of(PeftConfig, values, source, only=only, notes=NOTES)
 
 
 def _by_pattern(patterns: Mapping[str, Any], layer: str, otherwise: Any) -> Any:
