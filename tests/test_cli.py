@@ -10,11 +10,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fourstroke import Pipeline
 from fourstroke.cli import main
 from fourstroke.commands import _open
+from fourstroke.lora import LoraConfig, add_lora, lora_parameters, save_lora
 
 CAFE = os.fsdecode(b"caf\xe9")
 """An argument in Latin-1, as Python hands it over."""
@@ -54,6 +56,29 @@ def test_generate_writes_pictures_that_tell_their_recipe(tiny_folder, tmp_path, 
     assert recipe["num_inference_steps"] >= 1
     assert recipe["background"] == "opaque"
     assert Image.open(tmp_path / "sheet.png").width > 128
+
+
+def test_adapters_are_loaded_and_told(tiny_folder, tmp_path, capsys):
+    pipe = Pipeline.from_pretrained(tiny_folder)
+    add_lora(pipe.transformer, LoraConfig(rank=2))
+    with torch.no_grad():
+        for factor in lora_parameters(pipe.transformer).values():
+            factor.normal_(std=0.15, generator=torch.Generator().manual_seed(0))
+    file = save_lora(tmp_path / "style.safetensors", pipe.transformer)
+    Image.new("RGB", (64, 32), "red").save(tmp_path / "in.png")
+    asked = "a cat", "--model", tiny_folder, "--out", tmp_path, "--seed", 3, "--json"
+    for command in (("generate", *asked), ("edit", *asked, "--image", tmp_path / "in.png")):
+        drawn = []
+        for more in ((), ("--lora", f"{file}:0.8"), ("--lora", file, "--lora", f"again={file}:-0.2")):
+            code, out, _ = _run(capsys, *command, *more)
+            assert code == 0
+            drawn.append(Image.open(json.loads(out)["pictures"][0]))
+        plain, one, two = (np.asarray(image).astype(int) for image in drawn)
+        assert np.abs(one - plain).max() > 5
+        assert np.abs(two - one).max() <= 1  # 0.8 of the same
+        notes = [json.loads(image.text["fourstroke"]).get("lora") for image in drawn]
+        assert notes[:2] == [None, [{"name": "style", "strength": 0.8}]]
+        assert notes[2] == [{"name": "style", "strength": 1.0}, {"name": "again", "strength": -0.2}]
 
 
 def test_nothing_is_overwritten(tiny_folder, tmp_path, capsys):
@@ -100,6 +125,9 @@ def test_pictures_are_written_before_the_next_prompt_can_fail(tiny_folder, tmp_p
     [
         (["generate", "a cat", "--model", "no/such/folder"], "no model at"),
         (["generate", " ", "--model", "TINY"], "prompt is empty"),
+        (["generate", "a cat", "--model", "TINY", "--lora", "gone.safetensors:0.8"], "no adapter at gone.safetensors"),
+        (["generate", "a cat", "--model", "TINY", "--lora", "x.safetensors:1.2.3"], "1.2.3 is no strength"),
+        (["edit", "x", "--image", "in.png", "--model", "TINY", "--lora", "x:20"], "strength is 20.0"),
         (["generate", "a cat", "\u200b", "--model", "TINY"], "prompt is empty"),
         (["edit", "", "--image", "none.png", "--model", "TINY"], "prompt is empty"),
         (["enhance", "", "--model", "TINY"], "prompt is empty"),

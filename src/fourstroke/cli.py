@@ -129,6 +129,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=_seed, help="seed of the first picture (default: drawn, and printed)")
         command.add_argument("--transparent", action="store_true", help="RGBA with a transparent background")
         command.add_argument("--sheet", type=_path, help="also write one sheet of all pictures with their prompts")
+        command.add_argument(
+            "--lora", action="append", default=[], metavar="FILE[:STRENGTH]",
+            help="an adapter: a file, a folder, or a hub id; may be repeated",
+        )  # fmt: skip
         command.add_argument("--device", help="cpu, cuda, cuda:1 … (default: the GPU if there is one)")
         command.add_argument("--json", action="store_true", help="print one JSON object")
 

@@ -48,6 +48,7 @@ def _generate(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, Any
     _refuse_empty(arguments.prompt)
     clock = Clock()
     pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device)
+    _load_loras(pipe, arguments.lora)
     clock.lap("load")
     _say_warnings()
     wanted = getattr(arguments, "enhance", False)
@@ -61,6 +62,8 @@ def _generate(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, Any
         "negative_prompt": arguments.negative,
         "background": "transparent" if arguments.transparent else "opaque",
     }
+    if pipe.loras:
+        settings["lora"] = [{"name": name, "strength": strength} for name, strength in pipe.loras.items()]
     outputs = []
     for index, prompt in enumerate(arguments.prompt):
         output = pipe(
@@ -157,6 +160,14 @@ def degrade(arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.json:
         print(f"{out}: {tally.done} triplets, {tally.rejected} rejects, {tally.skipped} done before")
     return {"triplets": str(out), **dataclasses.asdict(tally)}
+
+
+def _load_loras(pipe: Any, words: list[str]) -> None:
+    """Load the adapters of `--lora [NAME=]FILE[:STRENGTH]`."""
+    from fourstroke.lora import LoraSource
+
+    for source in map(LoraSource.parse, words):
+        pipe.load_lora(source.file, source.strength, source.name)
 
 
 def _refuse_empty(prompts: list[str]) -> None:
