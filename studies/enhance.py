@@ -28,12 +28,19 @@ import numpy as np
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.enhance.checks import lost_words, problems
 from fourstroke.enhance.enhancer import LocalModel, PromptEnhancer
-from fourstroke.enhance.judge import HeldOutJudge, JudgeConfig, train_judge
-from fourstroke.enhance.measure import Shares, Studio, answers, rewrites, text_scores, world_triplets
+from fourstroke.enhance.generator import Generator, PipelineGenerator
+from fourstroke.enhance.measure import answers, rewrites, text_scores
+from fourstroke.enhance.prompts import requests_of
+from fourstroke.enhance.rewards import Reward, RewardBatch
+from fourstroke.enhance.rewards.richness import Richness
 from fourstroke.enhance.triplet import CATEGORIES, Triplet
 from fourstroke.files import atomic_file, save_image, write_text
 from fourstroke.pipeline import Pipeline
+from fourstroke.world import World
+from fourstroke.world.caption_rules import world_triplets
+from fourstroke.world.enhancer_judge import PresenceJudge, WorldJudge, train_judge
 from fourstroke.world.find import find_world
+from fourstroke.world.rewards import Consistency
 
 SCORES = ("consistency", "richness", "held out", "presence", "finish", "words kept")
 SHEET_PROMPTS = 8
@@ -59,7 +66,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=1000, help="held-out prompts whose rewrites are read")
     parser.add_argument("--words", type=float, default=0.1, help="share of the read prompts with quoted words")
     parser.add_argument(
-        "--judge-steps", type=int, default=JudgeConfig().steps, help="how long the held-out judge learns"
+        "--judge-steps", type=int, default=WorldJudge().steps, help="how long the held-out judge learns"
     )
     parser.add_argument("--log", type=Path, help="log.jsonl of the reinforcement run")
     parser.add_argument("--hack", type=Path, help="log.jsonl of a run whose only reward is length")
@@ -67,17 +74,20 @@ def main() -> None:
     arguments = parser.parse_args()
     pipe = Pipeline.from_pretrained(arguments.model)
     config = find_world(None, arguments.model, pipe.info.name)
-    studio, judge = Studio(pipe, config), train_judge(config, JudgeConfig(steps=arguments.judge_steps))
+    generator = PipelineGenerator(pipe, config.width, config.height)
+    judge = train_judge(WorldJudge(world=config, steps=arguments.judge_steps))
+    rewards = (Consistency(world=config), Richness())
     enhancers = {"fine-tuned": arguments.sft, "fine-tuned + reinforced": arguments.rl}
     loaded = {name: PromptEnhancer.from_pretrained(folder) for name, folder in enhancers.items() if folder}
 
-    readable = world_triplets(Shares(words=arguments.words).of(config), arguments.texts, "heldout")
+    lively = dataclasses.replace(config, textures=0.6, lights=0.6)
+    readable = world_triplets(World(dataclasses.replace(lively, words=arguments.words)), arguments.texts, "heldout")
     texts = {key: value for name, enhancer in loaded.items() for key, value in read(name, enhancer, readable).items()}
-    drawn = world_triplets(Shares(words=config.words).of(config), arguments.n, "heldout", first=10**6)
+    drawn = world_triplets(World(lively), arguments.n, "heldout", first=10**6)
     wordings = {"short prompt": [t.short for t in drawn]}
     wordings |= {name: reworded(enhancer, drawn) for name, enhancer in loaded.items()}
     wordings["rich caption"] = [t.rich for t in drawn]
-    rows = [measure(name, captions, drawn, studio, judge) for name, captions in wordings.items()]
+    rows = [measure(name, captions, drawn, generator, rewards, judge) for name, captions in wordings.items()]
 
     out: Path = arguments.out
     pairs = list(itertools.pairwise(rows))
@@ -156,13 +166,21 @@ def reworded(enhancer: PromptEnhancer, triplets: Sequence[Triplet]) -> list[str]
     return handed_on(enhancer, [t.short for t in triplets])[1]
 
 
-def measure(name: str, captions: list[str], triplets: list[Triplet], studio: Studio, judge: HeldOutJudge) -> Row:
+def measure(
+    name: str,
+    captions: list[str],
+    triplets: list[Triplet],
+    generator: Generator,
+    rewards: Sequence[Reward],
+    judge: PresenceJudge,
+) -> Row:
     """Draw one wording of the prompts and judge the pictures."""
-    pictures = studio.draw(captions, [t.seed for t in triplets])
-    pixels = np.array([studio.scores(picture, t) for picture, t in zip(pictures, triplets, strict=True)])
-    seen = np.array(judge.look(pictures, [t.facts for t in triplets if t.facts is not None]))
+    pictures = generator.draw(captions, [t.seed for t in triplets])
+    records = requests_of(triplets, (generator.width, generator.height))
+    batch = RewardBatch(records, captions, lambda: pictures)
+    seen = np.array(list(judge.score(pictures, records).values()))
     kept = [float(not lost_words(t.short, caption)) for t, caption in zip(triplets, captions, strict=True)]
-    columns = (pixels[:, 0], pixels[:, 1], seen.mean(1), seen[:, 0], seen[:, 1], np.array(kept))
+    columns = (*(reward(batch).numpy() for reward in rewards), seen.mean(0), *seen, np.array(kept))
     return Row(name=name, captions=captions, pictures=pictures, scores=dict(zip(SCORES, columns, strict=True)))
 
 
@@ -214,7 +232,7 @@ def table(record: dict[str, Any], n: int, texts: int) -> str:
 
 def curves(log: Path) -> dict[str, list[tuple[int, float]]]:
     """From a run's `log.jsonl`: (step, value) of the reward, each single one (`rewards/words`), the KL, and readings of
-    the held-out prompts (`consistency` is theirs, `rewards/consistency` that of the rewrites in training).
+    the held-out prompts (`held_out/consistency` is theirs, `rewards/consistency` that of the rewrites in training).
     """
     found: dict[str, list[tuple[int, float]]] = {}
     for line in log.read_text(encoding="utf-8").splitlines():
@@ -241,7 +259,7 @@ def plot(runs: dict[str, dict[str, list[tuple[int, float]]]], file: Path) -> Non
         for key, label in (
             ("reward", "reward in training, of its highest"),
             ("held_out", "held-out judge"),
-            ("consistency", "facts shown, held-out prompts"),
+            ("held_out/consistency", "facts shown, held-out prompts"),
         ):
             if points := sorted(run.get(key, [])):
                 x, y = zip(*points, strict=True)

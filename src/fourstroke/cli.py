@@ -154,7 +154,12 @@ def _parser() -> argparse.ArgumentParser:
     data = verbs.add_parser("data", help="make training data")
     kinds = data.add_subparsers(required=True, metavar="WHAT", dest="what")
     degrade = kinds.add_parser("degrade", help="captions to triplets (short prompt, reasoning, caption)")
-    degrade.add_argument("captions", type=_path, help="JSONL of rows with a caption, and a scene where there is one")
+    degrade.add_argument("captions", type=_path, help="JSONL of rows with a caption, and what else the rules want")
+    degrade.add_argument(
+        "--rules",
+        metavar="KIND",
+        help="who takes them apart (default: chat with an --endpoint, else world)",
+    )
     degrade.add_argument("--out", type=_path, help="triplets, appended to (default: <captions>.triplets.jsonl)")
     degrade.add_argument("--seed", type=_seed, default=0, help="of the sampled strategies")
     degrade.add_argument("--workers", type=int, default=8, help="captions asked about at a time")

@@ -148,13 +148,15 @@ def enhance(arguments: argparse.Namespace) -> dict[str, Any]:
 def degrade(arguments: argparse.Namespace) -> dict[str, Any]:
     """Take captions apart."""
     from fourstroke.enhance.bulk import degrade_file
-    from fourstroke.enhance.chat_engine import ChatEngine
-    from fourstroke.enhance.degrade import WorldEngine
+    from fourstroke.recipe import build
+    from fourstroke.registry import find
 
     out = arguments.out or arguments.captions.with_name(f"{arguments.captions.stem}.triplets.jsonl")
-    engine = ChatEngine(_endpoint(arguments)) if arguments.endpoint else WorldEngine()
+    name = arguments.rules or ("chat" if arguments.endpoint else "world")
+    options = {"endpoint": dataclasses.asdict(_endpoint(arguments))} if arguments.endpoint else {}
+    degrader = build(find("caption_rules", name), options, f"the rules {name!r}").open()
     workers = arguments.workers if arguments.endpoint else 1
-    tally = degrade_file(arguments.captions, out, engine, seed=arguments.seed, workers=workers)
+    tally = degrade_file(arguments.captions, out, degrader, seed=arguments.seed, workers=workers)
     if tally.rejected:
         print(f"{tally.rejected} rejects, with reasons: {out}.rejects.jsonl", file=sys.stderr)
     if not arguments.json:

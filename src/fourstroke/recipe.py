@@ -2,7 +2,8 @@
 
 An unknown key, a missing one or a wrong type is an error of one line that names the place. A value that names another
 YAML file (`data: world.yaml`), at any depth, is replaced by that file's content, so that stages share one dataset. A
-key that is chosen from a registry (`data: {kind: folder, path: pictures}`) becomes the dataclass of that kind.
+key that is chosen from a registry (`data: {kind: folder, path: pictures}`) becomes the dataclass of that kind; several
+of them may be a list, or a group (`rewards: {valid: 0.25, length: {weight: 0.1, low: 30}}`).
 """
 
 from __future__ import annotations
@@ -163,10 +164,24 @@ def _chosen(group: Registered, value: Any, where: str) -> Any:
     return build(found, {key: item for key, item in value.items() if key != "kind"}, where)
 
 
+def _registered(hint: Any) -> Registered | None:
+    """The group whose kinds a type stands for."""
+    return next((extra for extra in get_args(hint)[1:] if isinstance(extra, Registered)), None)
+
+
+def _listed(kind: str, options: Any, where: str) -> dict[str, Any]:
+    """`kind: {option: …}`, or `kind: weight`, as an item of a list of kinds."""
+    if isinstance(options, (int, float)) and not isinstance(options, bool):
+        options = {"weight": options}
+    if not isinstance(options, dict):
+        raise RecipeError(f"{where}: {kind} should be a weight or a group of options, found {options!r}")
+    return {"kind": kind, **options}
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        group = next((extra for extra in arguments[1:] if isinstance(extra, Registered)), None)
+        group = _registered(hint)
         return _convert(arguments[0], value, where) if group is None else _chosen(group, value, where)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -186,6 +201,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if isinstance(value, dict):
             return build(hint, value, where)
         raise RecipeError(f"{where} should be a group of keys, found {value!r}")
+    if origin is tuple and isinstance(value, dict) and _registered(arguments[0]):
+        value = [_listed(kind, options, where) for kind, options in value.items()]
     if origin is tuple and isinstance(value, (list, tuple)):
         inner = arguments[0] if len(arguments) == 2 and arguments[1] is ... else None
         if inner is None and len(value) != len(arguments):

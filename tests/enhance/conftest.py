@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 
 from fourstroke.enhance.enhancer import EnhancerConfig, LocalModel, PromptEnhancer
-from fourstroke.enhance.measure import Shares, world_triplets
 from fourstroke.enhance.small import SYSTEM_PROMPT, SmallEnhancerConfig, build_model, build_tokenizer
 from fourstroke.enhance.triplet import Triplet
 from fourstroke.world import World, WorldConfig
+from fourstroke.world.caption_rules import world_triplets
 
 SHAPES = WorldConfig(width=32, height=32, sprites=0)
+LIVELY = replace(SHAPES, words=0.1, textures=0.6, lights=0.6)
+"""Shapes with the textures, lights and words that an enhancer learns from."""
 TINY = SmallEnhancerConfig(
     vocab_size=420, hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, intermediate_size=32
 )
@@ -32,7 +35,7 @@ SETTINGS = EnhancerConfig(
 
 @pytest.fixture(scope="session")
 def world() -> World:
-    return Shares(words=0.3).of(SHAPES)
+    return World(replace(LIVELY, words=0.3))
 
 
 @pytest.fixture(scope="session")

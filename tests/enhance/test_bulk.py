@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from fourstroke.cli import main
 from fourstroke.enhance.bulk import degrade_file, read_triplets
-from fourstroke.enhance.degrade import WorldEngine
 from fourstroke.enhance.endpoint import EndpointError
+from fourstroke.world.caption_rules import SceneDegrader
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def captions(world, tmp_path):
 
 def test_triplets_and_rejects(captions, tmp_path):
     out = tmp_path / "out" / "t.jsonl"
-    tally = degrade_file(captions, out, WorldEngine())
+    tally = degrade_file(captions, out, SceneDegrader())
     assert (tally.done, tally.rejected, tally.skipped) == (10, 5, 0)
     assert len(list(read_triplets(out))) == 10
     rejects = [json.loads(line) for line in (tmp_path / "out" / "t.jsonl.rejects.jsonl").read_text().splitlines()]
@@ -43,13 +44,13 @@ def test_triplets_and_rejects(captions, tmp_path):
 
 def test_resumed_equals_uninterrupted_whatever_the_workers(captions, tmp_path):
     whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
-    degrade_file(captions, whole, WorldEngine(), workers=1)
+    degrade_file(captions, whole, SceneDegrader(), workers=1)
     lines = whole.read_bytes().splitlines(keepends=True)
     parts.write_bytes(b"".join(lines[:4]) + lines[4][:20])  # a crash in the middle of a row
-    tally = degrade_file(captions, parts, WorldEngine(), workers=3)
+    tally = degrade_file(captions, parts, SceneDegrader(), workers=3)
     assert (tally.done, tally.skipped) == (6, 4)
     assert parts.read_bytes() == whole.read_bytes()
-    again = degrade_file(captions, parts, WorldEngine())
+    again = degrade_file(captions, parts, SceneDegrader())
     assert (again.done, again.rejected, again.skipped) == (0, 0, 15)
 
 
@@ -60,7 +61,7 @@ def test_seeds_come_of_the_id_and_the_given_one_alone(world, tmp_path):
     for names, seed in (("ab", 0), ("ba", 0), ("ab", 1)):
         source, out = tmp_path / "c.jsonl", tmp_path / f"{len(seeds)}.jsonl"
         source.write_text("\n".join(json.dumps(row | {"id": name}) for name in names))
-        degrade_file(source, out, WorldEngine(), seed=seed)
+        degrade_file(source, out, SceneDegrader(), seed=seed)
         seeds.append({row["id"]: row["seed"] for row in map(json.loads, out.read_text().splitlines())})
     assert seeds[0] == seeds[1]
     assert len({*seeds[0].values(), *seeds[2].values()}) == 4
@@ -73,23 +74,35 @@ def test_captions_of_one_picture_are_all_taken_and_a_dead_engine_loses_nothing(w
     source, out = tmp_path / "c.jsonl", tmp_path / "t.jsonl"
     source.write_text("\n".join(map(json.dumps, rows)))
 
-    class Dying(WorldEngine):
+    class Dying(SceneDegrader):
         left = 2
 
-        def degrade(self, caption, seed):
+        def degrade(self, annotation, seed):
             self.left -= 1
             if self.left < 0:
                 raise EndpointError("gone", 401)
-            return super().degrade(caption, seed)
+            return super().degrade(annotation, seed)
 
     with pytest.raises(EndpointError):
         degrade_file(source, out, Dying())
-    tally = degrade_file(source, out, WorldEngine())
+    tally = degrade_file(source, out, SceneDegrader())
     assert tally.done >= 1
     assert tally.done + tally.skipped == 3
     assert tally.rejected == 0
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["a", "a#2", "a#3"]
-    assert degrade_file(source, out, WorldEngine()).skipped == 3
+    assert degrade_file(source, out, SceneDegrader()).skipped == 3
+
+
+def test_images_of_edits_are_found_from_wherever_the_triplets_lie(tmp_path):
+    rows = tmp_path / "rows" / "edits.jsonl"
+    rows.parent.mkdir()
+    edit = {"caption": "Make the cat red.", "kind": "edit"}
+    far = str(tmp_path / "far.png")
+    rows.write_text("\n".join(json.dumps(edit | {"inputs": i}) for i in (["a.png", "b/c.png"], [far], "a.png", [1])))
+    out = tmp_path / "elsewhere" / "t.jsonl"
+    assert degrade_file(rows, out, SceneDegrader()).rejected == 2
+    found = [[Path(name).resolve() for name in triplet.inputs] for triplet in read_triplets(out)]
+    assert found == [[rows.parent / "a.png", rows.parent / "b" / "c.png"], [Path(far)]]
 
 
 CAPTION = {"caption": "a cat", "id": 1}
@@ -124,23 +137,23 @@ def test_somebodys_own_file_is_refused_and_left_as_it_is(captions, tmp_path, cap
 
 def test_what_is_read_is_not_written_under_any_name(captions, tmp_path):
     triplets, link = tmp_path / "t.jsonl", tmp_path / "link"
-    degrade_file(captions, triplets, WorldEngine())
+    degrade_file(captions, triplets, SceneDegrader())
     link.symlink_to(triplets)
     (tmp_path / "folder").mkdir()
     before = triplets.read_bytes()
     for out in (triplets, link, tmp_path / "folder"):
         with pytest.raises(ValueError, match="name another --out"):
-            degrade_file(triplets, out, WorldEngine())
+            degrade_file(triplets, out, SceneDegrader())
     assert triplets.read_bytes() == before
 
 
 def test_rows_of_ours_are_kept_whole_or_begun_wherever_a_crash_stopped_the_last_one(captions, tmp_path):
     whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
-    degrade_file(captions, whole, WorldEngine())
+    degrade_file(captions, whole, SceneDegrader())
     first, second = whole.read_bytes().splitlines(keepends=True)[:2]
     for end in (0, 1, 5, 9, 12, 20, len(second) - 2, len(second) - 1):
         parts.write_bytes(first + second[:end])
-        degrade_file(captions, parts, WorldEngine())
+        degrade_file(captions, parts, SceneDegrader())
         assert parts.read_bytes() == whole.read_bytes()
         rejects = [path.with_name(f"{path.name}.rejects.jsonl") for path in (whole, parts)]
         assert rejects[0].read_bytes() == rejects[1].read_bytes()
@@ -161,7 +174,7 @@ def test_rows_that_are_no_valid_text_are_rejected_and_a_byte_order_mark_is_none_
     ]
     source, out = tmp_path / "c.jsonl", tmp_path / "t.jsonl"
     source.write_bytes(b"\n".join(lines))
-    tally = degrade_file(source, out, WorldEngine())
+    tally = degrade_file(source, out, SceneDegrader())
     assert (tally.done, tally.rejected) == (1, 7)
     assert [row["id"] for row in map(json.loads, out.read_bytes().splitlines())] == ["é\u2028"]
     rejects = (tmp_path / "t.jsonl.rejects.jsonl").read_text(encoding="utf-8").splitlines()
@@ -169,7 +182,7 @@ def test_rows_that_are_no_valid_text_are_rejected_and_a_byte_order_mark_is_none_
     assert set(reasons) == {"caption", "3", "key", "5", "6", "7", "8"}
     assert all("surrogate" in reasons[name] for name in ("caption", "3", "key"))
     assert all("not UTF-8" in reasons[name] for name in ("5", "6"))
-    assert degrade_file(source, out, WorldEngine()).skipped == 8
+    assert degrade_file(source, out, SceneDegrader()).skipped == 8
     out.write_bytes(b"\xef\xbb\xbf" + out.read_bytes())  # an editor's
     assert len(list(read_triplets(out))) == 1
 
@@ -194,5 +207,7 @@ def test_the_command(captions, capsys):
     assert (result["done"], result["rejected"]) == (10, 5)
     assert "rejects" in streams.err
     assert main(["data", "degrade", "none.jsonl"]) == 2
+    assert main(["data", "degrade", str(captions), "--rules", "wrold"]) == 2
+    assert "did you mean 'world'" in capsys.readouterr().err
     assert main(["enhance", "a cat", "--endpoint", "http://127.0.0.1:9"]) == 2
     assert "--endpoint-model" in capsys.readouterr().err

@@ -11,15 +11,16 @@ import threading
 import pytest
 from PIL import Image
 
-from fourstroke.enhance.chat_engine import ChatEngine
+from fourstroke.enhance.chat import ChatDegrader
 from fourstroke.enhance.degrade import PROBABILITIES
-from fourstroke.enhance.endpoint import Endpoint, EndpointError, data_url
+from fourstroke.enhance.endpoint import Endpoint, EndpointError, ImagesEndpoint, data_url
 from fourstroke.enhance.enhancer import EnhancerConfig, EnhancerWarning, PromptEnhancer
-from fourstroke.enhance.protocol import AnswerError
-from fourstroke.enhance.rewards import mllm
-from fourstroke.enhance.triplet import CATEGORIES, Caption, RejectedError
+from fourstroke.enhance.generator import EndpointGenerator
+from fourstroke.enhance.triplet import CATEGORIES, Annotation, RejectedError
 
 from .conftest import said
+
+OAK = 'A tall oak by a lake at dusk, a sign reads "Lake", in the style of an old oil painting.'
 
 
 def _endpoint(url, **more):
@@ -115,7 +116,9 @@ def test_a_silent_endpoint_costs_only_its_timeout():
 
 
 def test_captions_are_taken_apart_by_a_language_model(serve):
-    caption = Caption(text='A tall oak by a lake at dusk, a sign reads "Lake", in the style of an old oil painting.')
+    annotation = Annotation(
+        text='A tall oak by a lake at dusk, a sign reads "Lake", in the style of an old oil painting.'
+    )
 
     def answer(request):
         steps = request["messages"][0]["content"].count("\n- ")
@@ -124,15 +127,15 @@ def test_captions_are_taken_apart_by_a_language_model(serve):
             f'<think>x</think>{{"category": "General", "short": "oak by a \\"Lake\\" sign", "thoughts": [{thoughts}]}}'
         )
 
-    engine = ChatEngine(_endpoint(serve(answer)))
-    t = engine.degrade(caption, 3)
+    degrader = ChatDegrader(_endpoint(serve(answer)))
+    t = degrader.degrade(annotation, 3)
     assert t.short == 'oak by a "Lake" sign'
-    assert t.engine == "m"
+    assert t.source == "m"
     thoughts = [f"thought {i}" for i in range(len(t.steps))]
     assert [step.thought for step in t.steps] == thoughts
     assert t.reasoning == " ".join(reversed(thoughts))
-    assert t == engine.degrade(caption, 3)
-    assert {engine.degrade(caption, seed).steps for seed in range(5)} != {t.steps}
+    assert t == degrader.degrade(annotation, 3)
+    assert {degrader.degrade(annotation, seed).steps for seed in range(5)} != {t.steps}
 
 
 @pytest.mark.parametrize(
@@ -153,8 +156,9 @@ def test_bad_answers_are_rejected_with_their_reason(serve, answer, reason):
         steps = request["messages"][0]["content"].count("\n- ")
         return said(answer.replace("THOUGHTS", str(["t"] * steps).replace("'", '"')))
 
+    annotation = Annotation(text="A tall oak by the lake in the light of the dusk.")
     with pytest.raises(RejectedError, match=reason):
-        ChatEngine(_endpoint(serve(reply))).degrade(Caption(text="A tall oak by the lake in the light of the dusk."), 0)
+        ChatDegrader(_endpoint(serve(reply))).degrade(annotation, 0)
     assert seeds == [0, 0, 1]  # its class, and two tries
 
 
@@ -170,11 +174,13 @@ def test_strategies_are_sampled_for_the_class_that_the_model_names(serve, catego
         thoughts = ", ".join(['"t"'] * system.count("\n- "))
         return said(f'{{"category": "Portrait", "short": "an oak, \\"Lake\\"", "thoughts": [{thoughts}]}}')
 
-    caption = Caption(text='A tall oak by a lake at dusk, a sign reads "Lake", in the style of an old oil painting.')
+    annotation = Annotation(
+        text='A tall oak by a lake at dusk, a sign reads "Lake", in the style of an old oil painting.'
+    )
     named = category if category in CATEGORIES else "General"
     seen = set()
     for seed in range(12):
-        t = ChatEngine(_endpoint(serve(answer))).degrade(caption, seed)
+        t = ChatDegrader(_endpoint(serve(answer))).degrade(annotation, seed)
         assert t.category == named
         for step in t.steps:
             odds = PROBABILITIES[named][step.strategy.removeprefix("blur ")]
@@ -195,7 +201,7 @@ def test_letters_are_taken_away_only_where_there_are_some(serve):
         )
 
     for seed in range(6):
-        ChatEngine(_endpoint(serve(answer))).degrade(Caption(text="A tall oak by a lake at dusk, painted."), seed)
+        ChatDegrader(_endpoint(serve(answer))).degrade(Annotation(text="A tall oak by a lake at dusk, painted."), seed)
 
 
 def test_edits_have_one_class_and_are_asked_for_once(serve):
@@ -205,24 +211,39 @@ def test_edits_have_one_class_and_are_asked_for_once(serve):
         asked.append(request)
         return said('{"short": "open it", "thoughts": ["keep the rest"]}')
 
-    t = ChatEngine(_endpoint(serve(answer))).degrade(Caption(text="Open the door, keep the rest.", kind="edit"), 0)
+    t = ChatDegrader(_endpoint(serve(answer))).degrade(Annotation(text="Open the door, keep the rest.", kind="edit"), 0)
     assert (t.category, [step.strategy for step in t.steps], len(asked)) == ("General", ["summary"], 1)
 
 
 def test_a_failing_endpoint_is_not_the_rows_fault(serve):
-    caption = Caption(text="A tall oak by the lake in the light of the dusk.")
+    annotation = Annotation(text="A tall oak by the lake in the light of the dusk.")
     with pytest.raises(EndpointError, match="401"):
-        ChatEngine(_endpoint(serve(lambda _: (401, {"error": "no key"})))).degrade(caption, 0)
+        ChatDegrader(_endpoint(serve(lambda _: (401, {"error": "no key"})))).degrade(annotation, 0)
     with pytest.raises(RejectedError, match="400"):
-        ChatEngine(_endpoint(serve(lambda _: (400, {"error": "too long"})))).degrade(caption, 0)
+        ChatDegrader(_endpoint(serve(lambda _: (400, {"error": "too long"})))).degrade(annotation, 0)
 
 
-def test_a_model_that_sees_judges(serve):
-    picture = Image.new("RGB", (8, 8))
-    url = serve(lambda _: said('<think>{"consistency": 1}</think> {"consistency": 7, "aesthetics": 12}'))
-    assert mllm(_endpoint(url), "a cat", picture) == (0.7, 1.0)
-    with pytest.raises(AnswerError):
-        mllm(_endpoint(serve(lambda _: said("nice"))), "a cat", picture)
+def test_pictures_are_sent_no_larger_than_the_protocol_says():
     for size, sent in (((2048, 4096), (724, 1448)), ((1024, 1024), (1024, 1024)), ((9000, 1), (9000, 1))):
         data = base64.b64decode(data_url(Image.new("RGB", size)).partition(",")[2])
         assert Image.open(io.BytesIO(data)).size == sent
+
+
+def test_a_server_of_pictures_draws(serve):
+    asked = []
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 4), (1, 2, 3)).save(stream, "PNG")
+
+    def answer(request):
+        asked.append(request)
+        return 200, {"data": [{"b64_json": base64.b64encode(stream.getvalue()).decode()}]}
+
+    generator = EndpointGenerator(ImagesEndpoint(url=serve(answer), model="m"), 8, 4)
+    pictures = generator.draw(["a cat", "a dog"], [2**40 + 1, 2])
+    assert [picture.tolist() for picture in pictures] == [[[[1, 2, 3]] * 8] * 4] * 2
+    asked = {request["prompt"]: request for request in asked}
+    assert asked["a cat"]["size"] == "8x4"
+    assert 0 <= asked["a cat"]["seed"] < 2**31
+    assert asked["a dog"]["seed"] == 2
+    with pytest.raises(EndpointError, match="without a picture"):
+        ImagesEndpoint(url=serve(lambda _: (200, {"data": [{"url": "x"}]})), model="m").draw("a", 8, 8, 0)

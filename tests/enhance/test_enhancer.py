@@ -18,11 +18,11 @@ from fourstroke.enhance.enhancer import (
     PromptEnhancer,
     Watch,
 )
-from fourstroke.enhance.measure import lexicon_of
 from fourstroke.enhance.protocol import ANSWER_OPEN, messages, write_answer
 from fourstroke.folder import ModelInfo, find_model
 from fourstroke.pipeline import NoEffectWarning, Pipeline
 from fourstroke.sizes import shaped
+from fourstroke.world.caption_rules import lexicon_of, scene_of
 
 from .conftest import SETTINGS
 
@@ -42,11 +42,11 @@ class Scripted:
 
 
 def test_the_tokenizer_spells_words_but_not_the_answer(tokenizer, triplets):
-    t = next(t for t in triplets if t.facts.sign)
+    t = next(t for t in triplets if scene_of(t.meta).sign)
     text = write_answer(t.rich, "1:1", t.reasoning)
     tokens = tokenizer.tokenize(text)
     assert ANSWER_OPEN in tokens
-    word = t.facts.sign.word
+    word = scene_of(t.meta).sign.word
     start = tokens.index("\\", tokens.index(ANSWER_OPEN))
     assert tokens[start + 1 : start + 2 + len(word)] == ['"', *word]
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from fourstroke.enhance.checks import Lexicon, problems
-from fourstroke.enhance.measure import lexicon_of, world_triplets
 from fourstroke.world import World, WorldConfig
+from fourstroke.world.caption_rules import lexicon_of, world_triplets
 from fourstroke.world.graph import Scene
 
 LEXICON = Lexicon(("cat", "dog", "star", "circle"), ("red", "blue"))

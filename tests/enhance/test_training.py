@@ -14,33 +14,43 @@ import yaml
 from transformers import TrainerControl, TrainerState
 
 from fourstroke.cli import main
-from fourstroke.enhance import rewards
-from fourstroke.enhance.checks import Lexicon
+from fourstroke.enhance import scorer
 from fourstroke.enhance.enhancer import EnhancerConfig, PromptEnhancer, render
-from fourstroke.enhance.judge import JudgeConfig
-from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, world_triplets
+from fourstroke.enhance.measure import answers, rewrites
+from fourstroke.enhance.prompts import requests_of
 from fourstroke.enhance.protocol import messages, write_answer
+from fourstroke.enhance.rewards import Reward
+from fourstroke.enhance.rewards.richness import Richness
+from fourstroke.enhance.rewards.text import Language, Length, Longer, Valid, Words
+from fourstroke.enhance.scorer import Scorer
 from fourstroke.enhance.small import SmallEnhancerConfig
 from fourstroke.recipe import RecipeError, load_recipe
 from fourstroke.speedrun import Finished, train_enhancer
 from fourstroke.train.loop import RunConfig
 from fourstroke.world import World
-from fourstroke.world.judging.composition import CHOOSING
+from fourstroke.world.caption_rules import WorldRules, lexicon_of, world_triplets
+from fourstroke.world.dataset import WorldData
+from fourstroke.world.enhancer_judge import WorldJudge
+from fourstroke.world.rewards import Consistency, Places, Things, things
 
 from ..conftest import build_tiny_pipeline
-from .conftest import SETTINGS, SHAPES, TINY
+from .conftest import LIVELY, SETTINGS, SHAPES, TINY
 
 pytest.importorskip("trl")
 from fourstroke.train import enhance_rl, enhance_sft
-from fourstroke.train.enhance_rl import EnhanceRlRecipe, RewardWeights, RlWatch, train_enhance_rl
+from fourstroke.train.enhance_rl import EnhanceRlRecipe, train_enhance_rl
 from fourstroke.train.enhance_sft import EnhanceSftRecipe, train_enhance_sft
+from fourstroke.train.held_out import HeldOutCallback, ValidationConfig
+from fourstroke.train.trl_stage import LoraSettings, RunCallback, arguments
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def _sft(out, steps, **more):
     settings = dataclasses.replace(SETTINGS, max_new_tokens=160, temperature=0.0)
-    defaults = {"world": SHAPES, "samples": 60, "held_out": 2, "model": TINY, "settings": settings, "batch_size": 4}
+    data = WorldData(world=LIVELY, samples=more.pop("samples", 60))
+    defaults = {"data": data, "rules": WorldRules(world=SHAPES), "held_out": 2, "model": TINY, "settings": settings}
+    defaults |= {"batch_size": 4}
     defaults |= {"lr": 1e-2, "warmup": 2}
     return EnhanceSftRecipe(run=RunConfig(out=out, steps=steps), **(defaults | more))
 
@@ -78,7 +88,7 @@ def test_the_loss_is_that_of_the_answers_tokens_alone(tmp_path):
     enhancer = PromptEnhancer.from_pretrained(train_enhance_sft(recipe), device="cpu")
     model, tokenizer = enhancer.backend.model, enhancer.backend.tokenizer
     total = count = 0
-    for t in world_triplets(recipe.shares.of(SHAPES), 4):
+    for t in world_triplets(World(LIVELY), 4):
         prompt = tokenizer(render(tokenizer, messages(t.short, enhancer.system_prompt)))["input_ids"]
         answer = tokenizer(write_answer(t.rich, t.wh_ratio, t.reasoning) + tokenizer.eos_token)["input_ids"]
         with torch.no_grad():
@@ -101,7 +111,7 @@ def test_a_batch_in_parts_is_the_same_batch(tmp_path):
 def test_triplets_of_a_file_are_trained_on_or_held_out_and_long_ones_left_out(triplets, tokenizer, tmp_path):
     file = tmp_path / "t.jsonl"
     file.write_text("\n".join(json.dumps({"id": str(i)} | t.to_dict()) for i, t in enumerate(triplets[:10])))
-    recipe = _sft(tmp_path / "run", 1, world=None, samples=0, triplets=file, held_out=3)
+    recipe = _sft(tmp_path / "run", 1, data=None, rules=None, triplets=file, held_out=3)
     assert enhance_sft._data(recipe)[:2] == (triplets[:7], triplets[7:10])
     with_world = enhance_sft._data(_sft(tmp_path / "run", 1, samples=5, triplets=file))[0]
     assert with_world[5:] == triplets[:10]
@@ -113,16 +123,16 @@ def test_triplets_of_a_file_are_trained_on_or_held_out_and_long_ones_left_out(tr
 
 def test_a_loss_that_is_no_number_ends_the_run_without_a_state_and_seconds_go_on(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1, "seconds": 100.5}\n')
-    watchman = enhance_sft.Watchman(RunConfig(out=tmp_path, steps=3), None)
-    assert 100.5 <= watchman.seconds < 200
+    callback = RunCallback(RunConfig(out=tmp_path, steps=3), None)
+    assert 100.5 <= callback.seconds < 200
     for loss, stops in ((1.0, False), (math.nan, True), (math.inf, True)):
         control = TrainerControl(should_save=True)
-        watchman.on_log(None, TrainerState(), control, {"loss": loss})
+        callback.on_log(None, TrainerState(), control, {"loss": loss})
         assert (control.should_training_stop, control.should_save) == (stops, not stops)
 
 
 def test_what_a_recipe_says_is_what_the_trainer_takes(tmp_path):
-    taken = enhance_sft.arguments(RunConfig(out=tmp_path, steps=7, seed=5), 3, 0.1, 11, 0.2, 0.9)
+    taken = arguments(RunConfig(out=tmp_path, steps=7, seed=5), 3, 0.1, 11, 0.2, 0.9)
     names = ("max_steps", "seed", "per_device_train_batch_size", "learning_rate", "warmup_steps", "weight_decay")
     assert [taken[name] for name in (*names, "adam_beta2")] == [7, 5, 3, 0.1, 11, 0.2, 0.9]
 
@@ -133,15 +143,13 @@ def test_a_small_model_overfits_one_triplet_into_the_protocol(tmp_path):
     settings = dataclasses.replace(SETTINGS, max_new_tokens=256, temperature=0.0)
     recipe = _sft(tmp_path / "run", 120, samples=1, model=model, settings=settings)
     enhancer = PromptEnhancer.from_pretrained(train_enhance_sft(recipe), device="cpu")
-    triplet = world_triplets(recipe.shares.of(SHAPES), 1)[0]
+    triplet = world_triplets(World(LIVELY), 1)[0]
     turns = answers(enhancer.backend, [triplet.short], enhancer.system_prompt, enhancer.config)
     assert rewrites(turns) == [triplet.rich]
 
 
 def test_lora_of_a_saved_model_is_merged(tmp_path):
     pytest.importorskip("peft")
-    from fourstroke.train.enhance_sft import LoraSettings
-
     base = train_enhance_sft(_sft(tmp_path / "base", 2))
     recipe = _sft(tmp_path / "lora", 3, base=str(base), lora=LoraSettings(rank=2, alpha=4))
     tuned = PromptEnhancer.from_pretrained(train_enhance_sft(recipe), device="cpu").backend.model.state_dict()
@@ -155,19 +163,21 @@ def rl(tmp_path):
     """A recipe for an enhancer and a generator of almost random weights."""
     build_tiny_pipeline().save_pretrained(tmp_path / "generator")
     enhancer = train_enhance_sft(_sft(tmp_path / "sft", 2))
+    kinds = (Consistency(world=SHAPES), Richness(), Words(), Language(), Things(), Places(), Valid(), Length())
     return EnhanceRlRecipe(
-        world=SHAPES,
-        shares=Shares(words=0.0),
+        data=WorldData(world=dataclasses.replace(LIVELY, words=0.0), samples=8),
+        rules=WorldRules(world=SHAPES),
         enhancer=enhancer,
         generator=tmp_path / "generator",
-        samples=8,
+        rewards=kinds,
+        judge=WorldJudge(world=SHAPES, steps=2, batch_size=4, width=8),
         run=RunConfig(out=tmp_path / "rl", steps=2),
         requests=1,
         group=2,
         lr=1e-3,
         warmup=0,
         max_tokens=12,
-        watch=RlWatch(prompts=2, every=1, judge=JudgeConfig(steps=2, batch_size=4, width=8)),
+        validation=ValidationConfig(prompts=2, every=1),
     )
 
 
@@ -183,24 +193,21 @@ def test_reinforcement_logs_rewards_apart_and_keeps_the_best(rl, tmp_path):
     assert all("kl" in row for row in trained)  # nothing holds a policy that has none
     looks = [(row["step"], row["scores"]) for row in rows if "scores" in row]
     assert [step for step, _ in looks] == [0, 1, 2]
-    assert all(scores.keys() >= {"held_out", "presence", "consistency"} for _, scores in looks)
+    assert all(scores.keys() >= {"held_out", "presence", "held_out/consistency"} for _, scores in looks)
     assert all(0 <= scores["held_out"] <= 1 for _, scores in looks)
     assert PromptEnhancer.from_pretrained(folder, device="cpu").config.max_new_tokens == 160
     best = json.loads((folder / "held_out.json").read_text())
     assert best["held_out"] == pytest.approx(max(scores["held_out"] for _, scores in looks), abs=1e-4)
 
 
-def _only(**weights):
-    return RewardWeights(**dict.fromkeys((f.name for f in dataclasses.fields(RewardWeights)), 0.0) | weights)
-
-
 def test_a_reward_moves_the_policy_towards_it_and_reads_the_start_only(rl, monkeypatch):
-    monkeypatch.setattr(enhance_rl, "rewrites", list)  # so small a model writes no JSON: count words of any turn
-    watch = dataclasses.replace(rl.watch, every=1000)
+    monkeypatch.setattr(scorer, "rewrites", list)  # so small a model writes no JSON: count words of any turn
+    watch = dataclasses.replace(rl.validation, every=1000)
     run = dataclasses.replace(rl.run, steps=40)
-    recipe = dataclasses.replace(rl, weights=_only(longer=2.0), run=run, watch=watch, group=8, lr=1e-2, kl=0.0)
+    rewards = (Longer(weight=2.0), Valid(weight=0.0))
+    recipe = dataclasses.replace(rl, rewards=rewards, run=run, validation=watch, group=8, lr=1e-2, kl=0.0)
     before = (rl.enhancer / "model.safetensors").read_bytes()
-    monkeypatch.setattr(enhance_rl.Lookout, "held_out", lambda lookout: {"held_out": 0.5})
+    monkeypatch.setattr(HeldOutCallback, "held_out", lambda callback: {"held_out": 0.5})
     folder = train_enhance_rl(recipe)
     found = [row["rewards/longer/mean"] for row in _rows(rl.run.out) if "reward" in row]
     assert all(math.isfinite(row["loss"]) for row in _rows(rl.run.out) if "loss" in row)
@@ -215,7 +222,7 @@ def test_a_reward_moves_the_policy_towards_it_and_reads_the_start_only(rl, monke
 
 
 class Recorded:
-    """A studio that keeps what it drew and from which noise, and scores a picture by that, and by the request."""
+    """A generator that keeps what it drew and from which noise, which is also all that there is to see."""
 
     def __init__(self):
         self.drawn = []
@@ -224,55 +231,64 @@ class Recorded:
         self.drawn.append(list(zip(captions, seeds, strict=True)))
         return [np.full((8, 8, 3), seed % 251, np.uint8) for seed in seeds]
 
-    def scores(self, picture, triplet):
-        return len(triplet.short) / 1000, picture[0, 0, 0] / 255
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bright(Reward):
+    """How bright a picture is; none at all of one brightness."""
+
+    kind = "bright"
+    unread: int = -1
+
+    def __call__(self, batch):
+        values = [float(p[0, 0, 0]) for p in batch.pictures]
+        return torch.tensor([math.nan if value == self.unread else value / 255 for value in values])
 
 
-def test_rewards_are_those_of_the_request_that_was_answered(rl):
-    triplets = world_triplets(rl.shares.of(SHAPES), 8)
-    scorer = enhance_rl.Scorer(rl, triplets, Recorded(), lexicon_of(World(SHAPES)))
-    functions, weights = scorer.functions()
-    assert [function.__name__ for function in functions] == list(dataclasses.asdict(rl.weights))[:-1]
-    assert weights == [value for value in dataclasses.asdict(rl.weights).values() if value]
-    turns = [write_answer(triplets[2].rich, "1:1", "x")] * 2  # a policy that has collapsed
+def _scorer(rewards, count=8):
+    records = requests_of(world_triplets(World(dataclasses.replace(LIVELY, words=0.0)), count), (8, 8))
+    return Scorer(rewards, records, Recorded(), lexicon_of(World(SHAPES)))
+
+
+def test_rewards_are_those_of_the_request_that_was_answered():
+    scorer = _scorer((Things(), Bright(), Bright()))
+    assert list(scorer.rewards) == ["things", "bright", "bright-2"]
+    requests = [record.captions[0].text for record in scorer.records]
+    turns = [write_answer(requests[2], "1:1", "x")] * 2  # a policy that has collapsed
     assert scorer.scores(turns, [2, 2])["things"] == [1.0, 1.0]
-    others = [row for row in range(8) if rewards.things(triplets[row].short, triplets[2].rich, scorer.lexicon) < 1]
+    others = [row for row in range(8) if things(requests[row], requests[2], scorer.lexicon) < 1]
     assert scorer.scores(turns, others[:2])["things"] != [1.0, 1.0]
     assert scorer.scores(turns, [2, others[0]])["things"][0] == 1.0 > scorer.scores(turns, [2, others[0]])["things"][1]
-    assert len(scorer.studio.drawn) == 3  # once for each
+    assert len(scorer.generator.drawn) == 3  # once for each, though two rewards look
 
 
-def test_each_reward_is_of_its_turn_its_request_and_its_picture(rl):
-    triplets = world_triplets(rl.shares.of(SHAPES), 8)
-    lexicon = lexicon_of(World(SHAPES))
-    scorer = enhance_rl.Scorer(rl, triplets, Recorded(), lexicon)
-    texts = [triplets[2].rich, None, f'{triplets[5].rich} A blue circle, "x".']
+def test_each_reward_is_of_its_turn_and_its_request_and_nothing_is_drawn_that_nobody_looks_at():
+    scorer = _scorer((Things(), Bright(), Valid()))
+    texts = [scorer.records[2].captions[0].text, None, 'A blue circle, "x".']
     turns = ["no answer" if text is None else write_answer(text, "1:1", "x") for text in texts]
     found = scorer.scores(turns, [2, 3, 6])
-    assert scorer.studio.drawn == [[(texts[0], 2), (texts[2], 6)]]
+    assert scorer.generator.drawn == [[(texts[0], 2), (texts[2], 6)]]
     assert all(column[1] == 0 for column in found.values())
-    for index, row in ((0, 2), (2, 6)):
-        request, text = triplets[row].short, texts[index]
-        expected = {
-            "consistency": len(request) / 1000,
-            "richness": row / 255,
-            "words": rewards.words(request, text),
-            "language": 1.0,
-            "things": rewards.things(request, text, lexicon),
-            "places": rewards.places(request, text, lexicon),
-            "valid": 1.0,
-            "length": rewards.length(text, rl.low, rl.high),
-            "longer": rewards.longer(text),
-        }
-        assert {name: column[index] for name, column in found.items()} == pytest.approx(expected)
+    assert found["bright"] == pytest.approx([2 / 255, 0, 6 / 255])
+    assert found["valid"] == [1, 0, 1]
     assert found["things"][0] > found["things"][2]
+    blind = _scorer((Things(), Valid()))
+    blind.scores(turns, [2, 3, 6])
+    assert not blind.generator.drawn
+
+
+def test_a_missing_reading_is_the_mean_of_the_others_of_its_request():
+    turns = [write_answer("A cat.", "1:1", "x")] * 3
+    scorer = _scorer((Bright(unread=4),))
+    scorer.generator.draw = lambda captions, seeds: [np.full((8, 8, 3), v, np.uint8) for v in (4, 6, 8)]
+    assert scorer.scores(turns, [1, 1, 2])["bright"] == pytest.approx([6 / 255, 6 / 255, 8 / 255])
+    assert scorer.scores(turns, [1, 2, 2])["bright"] == pytest.approx([0, 6 / 255, 8 / 255])
 
 
 class Fixed:
     """A judge that sees the same in every picture, and a model that answers the first of its requests alone."""
 
-    def look(self, pictures, facts):
-        return [(0.25, 0.75)] * len(pictures)
+    def score(self, pictures, records):
+        return {"presence": [0.25, math.nan], "finish": [0.75, 0.75]}
 
     def complete_many(self, conversations, config, seed):
         self.config = config
@@ -280,27 +296,36 @@ class Fixed:
 
 
 def test_the_judge_looks_at_greedy_rewrites_of_held_out_requests_from_the_same_noise_each_time(rl, enhancer):
-    lookout = enhance_rl.Lookout(rl, enhancer, Recorded(), Fixed(), None)
-    lookout.local = Fixed()
-    assert lookout.triplets == world_triplets(Shares(words=0.0).of(SHAPES), 2, "heldout", first=CHOOSING)
-    readings = [lookout.held_out() for _ in range(2)]
-    first, again = lookout.studio.drawn
+    records, held_out = enhance_rl.read_requests(rl, (8, 8))
+    world = World(dataclasses.replace(LIVELY, words=0.0))
+    assert records == requests_of(world_triplets(world, 8), (8, 8))
+    assert held_out == requests_of(world_triplets(world, 2, "heldout"), (8, 8))
+    scorer = Scorer((Bright(),), records, Recorded(), enhancer.lexicon)
+    callback = HeldOutCallback(rl.run, rl.validation, enhancer, scorer, Fixed(), held_out, rl.max_tokens, None)
+    callback.policy = Fixed()
+    readings = [callback.held_out() for _ in range(2)]
+    first, again = scorer.generator.drawn
     assert first == again
-    assert [caption for caption, _ in first] == ["A red circle.", lookout.triplets[1].short]
-    assert (lookout.local.config.temperature, lookout.local.config.max_new_tokens) == (0.0, rl.max_tokens)
+    assert [caption for caption, _ in first] == ["A red circle.", held_out[1].captions[0].text]
+    assert (callback.policy.config.temperature, callback.policy.config.max_new_tokens) == (0.0, rl.max_tokens)
     assert readings[0] == readings[1]
-    expected = {"held_out": 0.5, "presence": 0.25, "finish": 0.75}
-    assert {key: readings[0][key] for key in expected} == expected
-    assert readings[0]["consistency"] == pytest.approx(np.mean([len(t.short) for t in lookout.triplets]) / 1000)
+    assert {key: readings[0][key] for key in ("held_out", "presence", "finish", "answered")} == {
+        "held_out": 0.5,
+        "presence": 0.25,
+        "finish": 0.75,
+        "answered": 0.5,
+    }
+    seen = np.mean([seed % 251 for _, seed in first]) / 255
+    assert readings[0]["held_out/bright"] == pytest.approx(seen)
 
 
-def test_rewrites_of_a_request_share_their_noise_which_is_another_at_every_step(rl):
-    scorer = enhance_rl.Scorer(rl, world_triplets(rl.shares.of(SHAPES), 8), Recorded(), Lexicon())
-    state, (function, *_) = TrainerState(), scorer.functions()[0]
+def test_rewrites_of_a_request_share_their_noise_which_is_another_at_every_step():
+    scorer = _scorer((Bright(),))
+    state, function = TrainerState(), enhance_rl.reward_function(scorer, "bright")
     answers = [write_answer(text, "1:1", "x") for text in "abcd"]
     for state.global_step in (0, 1, 1, 2):
         function(["p"] * 4, answers, row=[3, 3, 5, 5], trainer_state=state)
-    noises = [[seed for _, seed in drawn] for drawn in scorer.studio.drawn]
+    noises = [[seed for _, seed in drawn] for drawn in scorer.generator.drawn]
     assert len(noises) == 3
     assert all(a == b != c == d for a, b, c, d in noises)
     assert len({seed for row in noises for seed in row}) == 6
@@ -321,13 +346,15 @@ def test_the_judge_that_looks_on_has_one_patience_also_over_a_resume(rl, monkeyp
         0.1,
     ]  # from step 0 on; a best and a small fall count anew
     readings = iter(scores)
-    monkeypatch.setattr(enhance_rl.Lookout, "held_out", lambda lookout: {"held_out": next(readings)})
-    watch = dataclasses.replace(rl.watch, patience=3, drop=0.03)
+    monkeypatch.setattr(HeldOutCallback, "held_out", lambda callback: {"held_out": next(readings)})
+    watch = dataclasses.replace(rl.validation, patience=3, drop=0.03)
     run = dataclasses.replace(rl.run, steps=7, sample_minutes=1e-9)  # looks by the clock and by steps at once
-    train_enhance_rl(dataclasses.replace(rl, watch=watch, run=run))
+    train_enhance_rl(dataclasses.replace(rl, validation=watch, run=run))
     looks = [(row["step"], row["scores"]["held_out"]) for row in _rows(rl.run.out) if "scores" in row]
     assert looks == list(enumerate(scores))[:8]
-    folder = train_enhance_rl(dataclasses.replace(rl, watch=watch, run=dataclasses.replace(run, steps=9)), resume=True)
+    folder = train_enhance_rl(
+        dataclasses.replace(rl, validation=watch, run=dataclasses.replace(run, steps=9)), resume=True
+    )
     looks = [(row["step"], row["scores"]["held_out"]) for row in _rows(rl.run.out) if "scores" in row]
     assert looks[8:] == [(8, 0.6)]  # the third in a row
     assert json.loads((folder / "held_out.json").read_text()) == {"step": 2, "held_out": 0.9}
@@ -335,12 +362,12 @@ def test_the_judge_that_looks_on_has_one_patience_also_over_a_resume(rl, monkeyp
 
 @pytest.mark.parametrize("kl", [0.5, 2.0])
 def test_too_far_from_the_reference_ends_the_run(rl, kl):
-    lookout = enhance_rl.Lookout.__new__(enhance_rl.Lookout)
-    lookout.recipe, lookout.run, lookout.before, lookout.start = rl, rl.run, 0.0, 0.0
+    callback = HeldOutCallback.__new__(HeldOutCallback)
+    callback.config, callback.run, callback.before, callback.start = rl.validation, rl.run, 0.0, 0.0
     rl.run.out.mkdir(parents=True)
     control = TrainerControl()
-    lookout.on_log(None, TrainerState(), control, {"kl": kl, "loss": 0.0})
-    assert control.should_training_stop is control.should_save is (kl > rl.watch.max_kl)
+    callback.on_log(None, TrainerState(), control, {"kl": kl, "loss": 0.0})
+    assert control.should_training_stop is control.should_save is (kl > rl.validation.max_kl)
 
 
 @pytest.mark.parametrize("stage", ["enhance-sft", "enhance-rl", "speedrun"])
@@ -362,11 +389,20 @@ def test_the_speedrun_trains_both_stages_once(tmp_path):
     build_tiny_pipeline().save_pretrained(tmp_path / "generator")
     sft, rl = (yaml.safe_load((RECIPES / "micro" / f"enhance-{name}.yaml").read_text()) for name in ("sft", "rl"))
     world = {"width": 32, "height": 32, "sprites": 0}
-    sft |= {"world": world, "samples": 40, "held_out": 2, "model": dataclasses.asdict(TINY), "batch_size": 2}
+    rules = {"kind": "world", "world": world}
+    sft |= {
+        "data": {"kind": "world", "world": world, "samples": 40},
+        "rules": rules,
+        "held_out": 2,
+        "model": dataclasses.asdict(TINY),
+        "batch_size": 2,
+    }
     sft |= {"run": {"out": "x", "steps": 2}}
     sft["settings"]["max_new_tokens"] = 8
-    rl |= {"world": world, "samples": 4, "requests": 1, "group": 2, "max_tokens": 8, "run": {"out": "x", "steps": 1}}
-    rl["watch"] = {"prompts": 2, "judge": {"steps": 2, "batch_size": 4, "width": 8}}
+    rl |= {"data": {"kind": "world", "world": world, "samples": 4}, "rules": rules, "requests": 1, "group": 2}
+    rl |= {"max_tokens": 8, "run": {"out": "x", "steps": 1}, "validation": {"prompts": 2}}
+    rl["rewards"]["consistency"]["world"] = world
+    rl["judge"] = {"kind": "world", "world": world, "steps": 2, "batch_size": 4, "width": 8}
     for name, tree in (("sft", sft), ("rl", rl)):
         (recipes / f"enhance-{name}.yaml").write_text(yaml.safe_dump(tree))
     stages: dict[str, Finished] = {}
@@ -385,7 +421,9 @@ def test_the_speedrun_trains_both_stages_once(tmp_path):
 def test_recipes_are_read(family):
     sft = load_recipe(EnhanceSftRecipe, RECIPES / family / "enhance-sft.yaml")
     rl = load_recipe(EnhanceRlRecipe, RECIPES / family / "enhance-rl.yaml")
-    assert sft.world == rl.world
+    assert sft.rules == rl.rules
+    assert rl.judge.world == sft.rules.world
+    assert {reward.kind: reward.weight for reward in rl.rewards}["consistency"] == 1.0
     assert sft.settings.max_new_tokens >= rl.max_tokens
 
 

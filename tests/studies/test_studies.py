@@ -171,12 +171,12 @@ def test_the_enhancer_study_reads_curves_from_a_log(tmp_path):
     from enhance import curves
 
     rows = [
-        {"step": 0, "scores": {"held_out": 0.4, "consistency": 0.5}},
+        {"step": 0, "scores": {"held_out": 0.4, "held_out/consistency": 0.5}},
         {"step": 1, "reward": 0.1, "kl": 0.0, "rewards/consistency/mean": 0.25},
         {"step": 2, "reward": 0.2, "kl": 0.01, "rewards/consistency/mean": 0.75},
     ]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = curves(tmp_path / "log.jsonl")
     assert found["reward"] == [(1, 0.1), (2, 0.2)]
-    assert found["consistency"] == [(0, 0.5)]
+    assert found["held_out/consistency"] == [(0, 0.5)]
     assert found["rewards/consistency"] == [(1, 0.25), (2, 0.75)]

@@ -12,9 +12,11 @@ from typing import Annotated, Union, get_args, get_origin
 import pytest
 import torch
 
+from fourstroke import registry
 from fourstroke.commands import STAGES
 from fourstroke.ranges import Range
 from fourstroke.recipe import RecipeError, load_recipe
+from fourstroke.registry import Registered
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.vae import VaeRecipe, VaeStage, train_vae
@@ -39,13 +41,16 @@ def _kinds(hint, found):
                 _kinds(inner, found)
     for inner in get_args(hint):
         _kinds(inner, found)
+        if isinstance(inner, Registered):
+            for kind in registry.kinds(inner.group):
+                _kinds(registry.find(inner.group, kind), found)
     return found
 
 
 def _bare(hint) -> bool:
     """Whether a type has a number without a range."""
     if get_origin(hint) is Annotated:
-        return not any(isinstance(extra, Range) for extra in get_args(hint)[1:])
+        return not any(isinstance(extra, (Range, Registered)) for extra in get_args(hint)[1:])
     if get_origin(hint) in (Union, types.UnionType, tuple):
         return any(_bare(inner) for inner in get_args(hint))
     return hint in (int, float)
@@ -121,11 +126,11 @@ def test_values_out_of_range_are_one_line_with_the_key(override):
         ("enhance-sft", "beta2=1"),
         ("enhance-sft", "lora={dropout: 1.5}"),
         ("enhance-sft", "settings.top_p=0"),
-        ("enhance-sft", "shares.words=3"),
+        ("enhance-sft", "data.world.words=3"),
         ("enhance-rl", "temperature=0"),
-        ("enhance-rl", "watch.every=0"),
-        ("enhance-rl", "weights.consistency=-1"),
-        ("enhance-rl", "low=90"),
+        ("enhance-rl", "validation.every=0"),
+        ("enhance-rl", "rewards.consistency=-1"),
+        ("enhance-rl", "rewards.length={low: 90}"),
         ("enhance-rl", "kl=-0.1"),
     ],
 )

@@ -1,10 +1,11 @@
 """`fourstroke data degrade`: captions from a JSONL file to triplets, streaming, resumable, with rejects reported.
 
-A row is `{"caption": …}` with, optionally, `scene` (the graph of a drawn world's scene), `kind` (`generate` or
-`edit`), `width`, `height` and `id`. Triplets go to `<out>`, one a line, with the `id` of their row (its line number if
-it has none, and `id#2` for the second of an id); rows that cannot be used go to `<out>.rejects.jsonl` with the reason.
-Rows that stand in either file are not done again, so an interrupted run goes on where it stopped. Each row's seed
-depends on its id alone. A file that no earlier run wrote is never appended to.
+A row is `{"caption": …}` with, optionally, `kind` (`generate` or `edit`), `inputs` (files of the images that an edit
+starts from, relative to the file of rows), `width`, `height`, `id`, and what else the rules want, as a scene graph.
+Triplets go to `<out>`, one a line, with the `id` of their row (its line number if it has none, and `id#2` for the
+second of an id); rows that cannot be used go to `<out>.rejects.jsonl` with the reason. Rows that stand in either file
+are not done again, so an interrupted run goes on where it stopped. Each row's seed depends on its id alone. A file that
+no earlier run wrote is never appended to.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fourstroke.chance import stable_fraction
-from fourstroke.enhance.triplet import Caption, Engine, RejectedError, Triplet
+from fourstroke.enhance.triplet import Annotation, Degrader, RejectedError, Triplet
 from fourstroke.textfile import TextError, check_text, parse_json, read_lines
-from fourstroke.world.graph import Scene
 
 LONGEST_ROW = 1_000_000
 """Bytes of one line."""
 PROGRESS_SECONDS = 1.0
+ROW_KEYS = frozenset(("caption", "kind", "width", "height", "id", "inputs"))
+"""Keys of a row that are not for the rules alone."""
 TRIPLET_KEYS, REJECT_KEYS = ("id", "short", "reasoning", "rich", "category"), ("id", "reason")
 """Keys by which rows of ours are known, in their order."""
 
@@ -44,12 +46,12 @@ class Tally:
     """Rows that an earlier run had done."""
 
 
-def degrade_file(source: Path, out: Path, engine: Engine, *, seed: int = 0, workers: int = 1) -> Tally:
+def degrade_file(source: Path, out: Path, degrader: Degrader, *, seed: int = 0, workers: int = 1) -> Tally:
     """Take every caption of `source` apart into `out`; `workers` rows at a time, written in the order of the rows.
 
     Raises:
         ValueError: if `source` cannot be read, or a file to be appended to is not one of ours; nothing is written then.
-        EndpointError: if the engine's endpoint fails; what was done is kept, and the next run goes on from there.
+        EndpointError: if the degrader's endpoint fails; what was done is kept, and the next run goes on from there.
     """
     if not source.is_file():
         raise ValueError(f"no captions at {source}; give a JSONL file of rows with a caption")
@@ -74,7 +76,8 @@ def degrade_file(source: Path, out: Path, engine: Engine, *, seed: int = 0, work
                 else:
                     yield name, line
 
-        for name, result, read in _results(fresh(), engine, seed, workers):
+        folder = Path(os.path.relpath(source.parent.resolve(), out.parent.resolve()))
+        for name, result, read in _results(fresh(), degrader, folder, seed, workers):
             if isinstance(result, Triplet):
                 good.write(json.dumps({"id": name} | result.to_dict(), ensure_ascii=False) + "\n")
                 good.flush()
@@ -99,13 +102,13 @@ def rows(source: Path) -> Iterator[tuple[str, bytes]]:
     for number, line in read_lines(source, "captions"):
         name = str(number)
         if len(line) <= LONGEST_ROW:
-            with contextlib.suppress(ValueError, AttributeError, RecursionError):  # read_caption says what is wrong
+            with contextlib.suppress(ValueError, AttributeError, RecursionError):  # read_annotation says what is wrong
                 name = check_text(str(json.loads(line.decode()).get("id", number)))
         yield name, line
 
 
-def read_caption(line: bytes) -> Caption:
-    """A row as a caption.
+def read_annotation(line: bytes, folder: Path = Path()) -> Annotation:
+    """A row as an annotation; its input images are files in `folder`, and keys that are not ours go to `meta`.
 
     Raises:
         RejectedError: if it is no JSON object with a caption.
@@ -121,27 +124,38 @@ def read_caption(line: bytes) -> Caption:
         raise RejectedError("it has no caption")
     if row.get("kind", "generate") not in ("generate", "edit"):
         raise RejectedError(f"its kind is {row['kind']!r}; choose generate or edit")
-    try:
-        scene = Scene.from_dict(row["scene"]) if row.get("scene") else None
-    except (KeyError, TypeError):
-        raise RejectedError("its scene is no scene graph of the world") from None
+    inputs = row.get("inputs", [])
+    if not isinstance(inputs, list) or not all(isinstance(name, str) for name in inputs):
+        raise RejectedError("its inputs are no list of files")
     sides = [value if isinstance(value := row.get(key), int) and value > 0 else None for key in ("width", "height")]
-    return Caption(text=text.strip(), kind=row.get("kind", "generate"), scene=scene, width=sides[0], height=sides[1])
+    return Annotation(
+        text=text.strip(),
+        kind=row.get("kind", "generate"),
+        width=sides[0],
+        height=sides[1],
+        inputs=tuple(str(folder / name) for name in inputs),
+        meta={key: value for key, value in row.items() if key not in ROW_KEYS},
+    )
 
 
 def read_triplets(source: Path) -> Iterator[Triplet]:
-    """The triplets that `degrade_file` wrote. Raises `TextError` for a line that is none; the message names it."""
+    """The triplets that `degrade_file` wrote; names of input images are relative to the file's folder.
+
+    Raises:
+        TextError: for a line that is none; the message names it.
+    """
     for number, line in read_lines(source, "triplets"):
         try:
             row = parse_json(line)
-            yield Triplet.from_dict({key: value for key, value in row.items() if key != "id"})
+            triplet = Triplet.from_dict({key: value for key, value in row.items() if key != "id"})
+            yield replace(triplet, inputs=tuple(str(source.parent / name) for name in triplet.inputs))
         except (TextError, AttributeError, KeyError, TypeError) as error:
             reason = error if isinstance(error, TextError) else "is no triplet of `fourstroke data degrade`"
             raise TextError(f"{source}, line {number} {reason}") from None
 
 
 def _results(
-    source: Iterable[tuple[str, bytes]], engine: Engine, seed: int, workers: int
+    source: Iterable[tuple[str, bytes]], degrader: Degrader, folder: Path, seed: int, workers: int
 ) -> Iterator[tuple[str, Triplet | str, int]]:
     """(id, triplet or reason, bytes read) for each row, in order, at most a few rows ahead."""
     read = 0
@@ -149,7 +163,8 @@ def _results(
     with ThreadPoolExecutor(workers) as pool:
         for name, line in source:
             read += len(line)
-            waiting.append((name, read, pool.submit(_one, engine, line, int(stable_fraction(name, str(seed)) * 2**40))))
+            own = int(stable_fraction(name, str(seed)) * 2**40)
+            waiting.append((name, read, pool.submit(_one, degrader, folder, line, own)))
             if len(waiting) >= 2 * workers:
                 first, position, future = waiting.pop(0)
                 yield first, future.result(), position
@@ -157,9 +172,9 @@ def _results(
             yield first, future.result(), position
 
 
-def _one(engine: Engine, line: bytes, seed: int) -> Triplet | str:
+def _one(degrader: Degrader, folder: Path, line: bytes, seed: int) -> Triplet | str:
     try:
-        return engine.degrade(read_caption(line), seed)
+        return degrader.degrade(read_annotation(line, folder), seed)
     except RejectedError as error:
         return str(error)
 

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible chat endpoint (vLLM, SGLang, a gateway), with the standard library alone.
+"""Any OpenAI-compatible endpoint (vLLM, SGLang, a gateway) for words and pictures, with the standard library alone.
 
 A call is bounded in time and in size, and tried again where that can help: no connection, 408, 409, 429 and 5xx.
 """
@@ -23,7 +23,7 @@ from fourstroke.image_io import to_rgb
 from fourstroke.ranges import Natural, Positive, check_ranges
 
 KEY_VARIABLE = "FOURSTROKE_ENDPOINT_KEY"
-MAX_BYTES = 8 * 2**20
+MAX_BYTES, MAX_PICTURE_BYTES = 8 * 2**20, 128 * 2**20
 RETRIED = frozenset((408, 409, 429, 500, 502, 503, 504))
 LONGEST_WAIT = 20.0
 MAX_PIXELS = 1024 * 1024
@@ -39,15 +39,14 @@ class EndpointError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """Where to ask, and for how long. `url` ends before `/chat/completions`, for example http://localhost:8000/v1.
+class Service:
+    """A server that answers JSON with JSON. `url` is what paths are appended to, for example http://localhost:8000/v1.
 
     `timeout` is in seconds, of each wait for the connection in one try; `retries` are tries after the first one. The
     key is read from the environment variable FOURSTROKE_ENDPOINT_KEY unless it is given.
     """
 
     url: str
-    model: str
     timeout: Positive = 120.0
     retries: Natural = 2
     key: str = field(default="", repr=False)
@@ -57,16 +56,16 @@ class Endpoint:
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"the endpoint {self.url!r} should read http://host:port/v1")
 
-    def chat(self, messages: Sequence[dict[str, Any]], **options: Any) -> str:
-        """The assistant's words on a conversation, thoughts included; `options` are fields of OpenAI's API.
+    def post(self, path: str, body: Any, limit: int = MAX_BYTES) -> Any:
+        """The JSON that `url/path` answers a body with, of at most `limit` bytes.
 
         Raises:
             EndpointError: after the last try, or at once for an error that another try does not mend.
         """
-        body = json.dumps({"model": self.model, "messages": list(messages), **options}).encode()
+        data = json.dumps(body).encode()
         for attempt in range(self.retries + 1):
             try:
-                return self._ask(body)
+                return self._ask(path, data, limit)
             except urllib.error.HTTPError as error:
                 reason = f"{error.code} {_excerpt(error)}"
                 wait = error.headers.get("Retry-After") or ""
@@ -78,24 +77,66 @@ class Endpoint:
                 time.sleep(min(LONGEST_WAIT, float(wait) if wait.isdigit() else 0.5 * 2**attempt))
         raise EndpointError(f"{self.url} failed {self.retries + 1} times, at last with: {reason}")
 
-    def _ask(self, body: bytes) -> str:
+    def _ask(self, path: str, body: bytes, limit: int) -> Any:
         key = self.key or os.environ.get(KEY_VARIABLE, "")
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, headers)
+        request = urllib.request.Request(f"{self.url.rstrip('/')}/{path}", body, headers)
         with urllib.request.urlopen(request, timeout=self.timeout) as response:
-            data = response.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise EndpointError(f"{self.url} answered with more than {MAX_BYTES} bytes")
+            data = response.read(limit + 1)
+        if len(data) > limit:
+            raise EndpointError(f"{self.url} answered with more than {limit} bytes")
         try:
-            message = json.loads(data)["choices"][0]["message"]
+            return json.loads(data)
+        except ValueError:
+            raise EndpointError(f"{self.url} answered with something else than JSON") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint(Service):
+    """A language model that a server serves; `url` ends before `/chat/completions`."""
+
+    model: str
+
+    def chat(self, messages: Sequence[dict[str, Any]], **options: Any) -> str:
+        """The assistant's words on a conversation, thoughts included; `options` are fields of OpenAI's API.
+
+        Raises:
+            EndpointError: as `post` does, and for an answer without words.
+        """
+        answer = self.post("chat/completions", {"model": self.model, "messages": list(messages), **options})
+        try:
+            message = answer["choices"][0]["message"]
             content = message["content"]
+            refusal = message.get("refusal")
             thoughts = message.get("reasoning_content") or message.get("reasoning")
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        except (KeyError, IndexError, TypeError, AttributeError):
             raise EndpointError(f"{self.url} answered with something else than a chat completion") from None
         if not isinstance(content, str):
-            raise EndpointError(f"{self.url} answered without words")
+            why = f": {refusal[:200]}" if isinstance(refusal, str) else ""
+            raise EndpointError(f"{self.url} answered without words{why}")
         turn = f"<think>{thoughts}</think>{content}" if isinstance(thoughts, str) else content
         return turn.encode(errors="replace").decode()  # JSON can spell lone surrogates, which no file holds
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesEndpoint(Service):
+    """A model that draws, behind OpenAI's images API; `url` ends before `/images/generations`."""
+
+    model: str
+
+    def draw(self, prompt: str, width: int, height: int, seed: int) -> Image.Image:
+        """One picture; `seed` is an extension that ours, vLLM-Omni and SGLang know.
+
+        Raises:
+            EndpointError: as `post` does, and for an answer without a picture.
+        """
+        body = {"model": self.model, "prompt": prompt, "n": 1, "size": f"{width}x{height}", "seed": seed}
+        answer = self.post("images/generations", body | {"response_format": "b64_json"}, MAX_PICTURE_BYTES)
+        try:
+            data = base64.b64decode(answer["data"][0]["b64_json"], validate=True)
+            return Image.open(io.BytesIO(data)).convert("RGB")
+        except (KeyError, IndexError, TypeError, ValueError, OSError):
+            raise EndpointError(f"{self.url} answered without a picture") from None
 
 
 def data_url(image: Image.Image) -> str:

@@ -1,1 +1,5 @@
 """What the models can do, measured."""
+
+from fourstroke.registry import offer
+
+offer("judges", vision="fourstroke.evaluate.vision:VisionJudge")

@@ -42,6 +42,21 @@ def read_line(pixels: np.ndarray) -> str:
     Raises:
         ValueError: if RapidOCR is not installed.
     """
+    found = _read(pixels)
+    if not found:
+        return ""
+    _, (top, bottom, *_) = max(found, key=lambda item: (item[1][1] - item[1][0]) * (item[1][3] - item[1][2]))
+    line = [item for item in found if top <= (item[1][0] + item[1][1]) / 2 <= bottom]
+    return " ".join(text for text, _ in sorted(line, key=lambda item: item[1][2]))
+
+
+def read_lines(pixels: np.ndarray) -> list[str]:
+    """All texts in (H, W, 3) uint8 RGB, from top to bottom. Raises ValueError if RapidOCR is not installed."""
+    return [text for text, _ in sorted(_read(pixels), key=lambda item: (item[1][0], item[1][2]))]
+
+
+def _read(pixels: np.ndarray) -> list[tuple[str, tuple[float, float, float, float]]]:
+    """Texts with the top, bottom, left and right of their boxes."""
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     scale = max(1.0, READING_SIDE / min(picture.size))
     if scale > 1:
@@ -50,13 +65,10 @@ def read_line(pixels: np.ndarray) -> str:
         )
     answer = _reader()(np.asarray(picture)[..., ::-1])  # RapidOCR takes BGR
     if answer.boxes is None or answer.txts is None:
-        return ""
+        return []
     boxes = [np.asarray(box, float) for box in answer.boxes]
     spans = [(box[:, 1].min(), box[:, 1].max(), box[:, 0].min(), box[:, 0].max()) for box in boxes]
-    largest = max(range(len(spans)), key=lambda i: (spans[i][1] - spans[i][0]) * (spans[i][3] - spans[i][2]))
-    top, bottom = spans[largest][:2]
-    line = [i for i, span in enumerate(spans) if top <= (span[0] + span[1]) / 2 <= bottom]
-    return " ".join(answer.txts[i] for i in sorted(line, key=lambda i: spans[i][2]))
+    return list(zip(map(str, answer.txts), spans, strict=True))
 
 
 def levenshtein(a: str, b: str) -> int:

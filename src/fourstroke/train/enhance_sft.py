@@ -2,30 +2,27 @@
 
 Qwen-Image-2.0 report, prompt enhancer: next-token loss on the thoughts and the answer, not on the request. TRL's
 `SFTTrainer`; a model from the hub or a folder, whole or with LoRA (PEFT), or a small one from nothing. Triplets come
-from the drawn world, from a file of `fourstroke data degrade`, or from both.
+from a dataset whose captions are taken apart by rules, from a file of `fourstroke data degrade`, or from both.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
-import json
-import math
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import PrinterCallback
 
-from fourstroke.checkpoint import pick, read_rows
+from fourstroke.data.sample import Data
 from fourstroke.enhance import protocol
 from fourstroke.enhance.bulk import read_triplets
 from fourstroke.enhance.checks import Lexicon
+from fourstroke.enhance.degrade import degrade_dataset
 from fourstroke.enhance.enhancer import (
     EnhancerConfig,
     LocalModel,
@@ -34,18 +31,17 @@ from fourstroke.enhance.enhancer import (
     read_system_prompt,
     render,
 )
-from fourstroke.enhance.measure import Shares, answers, lexicon_of, rewrites, text_scores, world_triplets
+from fourstroke.enhance.measure import answers, rewrites, text_scores
 from fourstroke.enhance.small import SYSTEM_PROMPT, SmallEnhancerConfig, build_model, build_tokenizer, sizes
-from fourstroke.enhance.triplet import Triplet
-from fourstroke.files import append_line, atomic_folder, user_path, write_text
+from fourstroke.enhance.triplet import Rules, Triplet
+from fourstroke.files import atomic_folder, user_path
 from fourstroke.parallel.mesh import require_one_process
 from fourstroke.pretrained import load_fitting, readable
 from fourstroke.ranges import Count, Decay, Natural, NonNegative, check_ranges
 from fourstroke.recipe import RecipeError, agree, resolved
-from fourstroke.train import session
-from fourstroke.train.loop import DivergedError, RunConfig
+from fourstroke.train.loop import RunConfig
 from fourstroke.train.optimizer import CombinedOptimizer, OptimizerConfig, build_optimizers
-from fourstroke.world import WorldConfig
+from fourstroke.train.trl_stage import LoraSettings, RunCallback, arguments, finish, import_trl, show, started
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -55,30 +51,17 @@ TOKENIZER_TRIPLETS = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    """Low-rank adapters (PEFT) on the linear layers; they are merged into the exported model."""
-
-    rank: Count = 32
-    alpha: Count = 64
-    dropout: Decay = 0.0
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-
-@dataclass(frozen=True, kw_only=True)
 class EnhanceSftRecipe:
     """Every number of a fine-tuning.
 
     `base` is a hub id or a folder; without one a model of the sizes `model` is built (None: micro's), and beside one
-    `model`, if it is given, must agree with it. `samples` triplets come from the
-    world, further ones from `triplets`. A step sees `batch_size * accumulate` of them. Held-out ones come from the
-    world's held-out split, or, without a world, from the end of the file.
+    `model`, if it is given, must agree with it. Triplets come from the samples of `data`, taken apart by `rules`, and
+    from the file `triplets`. A step sees `batch_size * accumulate` of them. Held-out ones come from the held-out split
+    of the data, or, without data, from the end of the file.
     """
 
-    world: WorldConfig | None = None
-    shares: Shares = field(default_factory=Shares)
-    samples: Natural = 0
+    data: Data | None = None
+    rules: Rules | None = None
     triplets: Path | None = None
     held_out: Natural = 64
     base: str | None = None
@@ -105,8 +88,10 @@ class EnhanceSftRecipe:
             object.__setattr__(self, "base", str(user_path(self.base)))
         if self.optimizer == "muon" and self.lora is not None:
             raise ValueError("optimizer=muon moves whole weights; with lora leave it adamw")
-        if self.world is None and (self.samples or self.triplets is None or not self.held_out):
-            raise ValueError("without a world samples is 0, and triplets names a file of `fourstroke data degrade`")
+        if (self.data is None) != (self.rules is None):
+            raise ValueError("data and rules go together: what is taken apart, and by whom")
+        if self.data is None and (self.triplets is None or not self.held_out):
+            raise ValueError("without data and rules, triplets names a file of `fourstroke data degrade`")
 
 
 def train_enhance_sft(recipe: EnhanceSftRecipe, resume: bool = False) -> Path:
@@ -142,18 +127,7 @@ def _fine_tune(trl: Any, recipe: EnhanceSftRecipe, checkpoint: str | None) -> Pa
         shares = text_scores(requests, rewrites(turns), lexicon)
         return {name: value.value for name, value in shares.items() if value is not None}
 
-    peft = None
-    if recipe.lora is not None:
-        from peft import LoraConfig
-
-        lora = recipe.lora
-        peft = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        )
+    peft = None if recipe.lora is None else recipe.lora.peft()
     trainer = trl.SFTTrainer(
         model=model,
         args=trl.SFTConfig(
@@ -167,7 +141,7 @@ def _fine_tune(trl: Any, recipe: EnhanceSftRecipe, checkpoint: str | None) -> Pa
         train_dataset=dataset(triplets, tokenizer, system, recipe.max_length),
         processing_class=tokenizer,
         peft_config=peft,
-        callbacks=[Watchman(recipe.run, score)],
+        callbacks=[RunCallback(recipe.run, score)],
         optimizers=(None if recipe.optimizer == "adamw" else _muon(recipe, model), None),
     )
     trainer.remove_callback(PrinterCallback)
@@ -193,144 +167,6 @@ def dataset(triplets: Iterable[Triplet], tokenizer: PreTrainedTokenizerBase, sys
     return Dataset.from_list(rows)
 
 
-def arguments(run: RunConfig, batch: int, lr: float, warmup: int, weight_decay: float, beta2: float) -> dict[str, Any]:
-    """The fields of transformers' `TrainingArguments` that all stages of the enhancer share."""
-    gpu = torch.cuda.is_available()
-    return {
-        "output_dir": str(run.out / "state"),
-        "max_steps": run.steps,
-        "per_device_train_batch_size": batch,
-        "learning_rate": lr,
-        "warmup_steps": warmup,
-        "weight_decay": weight_decay,
-        "adam_beta2": beta2,
-        "max_grad_norm": 1.0,
-        "seed": run.seed,
-        "use_cpu": not gpu,
-        "bf16": gpu,
-        "logging_steps": 10,
-        "logging_nan_inf_filter": False,
-        "save_strategy": "no",
-        "save_total_limit": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": gpu,
-    }
-
-
-class Watchman(TrainerCallback):
-    """Time limit, checkpoints and scores by the clock, and the run's `log.jsonl`, as the other stages have them."""
-
-    def __init__(self, run: RunConfig, score: Any) -> None:
-        self.run, self.score = run, score
-        self.before = seconds_of(run.out / "log.jsonl")
-        self.start = self.saved = self.sampled = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """Of training, those before a resume included."""
-        return self.before + time.perf_counter() - self.start
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """The clock starts here, after the data are made."""
-        self.start = self.saved = self.sampled = time.perf_counter()
-        if self.run.sample_first and state.global_step == 0:
-            self.look(state)
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save, score or stop when it is time."""
-        now = time.perf_counter()
-        if now - self.saved > 60 * self.run.save_minutes:
-            control.should_save = control.should_log = True  # the loss is looked at first
-            self.saved = now
-        if self.run.max_minutes is not None and self.seconds > 60 * self.run.max_minutes:
-            control.should_training_stop = True
-        last = control.should_training_stop or state.global_step >= self.run.steps
-        if last:
-            control.should_save = control.should_log = True
-        if last or now - self.sampled > 60 * self.run.sample_minutes:
-            self.look(state)
-            self.sampled = time.perf_counter()
-
-    def on_log(
-        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
-        """A row of the log."""
-        values = {key: round(value, 5) for key, value in (logs or {}).items() if isinstance(value, (int, float))}
-        if "train_runtime" not in values:
-            self.write(state, values)
-        if not math.isfinite(values.get("loss", 0.0)):
-            control.should_save, control.should_training_stop = False, True  # the last state is from before
-
-    def look(self, state: TrainerState) -> None:
-        """Score the model as it is."""
-        self.write(state, {"scores": self.score()})
-
-    def write(self, state: TrainerState, values: dict[str, Any]) -> None:
-        """Append a row to `log.jsonl` and print it."""
-        row = {"step": state.global_step, "seconds": round(self.seconds, 1), **values}
-        append_line(self.run.out / "log.jsonl", json.dumps(row))
-        flat = values.get("scores") or {
-            k: v for k, v in values.items() if k in ("loss", "mean_token_accuracy", "reward", "kl")
-        }
-        share = 100 * state.global_step / max(1, self.run.steps)
-        told = "  ".join(f"{key} {value:.4f}" for key, value in flat.items())
-        print(f"{share:5.1f} %  step {state.global_step}  {told}  {self.seconds / 60:.1f} minutes gone", flush=True)
-
-
-@contextlib.contextmanager
-def started(out: Path, resume: bool, record: dict[str, Any], fixed: Sequence[str]) -> Iterator[str | None]:
-    """Hold the run's folder; yields the checkpoint to go on from, None for a new run.
-
-    Raises:
-        RecipeError: if the folder is not to be had (`session.opened`), or keys of the groups `fixed`, which say what
-            the model is, differ from those of the checkpoint.
-    """
-    with session.opened(out, resume):
-        changed = session.changes(out, record) if resume else {}
-        if wrong := {key: told for key, told in changed.items() if key.split(".")[0] in fixed}:
-            raise RecipeError(f"{out / 'state'} is of another model; what differs: {session.listed(wrong)}")
-        if changed:
-            print(f"resumed {out}; changed: {session.listed(changed)}", flush=True)
-        found = session.checkpoints(out)
-        if not found:
-            (out / "log.jsonl").unlink(missing_ok=True)  # of a run that never saved
-        session.write_record(out, record)
-        yield str(found[-1]) if found else None
-
-
-def finish(state: TrainerState, run: RunConfig) -> None:
-    """Refuse a run whose loss was no number."""
-    losses = [row["loss"] for row in state.log_history if "loss" in row]
-    if any(loss != loss or abs(loss) == float("inf") for loss in losses):
-        raise DivergedError(f"the loss was not finite; lower lr and --resume from the last state in {run.out}")
-
-
-def seconds_of(log: Path) -> float:
-    """Seconds of training that a log records."""
-    rows = read_rows(log) if log.exists() else []
-    return max((pick(row, "seconds", float, log) for row in rows), default=0.0)
-
-
-def show(folder: Path, step: int, requests: list[str], turns: list[str]) -> None:
-    """Write the first requests with what became of them."""
-    text = "\n\n".join(
-        f"> {request}\n{turn}" for request, turn in itertools.islice(zip(requests, turns, strict=True), 16)
-    )
-    write_text(folder / f"step-{step:06d}.txt", text + "\n")
-
-
-def import_trl() -> Any:
-    """TRL, or one line that says how to get it."""
-    try:
-        import datasets
-        import trl
-    except ModuleNotFoundError as error:
-        raise RuntimeError(f"training the enhancer needs {error.name}: pip install '.[enhance]'") from None
-    datasets.disable_progress_bars()
-    return trl
-
-
 def _muon(recipe: EnhanceSftRecipe, model: PreTrainedModel) -> torch.optim.Optimizer:
     """Muon on the hidden matrices, AdamW on the rest."""
     config = OptimizerConfig(lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, recipe.beta2))
@@ -338,20 +174,21 @@ def _muon(recipe: EnhanceSftRecipe, model: PreTrainedModel) -> torch.optim.Optim
 
 
 def _data(recipe: EnhanceSftRecipe) -> tuple[list[Triplet], list[Triplet], Lexicon]:
-    """Triplets to train on, held-out ones, and what their world can draw."""
+    """Triplets to train on, held-out ones, and what all of them can name."""
     triplets: list[Triplet] = []
     held_out: list[Triplet] = []
     lexicon = Lexicon()
-    if recipe.world is not None:
-        world = recipe.shares.of(recipe.world)
-        triplets, held_out = world_triplets(world, recipe.samples), world_triplets(world, recipe.held_out, "heldout")
-        lexicon = lexicon_of(world)
+    if recipe.data is not None and recipe.rules is not None:
+        degrader = recipe.rules.open()
+        lexicon = degrader.lexicon
+        triplets = list(degrade_dataset(recipe.data.open("train"), degrader))
+        held_out = list(degrade_dataset(recipe.data.open("heldout"), degrader, recipe.held_out))
     if recipe.triplets is not None:
         triplets += read_triplets(recipe.triplets)
-    if recipe.world is None:
+    if recipe.data is None:
         triplets, held_out = triplets[: -recipe.held_out], triplets[-recipe.held_out :]
     if not triplets:
-        raise RecipeError("there is nothing to train on: raise samples, or name a file of more triplets")
+        raise RecipeError("there is nothing to train on: name a file of more triplets, or other data")
     return triplets, held_out, lexicon
 
 

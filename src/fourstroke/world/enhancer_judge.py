@@ -11,8 +11,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,15 +21,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourstroke.checkpoint import load_weights, save_weights
+from fourstroke.data.sample import Record
 from fourstroke.ranges import Count, Fraction, NonNegative, check_ranges
 from fourstroke.world import SHAPE_COLOURS, SHAPES, World, WorldConfig
+from fourstroke.world.caption_rules import scene_of
 from fourstroke.world.graph import Scene
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeConfig:
-    """How long the held-out judge learns; the defaults take about two minutes on two CPU cores."""
+class WorldJudge:
+    """How long the held-out judge of a world learns; the defaults take about two minutes on two CPU cores."""
 
+    kind: ClassVar[str] = "world"
+
+    world: WorldConfig = field(default_factory=WorldConfig)
     steps: Count = 600
     batch_size: Count = 64
     lr: NonNegative = 2e-3
@@ -41,8 +47,12 @@ class JudgeConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
 
+    def open(self, folder: Path | None = None) -> PresenceJudge:
+        """The judge, learnt now, or taken from `folder` if it was learnt before."""
+        return train_judge(self, folder)
 
-class HeldOutJudge(nn.Module):
+
+class PresenceJudge(nn.Module):
     """Pictures to the logits of `titles` and of a finished background: `b 3 h w -> b (titles + 1)`."""
 
     def __init__(self, config: WorldConfig, width: int = 24, side: int = 64) -> None:
@@ -61,27 +71,30 @@ class HeldOutJudge(nn.Module):
         return self.head(torch.cat([features.amax((2, 3)), features.mean((2, 3))], dim=1))
 
     @torch.inference_mode()
-    def look(self, pictures: Sequence[np.ndarray], facts: Sequence[Scene]) -> list[tuple[float, float]]:
-        """(presence, finish) of each picture, (H, W, 3 or 4) uint8; presence is the mean over the stated things."""
+    def score(self, pictures: Sequence[np.ndarray], records: Sequence[Record]) -> dict[str, list[float]]:
+        """`presence`, the mean over the things that a record's scene states, and `finish` of each picture."""
         if not pictures:
-            return []
+            return {"presence": [], "finish": []}
         scores = self(torch.cat([tensor(p, self.side) for p in pictures])).sigmoid()
-        found = []
-        for row, scene in zip(scores, facts, strict=True):
+        presence = []
+        for row, record in zip(scores, records, strict=True):
+            scene = scene_of(record.meta)
+            if scene is None:
+                raise ValueError(f"{record.name} has no scene; the judge of the world knows its own pictures only")
             asked = [self.titles.index(entry.title) for entry in scene.objects]
-            found.append((float(row[asked].mean()) if asked else 1.0, float(row[-1])))
-        return found
+            presence.append(float(row[asked].mean()) if asked else 1.0)
+        return {"presence": presence, "finish": scores[:, -1].tolist()}
 
 
-def train_judge(world: WorldConfig, config: JudgeConfig, file: Path | None = None, seed: int = 7) -> HeldOutJudge:
-    """Learn a judge of a world; taken from the folder `file`, or written to it, if one is given."""
+def train_judge(config: WorldJudge, folder: Path | None = None, seed: int = 7) -> PresenceJudge:
+    """Learn a judge of a world; taken from `folder`, or written to it, if one is given."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        judge = HeldOutJudge(world, config.width, config.side)
-        if file is not None and file.exists():
-            load_weights(judge, file)
+        judge = PresenceJudge(config.world, config.width, config.side)
+        if folder is not None and folder.exists():
+            load_weights(judge, folder)
             return judge.eval().requires_grad_(False)
-        source = World(_varied(world, config))
+        source = World(_varied(config))
         optimizer = torch.optim.AdamW(judge.parameters(), lr=config.lr)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.steps, pct_start=0.1)
         for step in range(config.steps):
@@ -95,8 +108,8 @@ def train_judge(world: WorldConfig, config: JudgeConfig, file: Path | None = Non
             schedule.step()
             if step % 100 == 99:
                 print(f"held-out judge: step {step + 1}/{config.steps}, loss {float(loss.detach()):.3f}", flush=True)
-    if file is not None:
-        save_weights(judge, file, {"titles": list(judge.titles)})
+    if folder is not None:
+        save_weights(judge, folder, {"titles": list(judge.titles)})
     return judge.eval().requires_grad_(False)
 
 
@@ -139,5 +152,7 @@ def _stage(inputs: int, outputs: int) -> nn.Sequential:
     )
 
 
-def _varied(world: WorldConfig, config: JudgeConfig) -> WorldConfig:
-    return replace(world, textures=config.textures, lights=config.lights, words=0.0, backgrounds=(0.7, 0.15, 0.15))
+def _varied(config: WorldJudge) -> WorldConfig:
+    return replace(
+        config.world, textures=config.textures, lights=config.lights, words=0.0, backgrounds=(0.7, 0.15, 0.15)
+    )

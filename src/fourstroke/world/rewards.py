@@ -1,0 +1,87 @@
+"""Rewards that only a world can give: facts checked by looking at pixels, things and places by their names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fourstroke.enhance.checks import Lexicon
+from fourstroke.enhance.rewards.reward import Reward, RewardBatch
+from fourstroke.world.caption_rules import scene_of
+from fourstroke.world.judging.judge import Judge, Verdict
+from fourstroke.world.world import WorldConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency(Reward):
+    """Share of the *short* prompt's facts that the picture shows (`consistency`). Words on signs count only where the
+    world's generator draws words.
+    """
+
+    kind: ClassVar[str] = "consistency"
+
+    world: WorldConfig = field(default_factory=WorldConfig)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge of pixels."""
+        return Judge(self.world)
+
+    def __call__(self, batch: RewardBatch) -> Tensor:
+        """Raises ValueError for a request without a scene."""
+        found = []
+        for picture, record in zip(batch.pictures, batch.records, strict=True):
+            facts = scene_of(record.meta)
+            if facts is None:
+                raise ValueError(f"{record.name} has no scene to be judged by; take another reward, such as vision")
+            facts = facts if self.world.words else replace(facts, sign=None)
+            found.append(consistency(self.judge.verdict(picture, facts), bool(record.meta.get("states_background"))))
+        return torch.tensor(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Things(Reward):
+    """Share of the request's things and colours that the rewrite names, halved if it invents others."""
+
+    kind: ClassVar[str] = "things"
+
+    def __call__(self, batch: RewardBatch) -> Tensor:
+        """By the enhancer's lexicon."""
+        pairs = zip(batch.requests, batch.rewrites, strict=True)
+        return torch.tensor([things(request, rewrite, batch.lexicon) for request, rewrite in pairs])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places(Reward):
+    """Whether the rewrite says of every thing that it stands where the request wants it, and nothing against it."""
+
+    kind: ClassVar[str] = "places"
+
+    def __call__(self, batch: RewardBatch) -> Tensor:
+        """By the enhancer's lexicon."""
+        pairs = zip(batch.requests, batch.rewrites, strict=True)
+        return torch.tensor([float(not batch.lexicon.moved(request, rewrite)) for request, rewrite in pairs])
+
+
+def consistency(verdict: Verdict, states_background: bool = False) -> float:
+    """Share of the short prompt's facts that the picture shows: objects, colours, relations, background, words.
+
+    `verdict` judges the picture against the facts; the background counts only where it was stated.
+    """
+    hits: list[float] = [*map(float, verdict.objects + verdict.colours + verdict.relations)]
+    if states_background:
+        hits += map(float, verdict.backgrounds)
+    if verdict.word is not None:
+        hits.append(float(verdict.word.exact))
+    return sum(hits) / len(hits) if hits else 0.0
+
+
+def things(request: str, rewrite: str, lexicon: Lexicon) -> float:
+    """Share of the request's things and colours that the rewrite names, halved if it invents others."""
+    asked = len(lexicon.titles(request)) + len(lexicon.colours_of(request))
+    kept = 1 - min(1.0, len(lexicon.lost(request, rewrite)) / asked) if asked else 1.0
+    return kept * (0.5 if lexicon.invented(request, rewrite) else 1.0)
