@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -37,6 +39,8 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes a picture upright, by its EXIF orientation."""
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations by which width and height change places."""
 
 
 class ImageError(ValueError):
@@ -83,10 +87,39 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, formats: tuple[str, 
     """
     if not data:
         raise ImageError("empty file")
+    with _said(max_pixels):
+        return to_rgb(Image.open(io.BytesIO(_short_notes(data)), formats=formats), max_pixels)
+
+
+def image_size(file: IO[bytes], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height of an encoded picture, upright, from its header; it is decoded only where that does not do.
+
+    Raises ImageError as `decode_image` does, for what can be told by the header.
+    """
+    try:
+        with _said(max_pixels):
+            image = Image.open(file)
+            width, height = image.size
+            turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation) in SIDEWAYS  # PNG's own would decode all
+    except ImageTooLargeError:
+        raise
+    except ImageError:
+        file.seek(0)
+        return decode_image(file.read(), max_pixels).size
+    if not width * height:
+        raise ImageError("no pixels")
+    if width * height > max_pixels:
+        raise ImageTooLargeError(f"{width} x {height} pixels, more than {max_pixels}: make it smaller")
+    return (height, width) if turned else (width, height)
+
+
+@contextlib.contextmanager
+def _said(max_pixels: int) -> Iterator[None]:
+    """Turn whatever Pillow raises in the block into an ImageError of a few words."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow about sizes and tags: we judge the size ourselves
-            return to_rgb(Image.open(io.BytesIO(_short_notes(data)), formats=formats), max_pixels)
+            yield
     except Image.DecompressionBombError:
         raise ImageTooLargeError(f"more than {max_pixels} pixels: make it smaller") from None
     except Image.UnidentifiedImageError:

@@ -209,6 +209,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise RecipeError(f"{where} should have {len(arguments)} values, found {len(value)}")
         kinds = [inner] * len(value) if inner is not None else list(arguments)
         return tuple(_convert(kind, item, where) for kind, item in zip(kinds, value, strict=True))
+    if origin is dict and isinstance(value, dict):
+        key, inner = arguments
+        return {_convert(key, k, where): _convert(inner, item, f"{where}.{k}") for k, item in value.items()}
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string

@@ -7,7 +7,7 @@ used raises `SampleError`, which names the stage that refused it, so that report
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -21,11 +21,17 @@ Size = tuple[int, int]
 
 
 class SampleError(ValueError):
-    """A sample that cannot be used; `stage` is the filter or reader that refused it, the message says why."""
+    """A sample that cannot be used; `stage` is the filter or reader that refused it, the message says why.
 
-    def __init__(self, reason: str, stage: str = "read") -> None:
+    `name` is that of the sample, where whoever raises it knows it.
+    """
+
+    def __init__(self, reason: str, stage: str = "read", name: str = "") -> None:
         super().__init__(reason)
-        self.stage = stage
+        self.stage, self.name = stage, name
+
+    def __reduce__(self) -> tuple[type[SampleError], tuple[str, str, str]]:
+        return SampleError, (str(self), self.stage, self.name)
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,27 @@ class Dataset(Protocol):
         """Of the content of the picture (and its inputs), by which caches know it again; raises SampleError."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hints:
+    """What a dataset may say beforehand, in an attribute `hints`; a loader does without what is left out."""
+
+    size: Size | None = None
+    """Of every picture, where all are alike, without inputs and readable; records are then not read beforehand.
+
+    Such pictures are drawn for their size, and shown at it: they are cropped where a stage wants less."""
+    blocks: Sequence[int] = ()
+    """First index of each shard, ascending from 0; a few shards at a time are read from."""
+    repeats: Sequence[int] = ()
+    """How often each sample comes in an epoch; once where this is left out."""
+    skipped: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """What is there and is no sample: by name, the stage that refused it and why."""
+
+
+def hints(dataset: Dataset) -> Hints:
+    """What a dataset says beforehand."""
+    return getattr(dataset, "hints", None) or Hints()
+
+
 class DatasetConfig(Protocol):
     """A kind of dataset in a recipe: a frozen dataclass of its options."""
 
@@ -112,3 +139,16 @@ class Batch:
     """(b, tokens of all inputs, channels) float16, in place of the pixels of `inputs`."""
     crops: Sequence[tuple[float, float, float, float]] = ()
     """By record: left, top, right and bottom of what is shown, as fractions of the picture."""
+    features: Sequence[Tensor] | None = None
+    """By record, the text encoder's features of its prompt (and inputs) from a cache, (length, channels)."""
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from which copies to a GPU need not be waited for."""
+        pinned = {
+            name: value.pin_memory()
+            for name in ("images", "latents", "input_latents")
+            if (value := getattr(self, name)) is not None
+        }
+        inputs = [[image.pin_memory() for image in row] for row in self.inputs]
+        features = None if self.features is None else [row.pin_memory() for row in self.features]
+        return replace(self, inputs=inputs, features=features, **pinned)
