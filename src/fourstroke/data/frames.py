@@ -8,8 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from fourstroke.data.buckets import Buckets, Crop, crop_of, window_of
-from fourstroke.data.sample import SampleError, Size
-from fourstroke.data.survey import Shape
+from fourstroke.data.sample import SampleError, Shape, Size
 
 
 class Frames(Protocol):
@@ -37,15 +36,15 @@ class Bucketed:
     def place(self, shape: Shape) -> dict[int, Shape]:
         """The picture's and its inputs' buckets in each area that has one for the picture."""
         found: dict[int, Shape] = {}
-        refused = SampleError("fits no size", "ratio")
+        refused = None
         for area in range(len(self.shares)):
             try:
                 bucket = self.buckets.fit(shape[0], area)
             except SampleError as error:
-                refused = error
+                refused = refused or error
                 continue
             found[area] = bucket, tuple(self.buckets.nearest(size, area) for size in shape[1])
-        if not found:
+        if refused is not None and not found:
             raise refused
         return found
 

@@ -19,9 +19,9 @@ from fourstroke.data.datasets.mixture import Mixture
 from fourstroke.data.filters import Filters
 from fourstroke.data.frames import Frames
 from fourstroke.data.reader import BatchReader, Features, Latents, Made, Plan, Row
-from fourstroke.data.sample import Batch, Dataset, SampleError, hints
+from fourstroke.data.sample import Batch, Dataset, SampleError, Shape, hints
 from fourstroke.data.schedule import Order, Schedule
-from fourstroke.data.survey import Shape, Surveyed, shapes_of, survey
+from fourstroke.data.survey import Surveyed, shapes_of, survey
 from fourstroke.ranges import Count, Natural, NonNegative, check_ranges
 
 SPARE = 8
@@ -147,13 +147,12 @@ class Loader:
                     weight = one.stretch.weight * self.frames.shares[group] / share * len(indices) / counts[group]
                     order = Order(indices, (self.seed, 1, number, group, len(streams)), blocks)
                     if weight:
-                        streams.setdefault(key, []).append(_Stream(order, weight, part.size is not None))
+                        streams.setdefault(key, []).append(_Stream(order, weight, bool(part.shapes)))
         return list(streams.items())
 
     def _placed(self, one: Surveyed) -> dict[int, dict[Shape, np.ndarray]]:
         """Indices by group and shape of batch, as often as they come in an epoch."""
         members: dict[int, dict[Shape, list[np.ndarray]]] = {}
-        repeats = dict(zip(one.indices.tolist(), one.repeats.tolist(), strict=True)) if len(one.shapes) > 1 else {}
         for indices, shape in shapes_of(one):
             try:
                 places = self.frames.place(shape)
@@ -162,9 +161,8 @@ class Loader:
                 for index in indices.tolist():
                     self.report.skip(self.dataset.record(index).name, error)
                 continue
-            often = np.repeat(indices, [repeats[index] for index in indices.tolist()]) if repeats else indices
             for group, target in places.items():
-                members.setdefault(group, {}).setdefault(target, []).append(often)
+                members.setdefault(group, {}).setdefault(target, []).append(one.often(indices))
         return {
             group: {target: np.sort(np.concatenate(parts)) for target, parts in shapes.items()}
             for group, shapes in members.items()

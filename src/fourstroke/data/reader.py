@@ -13,8 +13,7 @@ from torch import Tensor
 
 from fourstroke.data.buckets import Crop, show
 from fourstroke.data.frames import Frames
-from fourstroke.data.sample import Batch, Caption, Dataset, Record, Sample, SampleError
-from fourstroke.data.survey import Shape
+from fourstroke.data.sample import Batch, Caption, Dataset, Record, Sample, SampleError, Shape
 
 
 class Latents(Protocol):
@@ -56,6 +55,7 @@ class Made:
     skipped: Sequence[tuple[int, SampleError]]
 
     def pin_memory(self) -> Made:
+        """With the batch in page-locked memory."""
         return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
 
 

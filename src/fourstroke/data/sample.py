@@ -18,6 +18,8 @@ from fourstroke.registry import Registered
 Split = Literal["train", "heldout"]
 Size = tuple[int, int]
 """Width and height in pixels."""
+Shape = tuple[Size, tuple[Size, ...]]
+"""Sizes of a picture and of its inputs."""
 
 
 class SampleError(ValueError):
@@ -90,10 +92,9 @@ class Dataset(Protocol):
 class Hints:
     """What a dataset may say beforehand, in an attribute `hints`; a loader does without what is left out."""
 
-    size: Size | None = None
-    """Of every picture, where all are alike, without inputs and readable; records are then not read beforehand.
-
-    Such pictures are drawn for their size, and shown at it: they are cropped where a stage wants less."""
+    shapes: Sequence[Shape] = ()
+    """Of sample i, `shapes[i % len(shapes)]`: of pictures that are drawn when asked for, which nobody looks at
+    beforehand. A stage that wants less than their size crops them, and leaves their scale."""
     blocks: Sequence[int] = ()
     """First index of each shard, ascending from 0; a few shards at a time are read from."""
     repeats: Sequence[int] = ()

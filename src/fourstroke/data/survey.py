@@ -17,14 +17,11 @@ import torch.utils.data
 from fourstroke.data.datasets.mixture import Stretch, stretches
 from fourstroke.data.filters import Filter, FilterConfig
 from fourstroke.data.report import Report
-from fourstroke.data.sample import Dataset, Record, SampleError, Size, hints
+from fourstroke.data.sample import Dataset, Record, SampleError, Shape, hints
 
 THREADS = 8
 PROBES = 100
 """So many samples that cannot be decoded, and none before them that can, are taken for a set without any."""
-
-Shape = tuple[Size, tuple[Size, ...]]
-"""Of a picture, and of its inputs."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +32,12 @@ class Surveyed:
     indices: np.ndarray
     """In the whole dataset, ascending."""
     shapes: Sequence[Shape]
-    """One for each index; a single one where all are alike."""
+    """One for each index; fewer come again and again."""
 
-    @property
-    def repeats(self) -> np.ndarray:
-        """How often each sample comes in an epoch."""
+    def often(self, indices: np.ndarray) -> np.ndarray:
+        """Some of the indices, each as often as it comes in an epoch."""
         given = hints(self.stretch.dataset).repeats
-        if not len(given):
-            return np.ones(len(self.indices), np.int64)
-        return np.asarray(given)[self.indices - self.stretch.first]
+        return np.repeat(indices, np.asarray(given)[indices - self.stretch.first]) if len(given) else indices
 
 
 def survey(
@@ -59,9 +53,9 @@ def survey(
     found = []
     for stretch in stretches(dataset):
         part = hints(stretch.dataset)
-        if part.size is not None:
+        if part.shapes:
             report.used += len(stretch.dataset)
-            found.append(Surveyed(stretch, stretch.indices, [(part.size, ())]))
+            found.append(Surveyed(stretch, stretch.indices, part.shapes))
             continue
         kept = _by_record(dataset, stretch, opened, captioned, report)
         if any(one.pixels for _, one in opened):
@@ -156,9 +150,10 @@ def _probe(dataset: Dataset, indices: Sequence[int], report: Report) -> None:
 
 
 def shapes_of(surveyed: Surveyed) -> Iterator[tuple[np.ndarray, Shape]]:
-    """Indices by shape; all at once where they are alike."""
-    if len(surveyed.shapes) == 1:
-        yield surveyed.indices, surveyed.shapes[0]
+    """Indices by shape."""
+    if (period := len(surveyed.shapes)) < len(surveyed.indices):
+        for first, shape in enumerate(surveyed.shapes):
+            yield surveyed.indices[first::period], shape
         return
     groups: dict[Shape, list[int]] = {}
     for index, shape in zip(surveyed.indices.tolist(), surveyed.shapes, strict=True):

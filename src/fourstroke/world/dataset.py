@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from fourstroke.chance import generator, pick, pick_weighted
-from fourstroke.data.sample import Caption, Record, Sample, SampleError, Size, Split
+from fourstroke.data.sample import Caption, Hints, Record, Sample, SampleError, Size, Split
 from fourstroke.ranges import Count, NonNegative, TrainingSeed, check_ranges
 from fourstroke.world.page import render_page
 from fourstroke.world.pages.caption import LANGUAGES
@@ -108,9 +109,12 @@ class SmallTextData:
 
 
 class Drawn(ABC):
-    """What datasets that are drawn from seeds have in common."""
+    """What datasets that are drawn from seeds have in common; sample i has the size `sizes[i % len(sizes)]`."""
 
-    def __init__(self, config: WorldData | PosterData | SmallTextData, split: Split) -> None:
+    def __init__(
+        self, config: WorldData | PosterData | SmallTextData, split: Split, sizes: Sequence[tuple[int, int]]
+    ) -> None:
+        self.hints = Hints(shapes=[(size, ()) for size in sizes])
         if split not in ("train", "heldout"):
             raise ValueError(f"split={split!r}: choose 'train' or 'heldout'")
         self.name, self.split = f"{config.kind} {split}", split
@@ -155,7 +159,7 @@ class Scenes(Drawn):
     """Scenes by index."""
 
     def __init__(self, config: WorldData, split: Split) -> None:
-        super().__init__(config, split)
+        super().__init__(config, split, [(config.world.width, config.world.height)])
         self.world = World(config.world)
 
     def _graph(self, index: int) -> Any:
@@ -180,7 +184,7 @@ class Posters(Drawn):
     """Pages by index."""
 
     def __init__(self, config: PosterData, split: Split) -> None:
-        super().__init__(config, split)
+        super().__init__(config, split, [(each.width, each.height) for each in config.configs])
         self.languages = config.languages
         self.pages = [Pages(each) for each in config.configs]
 
@@ -207,7 +211,7 @@ class SmallText(Drawn):
     """Pages of small text by index; their graph is their seed alone."""
 
     def __init__(self, config: SmallTextData, split: Split) -> None:
-        super().__init__(config, split)
+        super().__init__(config, split, [(config.width, config.height)])
         self.config = config
 
     def _graph(self, index: int) -> int:

@@ -56,7 +56,7 @@ class Leaves:
 
     def __init__(self, config: LeavesData, split: Split) -> None:
         self.config, self.first = config, HELD_OUT if split == "heldout" else 0
-        self.hints = Hints(size=(config.size, config.size))
+        self.hints = Hints(shapes=[((config.size, config.size), ())])
 
     def __len__(self) -> int:
         return self.config.samples

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourstroke.files import WriteError, atomic_file, write_text
+from fourstroke.files import atomic_file, write_text
 from fourstroke.image_io import ImageError
 
 ATTEMPTS = 3
@@ -44,15 +44,25 @@ class ShardStore:
         with contextlib.suppress(OSError):
             os.utime(path)  # read last
         if not path.exists():
-            try:
-                with self._lock(path):
-                    if not path.exists():
-                        with atomic_file(path) as partial:
-                            _download(shard, partial)
-                        self._make_room(path)
-            except (WriteError, OSError) as error:
-                raise ImageError(f"cannot be fetched: {' '.join(str(error).split())}") from None
+            with self.held(shard):
+                pass
         return path
+
+    @contextlib.contextmanager
+    def held(self, shard: str) -> Iterator[Path]:
+        """As `fetch`; within the block nobody makes room of it."""
+        path = self._path(shard, ".tar")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                try:
+                    with atomic_file(path) as partial:
+                        _download(shard, partial)
+                except OSError as error:
+                    raise ImageError(f"cannot be fetched: {' '.join(str(error).split())}") from None
+                self._make_room(path)
+            yield path
 
     def notes(self, shard: str, keys: Sequence[str]) -> Any:
         """What was noted of a shard; None if nothing was."""
@@ -70,19 +80,19 @@ class ShardStore:
         return self.folder / f"{hashlib.blake2b(shard.encode(), digest_size=12).hexdigest()}{suffix}"
 
     def _make_room(self, kept: Path) -> None:
-        files = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in self.folder.glob("*.tar"))
-        whole = sum(size for _, size, _ in files)
-        for _, size, file in files:
-            if whole > self.limit and file != kept:
-                file.unlink(missing_ok=True)
-                whole -= size
-
-    @contextlib.contextmanager
-    def _lock(self, path: Path) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        """Remove what was not read for longest, but for shards that somebody holds."""
+        with (self.folder / "room.lock").open("w") as one:
+            fcntl.flock(one, fcntl.LOCK_EX)  # a single process removes at a time, so that what is listed stays
+            found = [(file.stat(), file) for file in self.folder.glob("[0-9a-f]*.tar")]
+            whole = sum(stat.st_size for stat, _ in found)
+            for stat, file in sorted(found, key=lambda pair: pair[0].st_mtime):
+                if whole <= self.limit:
+                    return
+                with file.with_suffix(".lock").open("w") as lock, contextlib.suppress(BlockingIOError):
+                    if file != kept:
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        file.unlink()
+                        whole -= stat.st_size
 
 
 def _download(shard: str, path: Path) -> None:

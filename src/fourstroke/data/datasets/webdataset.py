@@ -2,8 +2,8 @@
 
 `000.jpg` (or any picture) with `000.txt`, `000.caption` or `000.json` is a picture with captions. An edit has its
 images as `000.source.jpg` (or `source0`, `source1` …), its result as `000.target.jpg` or `000.jpg`, and a mask, if
-there is one, as `000.mask.png`. Shards are read at any place: those from elsewhere are fetched whole into a folder of bounded
-size, and what they hold is noted there once.
+there is one, as `000.mask.png`. Shards are read at any place. Those from elsewhere are fetched whole into a folder of
+bounded size, and what they hold is noted there once.
 """
 
 from __future__ import annotations
@@ -139,11 +139,11 @@ def _read(shard: str, store: ShardStore, keys: Sequence[str]) -> tuple[list[Item
     rows = store.notes(shard, keys)
     if rows is None:
         try:
-            path = store.fetch(shard)
+            with store.held(shard) as path:
+                local = list(_items(_members(path, skipped), lambda offset, size: File(path, offset, size), skipped))
+                rows = {"items": _noted(local, keys, skipped), "skipped": skipped}
         except ImageError as error:
             return [], {"": ("shard", str(error))}
-        local = list(_items(_members(path, skipped), lambda offset, size: File(path, offset, size), skipped))
-        rows = {"items": _noted(local, keys, skipped), "skipped": skipped}
         store.note(shard, keys, rows)
     skipped = {name: (stage, reason) for name, (stage, reason) in rows["skipped"].items()}
     return [_remote_item(row, store, shard) for row in rows["items"]], skipped
