@@ -43,7 +43,7 @@ from PIL import Image
 from fourstroke.files import write_text
 from fourstroke.pipeline import Pipeline
 from fourstroke.serve import ServeConfig
-from fourstroke.serve.engine import Job
+from fourstroke.serve.jobs import Job
 from fourstroke.serve.server import build_engine, build_server
 
 PROMPTS = ("a cat", "a red circle to the left of a green square", "a blue triangle above a rocket, soft light")
@@ -268,7 +268,7 @@ def leaving(load: Load, pipe: Pipeline, seconds: float) -> dict[str, Any]:
     real = engine.cancel
 
     def cancel(jobs: Any) -> None:
-        at_leaving.update({job: job.row.step for job in jobs if job.row is not None and not job.cancelled})
+        at_leaving.update({job: job.sequence.step for job in jobs if job.sequence is not None and not job.cancelled})
         real(jobs)
 
     engine.cancel = cancel  # type: ignore[method-assign]
@@ -283,7 +283,7 @@ def leaving(load: Load, pipe: Pipeline, seconds: float) -> dict[str, Any]:
     finally:
         server.should_exit = True
         thread.join(120)
-    more = [job.row.step - step for job, step in at_leaving.items() if job.row is not None]
+    more = [job.sequence.step - step for job, step in at_leaving.items() if job.sequence is not None]
     return tally.figures() | {"left": tally.left, "steps_after_leaving": max(more, default=0)}
 
 

@@ -7,12 +7,12 @@ import json
 from PIL import Image
 
 from fourstroke.enhance.enhancer import Enhanced
-from fourstroke.pictures import RECIPE_KEY, write_pictures
+from fourstroke.pictures import NOTE_KEY, write_pictures
 from fourstroke.pipeline import Output
 
 
 def _recipe(path):
-    return json.loads(Image.open(path).text[RECIPE_KEY])
+    return json.loads(Image.open(path).text[NOTE_KEY])
 
 
 def test_rewritten_prompts_keep_the_users_words_in_the_name(tmp_path):

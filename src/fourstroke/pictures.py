@@ -1,4 +1,4 @@
-"""Writing pictures with their recipe inside, so that a PNG tells how it was drawn."""
+"""Writing pictures with a note inside, so that a PNG tells how it was drawn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import PngImagePlugin
 from fourstroke.files import save_image, user_path
 from fourstroke.pipeline import Output
 
-RECIPE_KEY = "fourstroke"
+NOTE_KEY = "fourstroke"
 
 
 def write_pictures(
@@ -22,7 +22,7 @@ def write_pictures(
 ) -> Iterator[Path]:
     """Write every picture of `output` as PNG into `folder`, each whole or not at all; yields its path when it is there.
 
-    Names hold the user's first words and the seed. The recipe inside holds the prompt that was drawn, the request that
+    Names hold the user's first words and the seed. The note inside holds the prompt that was drawn, the request that
     it was rewritten from, and the `settings`.
 
     Raises:
@@ -31,12 +31,12 @@ def write_pictures(
     each = len(output.images) // max(1, len(output.enhanced))
     asked = [rewrite.request for rewrite in output.enhanced for _ in range(each)] or output.prompts
     for image, prompt, request, seed in zip(output.images, output.prompts, asked, output.seeds, strict=True):
-        recipe: dict[str, Any] = {"prompt": prompt, "seed": seed, "model": model}
-        recipe |= {"width": image.width, "height": image.height, **(settings or {})}
+        told: dict[str, Any] = {"prompt": prompt, "seed": seed, "model": model}
+        told |= {"width": image.width, "height": image.height, **(settings or {})}
         if request != prompt:
-            recipe["request"] = request
+            told["request"] = request
         note = PngImagePlugin.PngInfo()
-        note.add_itxt(RECIPE_KEY, json.dumps(recipe, ensure_ascii=False))
+        note.add_itxt(NOTE_KEY, json.dumps(told, ensure_ascii=False))
         path = free_path(user_path(folder) / f"{slug(request)}-{seed}.png")
         save_image(image, path, pnginfo=note)
         yield path

@@ -14,7 +14,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 from fourstroke.pipeline import Pipeline
-from fourstroke.serve import Engine, Painter, ServeConfig
+from fourstroke.serve import Engine, ModelRunner, ServeConfig
 from fourstroke.serve.server import Server, build_engine, build_server
 
 
@@ -29,19 +29,19 @@ class Live:
 
 
 class Brake:
-    """Holds the drawing thread before every step while it is on, and counts the steps."""
+    """Holds the engine's thread before every step while it is on, and counts the steps."""
 
     def __init__(self, live: Live) -> None:
         self.gate, self.steps = threading.Event(), 0
         self.gate.set()
-        painter = live.engine.painter
-        self.begin, self.painter = painter.begin, painter
+        runner = live.engine.runner
+        self.begin, self.runner = runner.begin, runner
 
-        def begin(*order):
+        def begin(*asked):
             assert self.gate.wait(20)
-            return self.begin(*order)
+            return self.begin(*asked)
 
-        painter.begin = begin
+        runner.begin = begin
 
     def on(self) -> None:
         self.gate.clear()
@@ -85,7 +85,7 @@ def live(tiny: Pipeline) -> Iterator[Live]:
 
 @pytest.fixture
 def engine_of_tiny(tiny: Pipeline) -> Iterator[Engine]:
-    engine = Engine(Painter(tiny), queue=16, rows=4)
+    engine = Engine(ModelRunner(tiny), queue=16, rows=4)
     engine.start()
     yield engine
     assert engine.close(20)

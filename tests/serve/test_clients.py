@@ -12,9 +12,9 @@ import pytest
 
 import fourstroke.serve
 from fourstroke.seeds import MAX_SEED
-from fourstroke.serve.fields import Drawing
+from fourstroke.serve.schemas import ImageRequest
 
-from .test_api import client, openai, opened, png
+from .test_app import client, openai, opened, png
 
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "application/x-www-form-urlencoded"}  # curl -d
@@ -33,12 +33,12 @@ def reason(answer, status=400):
 
 
 def test_null_is_not_given_whatever_the_field(web):
-    nulls = dict.fromkeys([*Drawing.model_fields, "n", "style", "anything"])
+    nulls = dict.fromkeys([*ImageRequest.model_fields, "n", "style", "anything"])
     assert web.post(GENERATIONS, json={**nulls, "prompt": "a cat"}).status_code == 200
     assert "prompt" in reason(web.post(GENERATIONS, json=nulls))
     assert "no prompt enhancer" in reason(web.post(ENHANCE, json={"prompt": "a cat", "seed": None, "other": None}))
     for null in ("", "null"):
-        data = {**dict.fromkeys([*Drawing.model_fields, "mask", "anything"], null), "prompt": "null"}
+        data = {**dict.fromkeys([*ImageRequest.model_fields, "mask", "anything"], null), "prompt": "null"}
         assert web.post(EDITS, data=data, files={"image": ("x.png", png())}).status_code == 200
 
 

@@ -41,7 +41,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def bomb(width: int, height: int, depth: int = 8) -> bytes:
-    """A PNG of a few bytes that claims to be huge."""
+    """A PNG of a few bytes that groups to be huge."""
     header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(4096))) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
@@ -86,7 +86,7 @@ def malformed() -> Iterator[tuple[str, dict, dict]]:
         (0, 5),
     ):
         for depth in (8, 16):
-            yield f"claims {width}x{height}", {}, {"image": ("x", bomb(width, height, depth))}
+            yield f"groups {width}x{height}", {}, {"image": ("x", bomb(width, height, depth))}
     for width, height in ((500, 401), (2000, 200)):
         yield f"is {width}x{height}", {}, {"image": ("x", encoded("JPEG", (width, height)))}
     transparent = encoded("PNG", mode="RGBA")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from fourstroke.serve import Order, Painter
+from fourstroke.serve import GenerationRequest, ModelRunner
 from fourstroke.serve.uploads import fit_mask
 from fourstroke.sizes import fit
 
@@ -29,8 +29,8 @@ def mask(box=(32, 0, 64, 32)) -> Image.Image:
     return image
 
 
-def order(**more) -> Order:
-    return Order(prompt="a cat", width=64, height=32, seed=1, inputs=(scene(),), **more)
+def request(**more) -> GenerationRequest:
+    return GenerationRequest(prompt="a cat", width=64, height=32, seed=1, inputs=(scene(),), **more)
 
 
 def png(image: Image.Image) -> bytes:
@@ -47,8 +47,8 @@ def transparent_where(free: Image.Image) -> Image.Image:
 
 
 def test_only_the_masked_part_is_drawn_and_company_changes_nothing(engine_of_tiny):
-    alone = draw(engine_of_tiny, [order(mask=mask())])[0][-1].image
-    together = draw(engine_of_tiny, [order(mask=mask()), order(), order(mask=mask((0, 0, 32, 32)))])
+    alone = draw(engine_of_tiny, [request(mask=mask())])[0][-1].image
+    together = draw(engine_of_tiny, [request(mask=mask()), request(), request(mask=mask((0, 0, 32, 32)))])
     images = [np.asarray(events[-1].image).astype(int) for events in together]
     original = np.asarray(scene()).astype(int)
     assert np.array_equal(images[0][:, :32], original[:, :32])
@@ -60,13 +60,16 @@ def test_only_the_masked_part_is_drawn_and_company_changes_nothing(engine_of_tin
 
 def test_what_is_drawn_under_a_mask_depends_on_what_stays(engine_of_tiny):
     other = Image.new("RGB", (64, 32), "purple")
-    orders = [order(mask=mask()), Order(prompt="a cat", width=64, height=32, seed=1, inputs=(other,), mask=mask())]
-    images = [np.asarray(events[-1].image).astype(int) for events in draw(engine_of_tiny, orders)]
+    requests = [
+        request(mask=mask()),
+        GenerationRequest(prompt="a cat", width=64, height=32, seed=1, inputs=(other,), mask=mask()),
+    ]
+    images = [np.asarray(events[-1].image).astype(int) for events in draw(engine_of_tiny, requests)]
     assert np.abs(images[0][:, 40:] - images[1][:, 40:]).max() > 2
 
 
 def test_previews_under_a_mask_show_the_picture_around_it(engine_of_tiny):
-    events = draw(engine_of_tiny, [order(mask=mask(), num_inference_steps=6)], previews=2)[0]
+    events = draw(engine_of_tiny, [request(mask=mask(), num_inference_steps=6)], previews=2)[0]
     for event in events:
         assert np.array_equal(np.asarray(event.image)[:, :32], np.asarray(scene())[:, :32])
 
@@ -123,5 +126,5 @@ def test_the_mask_of_a_resized_picture_follows_it(tiny):
     assert np.array_equal(
         np.asarray(fit_mask(large, (640, 320), fit(scene().resize((640, 320)), tiny.info).size)), np.asarray(mask())
     )
-    hold = Painter(tiny)._hold(order(mask=mask((40, 0, 41, 1))), Painter(tiny).begin(order()).latent)
+    hold = ModelRunner(tiny)._inpaint(request(mask=mask((40, 0, 41, 1))), ModelRunner(tiny).begin(request()).latent)
     assert hold.free.flatten().nonzero().flatten().tolist() == [2]  # the one latent that the mask touches

@@ -15,11 +15,12 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from fourstroke.serve import ServeConfig
 from fourstroke.serve.cluster import ATTEMPTS, Cluster, Remote
-from fourstroke.serve.engine import Done, Draining, Failed, Job, Preview, QueueFull
 from fourstroke.serve.errors import ApiError
+from fourstroke.serve.jobs import Done, Failed, Job, Preview
+from fourstroke.serve.scheduler import Draining, QueueFull
 
 from .conftest import wait_until
-from .test_engine import order
+from .test_engine import request
 
 IMAGE = Image.new("RGB", (64, 32))
 PREVIEWS = [Preview(IMAGE, step, 4) for step in (1, 2)]
@@ -37,7 +38,7 @@ class Handle:
         assert stream
         return self
 
-    def remote(self, order, previews, user):
+    def remote(self, request, previews, user):
         script = self.scripts[min(self.calls, len(self.scripts) - 1)]
         self.calls += 1
         return Response(script, self)
@@ -80,9 +81,9 @@ def front():
         assert cluster.close(10)
 
 
-def drawn(cluster, job_order=None):
+def drawn(cluster, asked=None):
     inbox = queue.Queue()
-    job = Job(job_order or order(), inbox.put, previews=2)
+    job = Job(asked or request(), inbox.put, previews=2)
     cluster.submit([job])
     events = [inbox.get(timeout=10)]
     while isinstance(events[-1], Preview):
@@ -112,7 +113,7 @@ def test_cancelling_ends_the_remote_work_and_counts(front):
     handle = Handle([Done(IMAGE)])
     handle.hold.clear()
     cluster, told = front(handle), []
-    job = Job(order(), told.append)
+    job = Job(request(), told.append)
     cluster.submit([job])
     wait_until(lambda: handle.calls == 1)
     cluster.cancel([job])
@@ -127,12 +128,12 @@ def test_what_is_under_way_is_bounded_and_draining_takes_no_more(front):
     handle = Handle([Done(IMAGE)])
     handle.hold.clear()
     cluster, told = front(handle, queue=2, replicas=(1, 2)), []
-    cluster.submit([Job(order(), told.append) for _ in range(4)])
+    cluster.submit([Job(request(), told.append) for _ in range(4)])
     with pytest.raises(QueueFull):
-        cluster.submit([Job(order(), told.append)])
+        cluster.submit([Job(request(), told.append)])
     cluster.drain()
     with pytest.raises(Draining):
-        cluster.submit([Job(order(), told.append)])
+        cluster.submit([Job(request(), told.append)])
     handle.hold.set()
     assert cluster.close(10)
     assert [type(event) for event in told] == [Done] * 4

@@ -70,11 +70,11 @@ def _draw(page, prompt: str, seed: int) -> None:
     wait_until(lambda: "rawn in" in _text(page, "status"), 30)
 
 
-def test_draws_and_tells_the_recipe(studio):
+def test_draws_and_tells_the_settings(studio):
     page, _ = studio
     _draw(page, "a red circle", 5)
     assert "seed 5" in _text(page, "status")
-    assert "a red circle" in _text(page, "recipe")
+    assert "a red circle" in _text(page, "settings")
     picture = page.find_element(By.ID, "picture")
     wait_until(lambda: picture.get_property("naturalWidth") == 64, 10)
     assert picture.get_attribute("alt") == "a red circle"
@@ -103,7 +103,7 @@ def test_edits_what_it_drew(studio):
     assert _text(page, "draw") == "Edit"
     _draw(page, "make it blue", 2)
     assert live.engine.metrics.pictures.value(outcome="done") == 2
-    assert "Edits" in _text(page, "recipe")
+    assert "Edits" in _text(page, "settings")
     page.find_element(By.CSS_SELECTOR, "#inputs button").click()
     assert _text(page, "draw") == "Draw"
 
@@ -122,10 +122,10 @@ def test_enhance_shows_the_rewrite_and_draws_what_was_made_of_it(page):
         rewrite.send_keys(", and green")
         page.find_element(By.ID, "draw").click()
         wait_until(lambda: "rawn in" in _text(page, "status"), 30)
-        assert "a cat in soft light, and green" in _text(page, "recipe")
+        assert "a cat in soft light, and green" in _text(page, "settings")
         page.find_element(By.ID, "own").click()
         page.find_element(By.ID, "draw").click()
-        wait_until(lambda: "in soft light" not in _text(page, "recipe"), 30)
+        wait_until(lambda: "in soft light" not in _text(page, "settings"), 30)
 
 
 def test_enhance_is_off_with_a_reason_where_there_is_nobody_to_ask(studio):
@@ -172,7 +172,7 @@ def test_edits_under_a_painted_mask_only(studio, way):
     page.find_element(By.ID, "mask-done").click()
     wait_until(lambda: _text(page, "mask") == "Change mask", 10)
     _draw(page, "make it blue", 2)
-    assert "under a mask" in _text(page, "recipe")
+    assert "under a mask" in _text(page, "settings")
     after = _pixels(page)
     assert after.shape == before.shape
     assert np.array_equal(after[:, :24], before[:, :24])
@@ -223,7 +223,7 @@ def test_the_first_look_comes_within_two_seconds(page):
         assert page.execute_script("return window.look - window.began") < 2000
 
 
-def test_a_dropped_picture_restores_its_recipe(studio):
+def test_a_dropped_picture_restores_its_settings(studio):
     page, live = studio
     body = {"prompt": "a cat", "seed": 9}
     picture = httpx.post(f"{live.url}/v1/images/generations", json=body, timeout=30).json()["data"][0]["b64_json"]
@@ -237,7 +237,7 @@ def test_a_dropped_picture_restores_its_recipe(studio):
         """,
         picture,
     )
-    wait_until(lambda: _text(page, "status").startswith("Recipe restored"), 10)
+    wait_until(lambda: _text(page, "status").startswith("Settings restored"), 10)
     assert page.find_element(By.ID, "prompt").get_property("value") == "a cat"
     assert page.find_element(By.ID, "seed").get_property("value") == "9"
 

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from fourstroke.serve import errors
 from fourstroke.serve.errors import ApiError
-from fourstroke.serve.fields import Fields
+from fourstroke.serve.schemas import Fields
 
 F = TypeVar("F", bound=Fields)
 EXAMPLE = 'send a JSON object such as {"prompt": "a cat"}'

@@ -1,7 +1,7 @@
 """More than one machine: replicas of the engine under Ray Serve, behind the same API.
 
 The API runs where `fourstroke serve --ray` was started and loads no weights; Ray Serve places the replicas, restarts
-those that die and adds or removes some with the load. A picture depends on its order alone, so one whose replica died
+those that die and adds or removes some with the load. A picture depends on its request alone, so one whose replica died
 is drawn again by another, and its client sees nothing but a later answer. Ray speaks pickle between its own machines:
 whoever reaches its ports may run code there, so they belong into a closed network (Ray's own advice).
 """
@@ -27,12 +27,12 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from fourstroke.enhance.enhancer import Enhanced
 from fourstroke.pipeline import Pipeline
 from fourstroke.serve import errors
+from fourstroke.serve.batch import GenerationRequest
 from fourstroke.serve.config import ServeConfig
-from fourstroke.serve.engine import Draining, QueueFull
 from fourstroke.serve.jobs import Done, Event, Failed, Job, Preview
 from fourstroke.serve.metrics import Metrics
-from fourstroke.serve.model import Facts
-from fourstroke.serve.rows import Order
+from fourstroke.serve.model_card import ModelCard
+from fourstroke.serve.scheduler import Draining, QueueFull
 from fourstroke.serve.server import build_engine
 
 log = logging.getLogger(__name__)
@@ -55,9 +55,9 @@ class Replica:
         if self.engine.error is not None:
             raise RuntimeError(f"the model cannot draw: {self.engine.error}")
 
-    def facts(self) -> Facts:
+    def card(self) -> ModelCard:
         """What is served."""
-        return self.engine.model.facts
+        return self.engine.model.card
 
     async def count_tokens(self, prompt: str) -> int | str:
         """Tokens, or why the prompt is refused."""
@@ -67,17 +67,21 @@ class Replica:
             return str(error)
 
     async def prefix_tokens(self, prompt: str, slots: Sequence[int]) -> int:
-        """As `Painter.prefix_tokens`."""
+        """As `ModelRunner.prefix_tokens`."""
         return await asyncio.to_thread(self.engine.model.prefix_tokens, prompt, slots)
 
     async def enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
         """The rewrite of a prompt."""
         return await asyncio.to_thread(self.engine.model.enhance, prompt, images, seed)
 
-    async def draw(self, order: Order, previews: int, user: str) -> AsyncIterator[Event]:
+    async def draw(self, request: GenerationRequest, previews: int, user: str) -> AsyncIterator[Event]:
         """The events of one picture; whoever stops listening cancels it."""
         loop, inbox = asyncio.get_running_loop(), asyncio.Queue[Event]()
-        job = Job(order, lambda e: (loop.call_soon_threadsafe(inbox.put_nowait, e), None)[1], user, previews)
+
+        def listen(event: Event) -> None:
+            loop.call_soon_threadsafe(inbox.put_nowait, event)
+
+        job = Job(request, listen, user, previews)
         try:
             self.engine.submit([job])
         except QueueFull as error:
@@ -96,22 +100,22 @@ class Replica:
 class Remote:
     """The model behind the replicas."""
 
-    def __init__(self, handle: DeploymentHandle, facts: Facts, seconds: float) -> None:
-        self.handle, self.facts, self.seconds = handle, facts, seconds
+    def __init__(self, handle: DeploymentHandle, card: ModelCard, seconds: float) -> None:
+        self.handle, self.card, self.seconds = handle, card, seconds
 
     def count_tokens(self, prompt: str) -> int:
-        """As `Painter.count_tokens`."""
+        """As `ModelRunner.count_tokens`."""
         found = self._ask(lambda: self.handle.count_tokens.remote(prompt))
         if isinstance(found, str):
             raise ValueError(found)
         return int(found)
 
     def prefix_tokens(self, prompt: str, slots: Sequence[int]) -> int:
-        """As `Painter.prefix_tokens`."""
+        """As `ModelRunner.prefix_tokens`."""
         return int(self._ask(lambda: self.handle.prefix_tokens.remote(prompt, list(slots))))
 
     def enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
-        """As `Painter.enhance`."""
+        """As `ModelRunner.enhance`."""
         found: Enhanced = self._ask(lambda: self.handle.enhance.remote(prompt, list(images), seed))
         return found
 
@@ -245,15 +249,15 @@ class Cluster:
             graceful_shutdown_timeout_s=self.config.request_seconds,
         )(Replica)  # fmt: skip
         handle = serve.run(deployment.bind(*self._what), name=APP, route_prefix=None)
-        facts: Facts = handle.facts.remote().result(timeout_s=self.config.request_seconds)
-        return Remote(handle, facts, self.config.request_seconds)
+        card: ModelCard = handle.card.remote().result(timeout_s=self.config.request_seconds)
+        return Remote(handle, card, self.config.request_seconds)
 
     async def _follow(self, job: Job, handle: DeploymentHandle) -> None:
         """Pass a job's events on; where its replica dies, let another draw it from the beginning."""
         shown = 0
         for attempt in range(ATTEMPTS):
             number = 0
-            response = handle.draw.remote(job.order, job.previews, job.user)
+            response = handle.draw.remote(job.request, job.previews, job.user)
             try:
                 async for event in response:
                     if isinstance(event, Preview):

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from fourstroke.serve.engine import Draining, QueueFull
+from fourstroke.serve.scheduler import Draining, QueueFull
 
 
 class ErrorDetail(BaseModel):

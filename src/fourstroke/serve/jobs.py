@@ -1,4 +1,4 @@
-"""Orders on their way through the engine, and what callers hear of them."""
+"""Requests on their way through the engine, and what callers hear of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from fourstroke.serve.memory import Need
-from fourstroke.serve.rows import Conditions, Order, Row
+from fourstroke.serve.batch import Conditions, GenerationRequest, Sequence
+from fourstroke.serve.kv_cache import KVBytes
 
 
 @dataclass(frozen=True)
@@ -39,33 +39,33 @@ Event = Preview | Done | Failed
 
 
 @dataclass(eq=False)
-class Claim:
-    """What the pictures of one request hold together: conditions, the memory that they take, and who needs them."""
+class RequestGroup:
+    """What the pictures of one request share: conditions, the memory that they take, and who needs them."""
 
-    order: Order  # of the first of them
+    request: GenerationRequest  # of the first of them
     conditions: Conditions = field(default_factory=Conditions)
-    need: Need | None = None  # measured when its turn comes
+    need: KVBytes | None = None  # measured when its turn comes
     jobs: int = 0  # not yet done, nor given up
 
     @property
-    def held(self) -> bool:
-        """Whether the prefix is there."""
+    def has_prefix(self) -> bool:
+        """Whether its keys and values are there."""
         return self.conditions.positive is not None
 
 
 @dataclass(eq=False)
 class Job:
-    """An order on its way; `listen` is called from the drawing thread and must return at once."""
+    """A request on its way; `listen` is called from the engine's thread and must return at once."""
 
-    order: Order
+    request: GenerationRequest
     listen: Callable[[Event], None]
     user: str = ""
     previews: int = 0
     cancelled: bool = False
     created: float = field(default_factory=time.monotonic)
     started: float = 0.0
-    row: Row | None = None
-    claim: Claim = field(init=False)
+    sequence: Sequence | None = None
+    group: RequestGroup = field(init=False)
 
     def __post_init__(self) -> None:
-        self.claim = Claim(self.order)
+        self.group = RequestGroup(self.request)

@@ -13,10 +13,10 @@ from typing import Any
 import uvicorn
 
 from fourstroke.pipeline import Pipeline
-from fourstroke.serve.api import create_app
+from fourstroke.serve.app import create_app
 from fourstroke.serve.config import ServeConfig
-from fourstroke.serve.engine import Engine, Studio
-from fourstroke.serve.painter import Painter
+from fourstroke.serve.engine import Engine, ServingEngine
+from fourstroke.serve.model_runner import ModelRunner
 
 BACKLOG = 2048
 """Connections that may wait, as uvicorn has it."""
@@ -27,7 +27,7 @@ ELSEWHERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 class Server(uvicorn.Server):
     """uvicorn that drains: on SIGTERM or SIGINT nothing new is taken, what was accepted is finished, the exit is 0."""
 
-    def __init__(self, config: uvicorn.Config, engine: Studio) -> None:
+    def __init__(self, config: uvicorn.Config, engine: ServingEngine) -> None:
         super().__init__(config)
         self.engine = engine
 
@@ -39,11 +39,11 @@ class Server(uvicorn.Server):
 
 def build_engine(pipe: Pipeline, config: ServeConfig) -> Engine:
     """The engine of a loaded model."""
-    painter = Painter(pipe, config.cache_bytes, config.kv_bytes)
-    return Engine(painter, queue=config.queue, rows=config.rows, tokens=config.tokens)
+    runner = ModelRunner(pipe, config.cache_bytes, config.kv_bytes)
+    return Engine(runner, queue=config.queue, rows=config.rows, tokens=config.tokens)
 
 
-def build_server(engine: Studio, config: ServeConfig, *, log_level: str = "info") -> Server:
+def build_server(engine: ServingEngine, config: ServeConfig, *, log_level: str = "info") -> Server:
     """A server in front of an engine, ready to `run()`."""
     settings = uvicorn.Config(
         create_app(engine, config), host=config.host, port=config.port, log_level=log_level, server_header=False,
@@ -94,7 +94,7 @@ def _bound(one: socket.socket, address: tuple[Any, ...]) -> socket.socket:
     return one
 
 
-def serve(engine: Studio, config: ServeConfig, sockets: list[socket.socket]) -> None:
+def serve(engine: ServingEngine, config: ServeConfig, sockets: list[socket.socket]) -> None:
     """Serve until SIGTERM or SIGINT; returns once drained."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises the signal again after its shutdown

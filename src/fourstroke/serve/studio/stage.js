@@ -1,11 +1,11 @@
-// The stage: the picture that is being drawn, the one looked at, its recipe, and the history.
+// The stage: the picture that is being drawn, the one looked at, its settings, and the history.
 
 import { at, make } from "/dom.js";
-import { decodeBase64, readRecipe } from "/recipe.js";
+import { decodeBase64, readSettings } from "/settings.js";
 
 const HISTORY = 60;
 const history = [];
-let shown = null; // {url, recipe, blob}
+let shown = null; // {url, settings, blob}
 let many = false; // whether the request that is being drawn has tiles, looked at or not
 
 export const current = () => shown;
@@ -42,8 +42,8 @@ export function preview(event) {
 /** Put a finished picture on the stage and into the history. */
 export function keep(event) {
   const bytes = decodeBase64(event.b64_json);
-  const recipe = readRecipe(bytes.buffer) ?? { prompt: event.revised_prompt, seed: event.seed };
-  const entry = add(new Blob([bytes], { type: "image/png" }), recipe);
+  const settings = readSettings(bytes.buffer) ?? { prompt: event.revised_prompt, seed: event.seed };
+  const entry = add(new Blob([bytes], { type: "image/png" }), settings);
   if (single()) {
     show(entry);
     return;
@@ -51,17 +51,17 @@ export function keep(event) {
   const image = target(event.image_index);
   image.src = entry.url;
   image.classList.remove("draft");
-  dress(image, `${recipe.width}x${recipe.height}`, recipe.background);
+  dress(image, `${settings.width}x${settings.height}`, settings.background);
   const button = image.parentElement;
   button.disabled = false;
-  button.setAttribute("aria-label", `Show picture ${event.image_index + 1}, seed ${recipe.seed}`);
+  button.setAttribute("aria-label", `Show picture ${event.image_index + 1}, seed ${settings.seed}`);
   button.addEventListener("click", () => show(entry));
   describe(entry);
 }
 
 /** Into the history, newest first. */
-export function add(blob, recipe) {
-  const entry = { blob, recipe, url: URL.createObjectURL(blob) };
+export function add(blob, settings) {
+  const entry = { blob, settings, url: URL.createObjectURL(blob) };
   history.unshift(entry);
   for (const old of history.splice(HISTORY)) URL.revokeObjectURL(old.url);
   list();
@@ -71,13 +71,13 @@ export function add(blob, recipe) {
 /** Look at a picture of the history. */
 export function show(entry) {
   const image = at("picture");
-  const { recipe } = entry;
+  const { settings } = entry;
   at("tiles").hidden = at("hint").hidden = true;
   image.src = entry.url;
-  image.alt = recipe.prompt;
+  image.alt = settings.prompt;
   image.hidden = false;
   image.classList.remove("draft");
-  dress(image, `${recipe.width}x${recipe.height}`, recipe.background);
+  dress(image, `${settings.width}x${settings.height}`, settings.background);
   describe(entry);
 }
 
@@ -104,18 +104,18 @@ export function clear() {
 
 function describe(entry) {
   shown = entry;
-  const { recipe, url } = entry;
+  const { settings, url } = entry;
   at("download").href = url;
-  at("download").download = `${recipe.prompt.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40)}-${recipe.seed}.png`;
-  at("tools").hidden = at("recipe").hidden = false;
+  at("download").download = `${settings.prompt.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40)}-${settings.seed}.png`;
+  at("tools").hidden = at("settings").hidden = false;
   const rows = {
-    Prompt: recipe.prompt, Asked: recipe.request, Seed: recipe.seed, Size: recipe.width && `${recipe.width} × ${recipe.height}`,
-    Steps: recipe.num_inference_steps, Guidance: recipe.guidance_scale === 1 ? "off" : recipe.guidance_scale,
-    "Leave out": recipe.negative_prompt, Background: recipe.background === "transparent" ? "transparent" : "",
-    Edits: recipe.inputs && `${recipe.inputs.length} picture${recipe.inputs.length > 1 ? "s" : ""}${recipe.mask ? " under a mask" : ""}`,
-    Model: [recipe.model, recipe.version].filter(Boolean).join(" "),
+    Prompt: settings.prompt, Asked: settings.request, Seed: settings.seed, Size: settings.width && `${settings.width} × ${settings.height}`,
+    Steps: settings.num_inference_steps, Guidance: settings.guidance_scale === 1 ? "off" : settings.guidance_scale,
+    "Leave out": settings.negative_prompt, Background: settings.background === "transparent" ? "transparent" : "",
+    Edits: settings.inputs && `${settings.inputs.length} picture${settings.inputs.length > 1 ? "s" : ""}${settings.mask ? " under a mask" : ""}`,
+    Model: [settings.model, settings.version].filter(Boolean).join(" "),
   };
-  at("recipe").replaceChildren(...Object.entries(rows).filter(([, value]) => value !== undefined && value !== "")
+  at("settings").replaceChildren(...Object.entries(rows).filter(([, value]) => value !== undefined && value !== "")
     .flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]));
   list();
 }
@@ -124,8 +124,8 @@ function list() {
   at("history-title").hidden = !history.length;
   at("history").replaceChildren(...history.map((entry) => {
     const image = make("img", { src: entry.url, alt: "" });
-    image.classList.toggle("clear", entry.recipe.background === "transparent");
-    const label = `Show: ${entry.recipe.prompt}, seed ${entry.recipe.seed}`;
+    image.classList.toggle("clear", entry.settings.background === "transparent");
+    const label = `Show: ${entry.settings.prompt}, seed ${entry.settings.seed}`;
     const button = make("button", { type: "button", "aria-label": label, "aria-current": String(entry === shown) }, image);
     button.addEventListener("click", () => show(entry));
     return make("li", {}, button);

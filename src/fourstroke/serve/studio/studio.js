@@ -3,7 +3,7 @@
 import { ask, post, readEvents } from "/api.js";
 import { at, make, say } from "/dom.js";
 import { exportMask, paintMask } from "/mask.js";
-import { readRecipe } from "/recipe.js";
+import { readSettings } from "/settings.js";
 import * as stage from "/stage.js";
 
 const EXAMPLES = ["a rocket above a red circle", "a frog to the right of a pizza", "a cat on a mint background", "a yellow star above a house"];
@@ -173,20 +173,20 @@ function slide(id, value) {
   slider.value = value;
 }
 
-/** Set every control as the recipe says. */
-function restore(recipe) {
-  at("prompt").value = recipe.prompt;
+/** Set every control as the settings say. */
+function restore(settings) {
+  at("prompt").value = settings.prompt;
   at("rewrite-box").hidden = true;
-  at("seed").value = recipe.seed ?? "";
-  at("transparent").checked = recipe.background === "transparent";
-  at("negative").value = recipe.negative_prompt ?? "";
+  at("seed").value = settings.seed ?? "";
+  at("transparent").checked = settings.background === "transparent";
+  at("negative").value = settings.negative_prompt ?? "";
   at("count").value = 1;
-  if (recipe.width) chooseSize(`${recipe.width}x${recipe.height}`);
-  slide("steps", recipe.num_inference_steps ?? model.num_inference_steps);
-  slide("guidance", recipe.guidance_scale ?? model.guidance_scale);
+  if (settings.width) chooseSize(`${settings.width}x${settings.height}`);
+  slide("steps", settings.num_inference_steps ?? model.num_inference_steps);
+  slide("guidance", settings.guidance_scale ?? model.guidance_scale);
   showNumbers();
-  const other = recipe.version && recipe.version !== model.version;
-  say(other ? `Recipe restored; it was drawn by another model (${recipe.model} ${recipe.version}).` : "Recipe restored.");
+  const other = settings.version && settings.version !== model.version;
+  say(other ? `Settings restored; it was drawn by another model (${settings.model} ${settings.version}).` : "Settings restored.");
 }
 
 function setInputs(found) {
@@ -221,13 +221,13 @@ function addInputs(files) {
   setInputs([...inputs, ...pictures.map((file) => ({ file, url: URL.createObjectURL(file), mask: null }))]);
 }
 
-/** A PNG of ours brings its recipe back; anything else becomes an image to edit. */
+/** A PNG of ours brings its settings back; anything else becomes an image to edit. */
 async function dropped(files, onTray) {
   for (const file of files) {
-    const recipe = onTray ? null : readRecipe(await file.arrayBuffer());
-    if (recipe) {
-      stage.show(stage.add(file, recipe));
-      restore(recipe);
+    const settings = onTray ? null : readSettings(await file.arrayBuffer());
+    if (settings) {
+      stage.show(stage.add(file, settings));
+      restore(settings);
     } else addInputs([file]);
   }
 }
@@ -239,11 +239,11 @@ at("own").addEventListener("click", ownWords);
 at("dice").addEventListener("click", () => { at("seed").value = ""; });
 at("file").addEventListener("change", (event) => { addInputs(event.target.files); event.target.value = ""; });
 at("vary").addEventListener("click", () => {
-  restore(stage.current().recipe);
+  restore(stage.current().settings);
   at("seed").value = "";
   draw({ ...fields(), n: Math.min(4, model.max_n) });
 });
-at("reuse").addEventListener("click", () => restore(stage.current().recipe));
+at("reuse").addEventListener("click", () => restore(stage.current().settings));
 at("edit").addEventListener("click", () => {
   addInputs([new File([stage.current().blob], "picture.png", { type: "image/png" })]);
   at("prompt").focus();

@@ -1,9 +1,9 @@
-// The recipe that our server writes into its PNGs: an iTXt chunk with the keyword "fourstroke".
+// The settings that our server writes into its PNGs: an iTXt chunk with the keyword "fourstroke".
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 
-/** The recipe inside a PNG (ArrayBuffer), or null. */
-export function readRecipe(buffer) {
+/** The settings inside a PNG (ArrayBuffer), or null. */
+export function readSettings(buffer) {
   const bytes = new Uint8Array(buffer);
   if (bytes.length < 8 || SIGNATURE.some((value, i) => bytes[i] !== value)) return null;
   const view = new DataView(buffer);
@@ -13,7 +13,7 @@ export function readRecipe(buffer) {
     const kind = latin.decode(bytes.subarray(at + 4, at + 8));
     if (at + 12 + length > bytes.length || kind === "IEND") return null;
     if (kind === "iTXt") {
-      const found = recipeOf(bytes.subarray(at + 8, at + 8 + length));
+      const found = settingsOf(bytes.subarray(at + 8, at + 8 + length));
       if (found) return found;
     }
     at += 12 + length;
@@ -22,15 +22,15 @@ export function readRecipe(buffer) {
 }
 
 /** keyword 0 compressed method language 0 translated 0 text */
-function recipeOf(data) {
+function settingsOf(data) {
   const keyword = data.indexOf(0);
   const language = data.indexOf(0, keyword + 3);
   const translated = data.indexOf(0, language + 1);
   if (keyword < 0 || language < 0 || translated < 0 || data[keyword + 1] !== 0) return null;
   if (new TextDecoder("latin1").decode(data.subarray(0, keyword)) !== "fourstroke") return null;
   try {
-    const recipe = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(data.subarray(translated + 1)));
-    return recipe && typeof recipe.prompt === "string" ? recipe : null;
+    const settings = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(data.subarray(translated + 1)));
+    return settings && typeof settings.prompt === "string" ? settings : null;
   } catch {
     return null;
   }

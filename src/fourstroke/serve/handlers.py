@@ -1,4 +1,4 @@
-"""From a request to its answer: takes orders in, follows their jobs, hands pictures out."""
+"""From a request to its response: checks what is asked, follows the jobs, hands pictures out."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from starlette.datastructures import UploadFile
 from starlette.types import Receive, Scope, Send
 
 from fourstroke.enhance.enhancer import Enhanced
-from fourstroke.serve import errors, fields
-from fourstroke.serve.answers import Answer, encode, recipe, sse
+from fourstroke.serve import errors, schemas
+from fourstroke.serve.batch import GenerationRequest
 from fourstroke.serve.bodies import read_form, validated
 from fourstroke.serve.config import ServeConfig
-from fourstroke.serve.engine import Draining, QueueFull, Studio
+from fourstroke.serve.engine import ServingEngine
 from fourstroke.serve.errors import ApiError
-from fourstroke.serve.fields import Drawing, Rewrite
 from fourstroke.serve.jobs import Done, Event, Failed, Job, Preview
-from fourstroke.serve.memory import NeverFits
-from fourstroke.serve.rows import Order
+from fourstroke.serve.kv_cache import NeverFits
+from fourstroke.serve.responses import ImageResponse, encode, picture_note, sse
+from fourstroke.serve.scheduler import Draining, QueueFull
+from fourstroke.serve.schemas import EnhanceResponse, ImageRequest
 from fourstroke.serve.uploads import fit_mask, read_upload
 from fourstroke.sizes import fit, multiple, shaped
 
@@ -35,89 +36,91 @@ IMAGES = ("image", "image[]", "mask")
 Inbox = asyncio.Queue[tuple[int, Event]]
 
 
-class Sitting(NamedTuple):
+class EditInputs(NamedTuple):
     """What an edit starts from."""
 
     inputs: list[Image.Image]
     mask: Image.Image | None
 
 
-class Desk:
+class RequestHandler:
     """Serves requests with one engine."""
 
-    def __init__(self, engine: Studio, config: ServeConfig) -> None:
+    def __init__(self, engine: ServingEngine, config: ServeConfig) -> None:
         self.engine, self.config = engine, config
         self._decoding = asyncio.Semaphore(2)  # uploads decoded at once: bounds their memory
         self._enhancing, self._rewrites = asyncio.Semaphore(1), 0
 
     def model(self) -> dict[str, Any]:
         """The model object, with what a client must know beyond OpenAI's fields."""
-        facts, config = self.engine.model.facts, self.config
-        info = facts.info
+        card, config = self.engine.model.card, self.config
+        info = card.info
         own = {
-            "version": facts.version, "width": info.width, "height": info.height, "max_side": info.max_side,
+            "version": card.version, "width": info.width, "height": info.height, "max_side": info.max_side,
             "multiple": multiple(info), "guidance_scale": info.guidance_scale, "num_inference_steps": info.own_steps,
             "fixed_steps": bool(info.sample_sigmas), "max_steps": config.max_steps, "max_n": config.max_n,
-            "max_previews": config.max_previews, "max_prompt_tokens": facts.max_prompt_tokens,
-            "max_input_images": config.input_images, "enhances": facts.enhances,
+            "max_previews": config.max_previews, "max_prompt_tokens": card.max_prompt_tokens,
+            "max_input_images": config.input_images, "enhances": card.enhances,
         }  # fmt: skip
         return {"id": info.name, "object": "model", "created": 0, "owned_by": "fourstroke", "fourstroke": own}
 
-    async def rewrite(self, asked: fields.Request) -> Rewrite:
+    async def rewrite(self, asked: schemas.EnhanceRequest) -> EnhanceResponse:
         """What the enhancer makes of a prompt; nothing is drawn."""
-        facts = self.engine.model.facts
+        card = self.engine.model.card
         found = await self._enhance(asked.prompt, [], asked.seed or 0)
         try:
-            width, height = shaped(found.ratio, facts.info)
+            width, height = shaped(found.ratio, card.info)
         except ValueError:  # a shape that the model does not draw: the client chooses one
             width = height = None
-        return Rewrite(
+        return EnhanceResponse(
             created=int(time.time()), request=asked.prompt, prompt=found.prompt or asked.prompt,
             size=f"{width}x{height}" if width else "auto", reasoning=found.reasoning, warning=found.warning,
         )  # fmt: skip
 
-    async def draw(self, drawing: Drawing, sitting: Sitting, request: Request, kind: str) -> Response:
+    async def draw(self, asked: ImageRequest, edit: EditInputs, http: Request, kind: str) -> Response:
         """Queue the pictures of a request and answer with them, whole or as a stream."""
         model = self.engine.model
-        facts, seed = model.facts, drawing.settle()
-        drawing.check(facts, self.config)
-        drawing.orders(facts, *sitting)  # refuses what is wrong before anything is computed
-        tokens = await self._count(drawing.prompt)
-        if drawing.negative_prompt:
-            await self._count(drawing.negative_prompt)
+        card, seed = model.card, asked.settle()
+        asked.check(card, self.config)
+        asked.requests(card, *edit)  # refuses what is wrong before anything is computed
+        tokens = await self._count(asked.prompt)
+        if asked.negative_prompt:
+            await self._count(asked.negative_prompt)
         rewrite = None
-        if drawing.enhance:
-            rewrite = await self._enhance(drawing.prompt, sitting.inputs, seed)
+        if asked.enhance:
+            rewrite = await self._enhance(asked.prompt, edit.inputs, seed)
             try:
                 tokens = await self._count(rewrite.prompt)
             except ApiError:
                 rewrite = None  # longer than the model reads: the user's own words
-        orders = drawing.orders(facts, *sitting, rewrite)
-        await self._check_memory(orders[0])
-        answer = Answer(drawing, orders, tokens, kind)
-        user = f"{request.state.caller}/{drawing.safety_identifier or drawing.user or ''}"
+        requests = asked.requests(card, *edit, rewrite)
+        await self._check_memory(requests[0])
+        response = ImageResponse(asked, requests, tokens, kind)
+        user = f"{http.state.caller}/{asked.safety_identifier or asked.user or ''}"
         inbox: Inbox = asyncio.Queue()
-        hand = _hand_over(asyncio.get_running_loop(), inbox)
-        previews = drawing.partial_images or 0
-        jobs = [Job(order, hand(index), user=user, previews=previews) for index, order in enumerate(orders)]
+        loop, previews = asyncio.get_running_loop(), asked.partial_images or 0
+        jobs = [
+            Job(request, _listener(loop, inbox, index), user=user, previews=previews)
+            for index, request in enumerate(requests)
+        ]
         try:
             self.engine.submit(jobs)
         except (QueueFull, Draining) as error:
             raise errors.of_engine(error) from None
-        if drawing.stream:
+        if asked.stream:
             seconds = self.config.request_seconds + SLACK
-            return _Stream(self._events(answer, inbox), lambda: self.engine.cancel(jobs), seconds)
+            return _Stream(self._events(response, inbox), lambda: self.engine.cancel(jobs), seconds)
         try:
-            return await self._whole(answer, inbox, request)
+            return await self._whole(response, inbox, http)
         finally:
             self.engine.cancel(jobs)
 
-    async def read_form(self, request: Request) -> tuple[Drawing, Sitting]:
+    async def read_form(self, http: Request) -> tuple[ImageRequest, EditInputs]:
         """The fields, images and mask of an edit."""
         values: dict[str, str] = {}
         uploads: list[tuple[str, UploadFile]] = []
         masks: list[UploadFile] = []
-        async with read_form(request, self.config.input_images) as form:
+        async with read_form(http, self.config.input_images) as form:
             for name, value in form.multi_items():
                 if isinstance(value, UploadFile):
                     if name not in IMAGES or (name == "mask" and masks):
@@ -133,19 +136,19 @@ class Desk:
                     raise ApiError(400, message, param=name)
                 else:
                     values[name] = value
-            drawing = validated(Drawing, values)
-            facts = self.engine.model.facts
-            drawing.check(facts, self.config)
+            asked = validated(ImageRequest, values)
+            card = self.engine.model.card
+            asked.check(card, self.config)
             if not 0 < len(uploads) <= self.config.input_images:
                 message = f"{len(uploads)} images were sent; send 1 to {self.config.input_images} as image or image[]"
                 raise ApiError(400, message, param="image")
             read = [
-                await self._decode(upload, name, lambda image: (image.size, fit(image, facts.info)))
+                await self._decode(upload, name, lambda image: (image.size, fit(image, card.info)))
                 for name, upload in uploads
             ]
             (sent, first), *_ = read
             mask = await self._decode(masks[0], "mask", lambda m: fit_mask(m, sent, first.size)) if masks else None
-            return drawing, Sitting([image for _, image in read], mask)
+            return asked, EditInputs([image for _, image in read], mask)
 
     async def _decode(self, upload: UploadFile, name: str, then: Callable[[Image.Image], T]) -> T:
         """What `then` makes of an upload; only that is kept, whatever the upload's size."""
@@ -162,20 +165,20 @@ class Desk:
         except ValueError as error:
             raise ApiError(400, str(error), param="prompt", code="prompt") from None
 
-    async def _check_memory(self, order: Order) -> None:
+    async def _check_memory(self, request: GenerationRequest) -> None:
         """Refuse a picture that could never be drawn, before it waits."""
         model = self.engine.model
-        space = model.facts.space
+        budget = model.card.kv_budget
         try:
-            space.check(order, await asyncio.to_thread(space.need, order, model.prefix_tokens))
+            budget.check(request, await asyncio.to_thread(budget.need, request, model.prefix_tokens))
         except NeverFits as error:
             raise errors.of_engine(error) from None
 
     async def _enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
         """One rewrite after the other; as many may wait as pictures may."""
         model = self.engine.model
-        if not model.facts.enhances:
-            raise fields.no_enhancer(model.facts)
+        if not model.card.enhances:
+            raise schemas.no_enhancer(model.card)
         if self.engine.draining:
             raise errors.of_engine(Draining("the server is shutting down; try another"))
         if self._rewrites > self.config.queue:
@@ -189,36 +192,36 @@ class Desk:
         finally:
             self._rewrites -= 1
 
-    async def _whole(self, answer: Answer, inbox: Inbox, request: Request) -> Response:
+    async def _whole(self, response: ImageResponse, inbox: Inbox, http: Request) -> Response:
         """Wait for all pictures, or for the client to go away."""
-        pictures = asyncio.ensure_future(self._collect(answer, inbox))
-        gone = asyncio.ensure_future(_gone(request))
+        pictures = asyncio.ensure_future(self._collect(response, inbox))
+        gone = asyncio.ensure_future(_gone(http))
         try:
             async with asyncio.timeout(self.config.request_seconds):
                 await asyncio.wait((pictures, gone), return_when=asyncio.FIRST_COMPLETED)
             if not pictures.done():
                 return Response(status_code=499)  # nobody is there to read it
-            return JSONResponse(answer.body(pictures.result()))
+            return JSONResponse(response.body(pictures.result()))
         except TimeoutError as error:
             raise errors.of_engine(error) from None
         finally:
             pictures.cancel()
             gone.cancel()
 
-    async def _collect(self, answer: Answer, inbox: Inbox) -> list[bytes]:
+    async def _collect(self, response: ImageResponse, inbox: Inbox) -> list[bytes]:
         done: dict[int, bytes] = {}
-        while len(done) < len(answer.orders):
+        while len(done) < len(response.requests):
             index, event = await inbox.get()
             if isinstance(event, Failed):
                 raise errors.of_engine(event.error)
             if isinstance(event, Done):
-                done[index] = await self._encode(answer, index, event)
+                done[index] = await self._encode(response, index, event)
         return [done[index] for index in range(len(done))]
 
-    async def _events(self, answer: Answer, inbox: Inbox) -> AsyncIterator[bytes]:
+    async def _events(self, response: ImageResponse, inbox: Inbox) -> AsyncIterator[bytes]:
         """Partial images and pictures as they come; comments while there is nothing to tell."""
         yield b": accepted\n\n"
-        left, shown = len(answer.orders), [0] * len(answer.orders)
+        left, shown = len(response.requests), [0] * len(response.requests)
         deadline = time.monotonic() + self.config.request_seconds
         try:
             while left:
@@ -231,21 +234,21 @@ class Desk:
                     continue
                 if isinstance(event, Failed):
                     raise errors.of_engine(event.error)
-                data = await self._encode(answer, index, event)
+                data = await self._encode(response, index, event)
                 if isinstance(event, Preview):
-                    yield sse(*answer.partial(index, shown[index], data, event.step, event.steps))
+                    yield sse(*response.partial(index, shown[index], data, event.step, event.steps))
                     shown[index] += 1
                 else:
                     left -= 1
-                    yield sse(*answer.completed(index, data))
+                    yield sse(*response.completed(index, data))
         except ApiError as error:
             body = errors.body_of(error.status_code, str(error.detail), error.param, error.code)
             yield sse("error", {"type": "error", **body})
 
-    async def _encode(self, answer: Answer, index: int, event: Preview | Done) -> bytes:
-        def work() -> bytes:  # the recipe digests the inputs
-            note = recipe(answer.orders[index], self.engine.model.facts) if isinstance(event, Done) else None
-            return encode(event.image, answer.drawing, note)
+    async def _encode(self, response: ImageResponse, index: int, event: Preview | Done) -> bytes:
+        def work() -> bytes:  # the note digests the inputs
+            note = picture_note(response.requests[index], self.engine.model.card) if isinstance(event, Done) else None
+            return encode(event.image, response.asked, note)
 
         return await asyncio.to_thread(work)
 
@@ -266,17 +269,21 @@ class _Stream(StreamingResponse):
             async with asyncio.timeout(self.seconds):
                 await super().__call__(scope, receive, send)
         except TimeoutError:
-            pass  # an answer that ends unfinished is a connection that is closed
+            pass  # a response that ends unfinished is a connection that is closed
         finally:
             self.end()
 
 
-def _hand_over(loop: asyncio.AbstractEventLoop, inbox: Inbox) -> Callable[[int], Callable[[Event], None]]:
-    """Listeners that carry events from the drawing thread to the loop."""
-    return lambda index: lambda event: (loop.call_soon_threadsafe(inbox.put_nowait, (index, event)), None)[1]
+def _listener(loop: asyncio.AbstractEventLoop, inbox: Inbox, index: int) -> Callable[[Event], None]:
+    """Carries the events of one picture from the engine's thread to the loop."""
+
+    def listen(event: Event) -> None:
+        loop.call_soon_threadsafe(inbox.put_nowait, (index, event))
+
+    return listen
 
 
-async def _gone(request: Request) -> None:
+async def _gone(http: Request) -> None:
     """Return when the client has gone away."""
-    while (await request.receive())["type"] != "http.disconnect":
+    while (await http.receive())["type"] != "http.disconnect":
         pass

@@ -20,7 +20,7 @@ ROUTES = (
 )  # fmt: skip
 
 
-class Guard:
+class AuthMiddleware:
     """ASGI middleware; refuses before a body is read, and never reads more of one than is allowed."""
 
     def __init__(self, app: ASGIApp, config: ServeConfig, metrics: Metrics) -> None:

@@ -1,4 +1,4 @@
-"""Rows that the server draws side by side go where the sampler goes alone, in half precision too."""
+"""Sequences that the server draws side by side go where the sampler goes alone, in half precision too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 
 from fourstroke.flow.sampler import Velocity, euler, guided
-from fourstroke.serve.rows import Batch, Conditions, Hold, Order, Row
+from fourstroke.serve.batch import Batch, Conditions, GenerationRequest, InpaintState, Sequence
 
 LEVELS = [1.0, 0.7, 0.3, 0.0]
 
@@ -18,16 +18,18 @@ def _velocity(slope: float) -> Velocity:
 
 
 def test_guidance_in_half_precision_is_that_of_the_sampler():
-    orders = [Order(prompt="a", width=32, height=32, seed=0, guidance_scale=scale) for scale in (4.0, 1.0, 2.5)]
+    requests = [
+        GenerationRequest(prompt="a", width=32, height=32, seed=0, guidance_scale=scale) for scale in (4.0, 1.0, 2.5)
+    ]
     noise = torch.randn(3, 1, 4, 64, generator=torch.Generator().manual_seed(0))
     towards, away = _velocity(0.9), _velocity(-0.4)
     batch = Batch(SimpleNamespace(transformer=torch.nn.Linear(1, 1).bfloat16()))
-    for order, x in zip(orders, noise, strict=True):
-        batch.add(Row(order, x, LEVELS, Conditions(towards, None if order.guidance_scale == 1 else away)))
+    for request, x in zip(requests, noise, strict=True):
+        batch.add(Sequence(request, x, LEVELS, Conditions(towards, None if request.guidance_scale == 1 else away)))
     for _ in LEVELS[1:]:
         drawn = batch.step()
-    for order, x, found in zip(orders, noise, drawn, strict=True):
-        expected = euler(guided(towards, away, order.guidance_scale), x, torch.tensor(LEVELS))
+    for request, x, found in zip(requests, noise, drawn, strict=True):
+        expected = euler(guided(towards, away, request.guidance_scale), x, torch.tensor(LEVELS))
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -36,10 +38,12 @@ def test_what_a_mask_keeps_has_the_noise_of_its_level():
     noise, known = torch.randn(2, 1, 4, 64, generator=torch.Generator().manual_seed(1))
     free = torch.tensor([True, False, True, False]).reshape(1, 4, 1)
     batch = Batch(SimpleNamespace(transformer=torch.nn.Linear(1, 1)))
-    order = Order(prompt="a", width=32, height=32, seed=0, guidance_scale=1)
-    batch.add(row := Row(order, noise, LEVELS, Conditions(_velocity(0.9)), Hold(known, noise, free)))
+    request = GenerationRequest(prompt="a", width=32, height=32, seed=0, guidance_scale=1)
+    batch.add(
+        sequence := Sequence(request, noise, LEVELS, Conditions(_velocity(0.9)), InpaintState(known, noise, free))
+    )
     for level in LEVELS[1:]:
         (seen,) = batch.step()
-        torch.testing.assert_close(row.latent[:, 1::2], ((1 - level) * known + level * noise)[:, 1::2])
-        assert not torch.equal(row.latent[:, ::2], ((1 - level) * known + level * noise)[:, ::2])
+        torch.testing.assert_close(sequence.latent[:, 1::2], ((1 - level) * known + level * noise)[:, 1::2])
+        assert not torch.equal(sequence.latent[:, ::2], ((1 - level) * known + level * noise)[:, ::2])
         torch.testing.assert_close(seen[:, 1::2], known[:, 1::2])

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from fourstroke.vae import Autoencoder
 
 CELLS = 2
-"""A latent is sketched as CELLS x CELLS colours; more would show its square."""
+"""A latent is latent_previews as CELLS x CELLS colours; more would show its square."""
 PICTURES, SIDE, DISCS = 32, 6, 5
 """So many pictures of SIDE x SIDE latents, each of so many discs."""
 
 
-class Sketch:
+class LatentPreview:
     """`b c h w -> b 4 (f h) (f w)`, linear in each latent, smoothed to full size; RGBA in [-1, 1]."""
 
     def __init__(self, weight: Tensor, factor: int) -> None:
@@ -33,7 +33,7 @@ class Sketch:
         return F.interpolate(small, scale_factor=self.factor / CELLS, mode="bicubic", align_corners=False).clamp(-1, 1)
 
     @classmethod
-    def fit(cls, autoencoder: Autoencoder) -> Sketch:
+    def fit(cls, autoencoder: Autoencoder) -> LatentPreview:
         """Least squares, slightly damped, over random pictures of soft shapes."""
         parameter = next(autoencoder.parameters())
         factor = autoencoder.config.factor

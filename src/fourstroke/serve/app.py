@@ -15,16 +15,15 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fourstroke.serve import errors
 from fourstroke.serve.bodies import read_json
 from fourstroke.serve.config import ServeConfig
-from fourstroke.serve.desk import Desk, Sitting
-from fourstroke.serve.engine import Studio
+from fourstroke.serve.engine import ServingEngine
 from fourstroke.serve.errors import ApiError, ErrorBody
-from fourstroke.serve.fields import Drawing, Rewrite
-from fourstroke.serve.fields import Request as Asked
-from fourstroke.serve.guard import Guard
+from fourstroke.serve.handlers import EditInputs, RequestHandler
+from fourstroke.serve.middleware import AuthMiddleware
+from fourstroke.serve.schemas import EnhanceRequest, EnhanceResponse, ImageRequest
 from fourstroke.version import __version__
 
 STUDIO = {"/": ("index.html", "text/html"), "/studio.css": ("studio.css", "text/css")} | {
-    f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("studio", "api", "dom", "mask", "recipe", "stage")
+    f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("studio", "api", "dom", "mask", "settings", "stage")
 }
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
 POLICY += "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -40,7 +39,7 @@ DRAWN: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(engine: Studio, config: ServeConfig) -> FastAPI:
+def create_app(engine: ServingEngine, config: ServeConfig) -> FastAPI:
     """The application; it starts the engine and, at shutdown, lets it finish what it has accepted."""
 
     @contextlib.asynccontextmanager
@@ -51,50 +50,52 @@ def create_app(engine: Studio, config: ServeConfig) -> FastAPI:
 
     app = FastAPI(title="fourstroke", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
-    app.add_middleware(Guard, config=config, metrics=engine.metrics)
+    app.add_middleware(AuthMiddleware, config=config, metrics=engine.metrics)
     if config.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=config.cors_origins, allow_methods=["*"], allow_headers=["*"])
-    desk = Desk(engine, config)
+    handler = RequestHandler(engine, config)
 
     @app.post(
         "/v1/images/generations", responses={**DRAWN, **REFUSALS}, response_model=None,
-        openapi_extra=_body("application/json", Drawing.model_json_schema()),
+        openapi_extra=_body("application/json", ImageRequest.model_json_schema()),
     )  # fmt: skip
-    async def generations(request: Request) -> Response:
+    async def generations(http: Request) -> Response:
         """Draw pictures from words."""
-        drawing = await read_json(request, Drawing)
-        return await desk.draw(drawing, Sitting([], None), request, "image_generation")
+        asked = await read_json(http, ImageRequest)
+        return await handler.draw(asked, EditInputs([], None), http, "image_generation")
 
     @app.post(
         "/v1/images/edits", responses={**DRAWN, **REFUSALS}, response_model=None,
         openapi_extra=_body("multipart/form-data", _form()),
     )  # fmt: skip
-    async def edits(request: Request) -> Response:
+    async def edits(http: Request) -> Response:
         """Draw pictures from words and input images, sent as `image` (one) or `image[]` (several).
 
         A `mask` of the first image's size keeps that image wherever it is not transparent.
         """
-        drawing, sitting = await desk.read_form(request)
-        return await desk.draw(drawing, sitting, request, "image_edit")
+        asked, edit = await handler.read_form(http)
+        return await handler.draw(asked, edit, http, "image_edit")
 
     @app.post(
-        "/v1/prompts/enhance", responses=REFUSALS, openapi_extra=_body("application/json", Asked.model_json_schema())
+        "/v1/prompts/enhance",
+        responses=REFUSALS,
+        openapi_extra=_body("application/json", EnhanceRequest.model_json_schema()),
     )
-    async def enhance(request: Request) -> Rewrite:
+    async def enhance(http: Request) -> EnhanceResponse:
         """Have a prompt rewritten, to look at it before it is drawn."""
-        return await desk.rewrite(await read_json(request, Asked))
+        return await handler.rewrite(await read_json(http, EnhanceRequest))
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The one model of this server, with what it can do."""
-        return {"object": "list", "data": [desk.model()]}
+        return {"object": "list", "data": [handler.model()]}
 
     @app.get("/v1/models/{name}", responses={404: {"model": ErrorBody}})
     async def model(name: str) -> dict[str, Any]:
         """The same by name."""
-        if name != engine.model.facts.info.name:
+        if name != engine.model.card.info.name:
             raise ApiError(404, f"there is no model {name!r} here", param="model", code="model_not_found")
-        return desk.model()
+        return handler.model()
 
     @app.get("/health", responses={503: {"description": "warming up, draining or broken"}})
     async def health() -> JSONResponse:
@@ -132,7 +133,7 @@ def _body(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 def _form() -> dict[str, Any]:
     """The schema of an edit's form: the fields of a drawing and the images."""
-    schema = Drawing.model_json_schema()
+    schema = ImageRequest.model_json_schema()
     file = {"type": "string", "format": "binary"}
     images = {"image": file, "image[]": {"type": "array", "items": file}, "mask": file}
     return schema | {"properties": {**schema["properties"], **images}}

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fourstroke.enhance.enhancer import Enhanced
 from fourstroke.seeds import MAX_SEED, draw_seed, following
+from fourstroke.serve.batch import GenerationRequest
 from fourstroke.serve.config import ServeConfig
 from fourstroke.serve.errors import ApiError
-from fourstroke.serve.model import Facts
-from fourstroke.serve.rows import Order
+from fourstroke.serve.model_card import ModelCard
 from fourstroke.sizes import shaped, sized
 
 SHARES = {"low": 0.25, "medium": 0.5}
@@ -36,7 +36,7 @@ class Fields(BaseModel):
         return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
 
 
-class Drawing(Fields):
+class ImageRequest(Fields):
     """What to draw."""
 
     prompt: str = Field(min_length=1, max_length=32_000)
@@ -71,14 +71,14 @@ class Drawing(Fields):
         """Whether an alpha channel is asked for; "auto" is opaque."""
         return self.background == "transparent"
 
-    def check(self, facts: Facts, config: ServeConfig) -> None:
+    def check(self, card: ModelCard, config: ServeConfig) -> None:
         """Refuse what this model or server cannot do.
 
         Raises:
             ApiError: with the reason and the field.
         """
-        if self.model is not None and self.model != facts.info.name:
-            message = f"there is no model {self.model!r} here; this server draws with {facts.info.name!r}"
+        if self.model is not None and self.model != card.info.name:
+            message = f"there is no model {self.model!r} here; this server draws with {card.info.name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
         for name, value, most in (
             ("n", self.n, config.max_n),
@@ -95,17 +95,17 @@ class Drawing(Fields):
             raise ApiError(400, message, param="output_compression")
         if self.partial_images and not self.stream:
             raise ApiError(400, "partial_images needs stream=true", param="partial_images")
-        if self.enhance and not facts.enhances:
-            raise no_enhancer(facts)
+        if self.enhance and not card.enhances:
+            raise no_enhancer(card)
 
-    def orders(
+    def requests(
         self,
-        facts: Facts,
+        card: ModelCard,
         inputs: Sequence[Image.Image],
         mask: Image.Image | None = None,
         rewrite: Enhanced | None = None,
-    ) -> list[Order]:
-        """One order for each of the n pictures, with the seeds from `seed` on.
+    ) -> list[GenerationRequest]:
+        """One request for each of the n pictures, with the seeds from `seed` on.
 
         Raises:
             ApiError: for a size that the model does not draw, or one that is not the masked picture's.
@@ -121,8 +121,8 @@ class Drawing(Fields):
             width, height = mask.size
         try:
             if width is None and rewrite is not None and not inputs:
-                width, height = shaped(rewrite.ratio, facts.info)
-            width, height = sized(facts.info, width, height, inputs)
+                width, height = shaped(rewrite.ratio, card.info)
+            width, height = sized(card.info, width, height, inputs)
         except ValueError as error:
             raise ApiError(400, str(error), param="size") from None
         if mask is not None and mask.size != (width, height):
@@ -131,15 +131,15 @@ class Drawing(Fields):
                 400, f"size is {self.size}; with a mask it is the picture's own, {own}, or auto", param="size"
             )
         assert self.seed is not None, "drawn by `settle`"
-        scale = facts.info.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        scale = card.info.guidance_scale if self.guidance_scale is None else self.guidance_scale
         prompt = self.prompt if rewrite is None else rewrite.prompt
         return [
-            Order(
+            GenerationRequest(
                 prompt=prompt, width=width, height=height, seed=following(self.seed, j),
-                num_inference_steps=self._steps(facts), guidance_scale=scale,
+                num_inference_steps=self._steps(card), guidance_scale=scale,
                 negative_prompt=self.negative_prompt or "", transparent=self.transparent,
-                inputs=tuple(inputs), mask=mask, request=self.prompt if prompt != self.prompt else None,
-                factor=facts.info.factor,
+                inputs=tuple(inputs), mask=mask, original_prompt=self.prompt if prompt != self.prompt else None,
+                factor=card.info.factor,
             )
             for j in range(self.n)
         ]  # fmt: skip
@@ -150,20 +150,20 @@ class Drawing(Fields):
             self.seed = draw_seed()
         return self.seed
 
-    def _steps(self, facts: Facts) -> int | None:
-        if self.num_inference_steps or facts.info.sample_sigmas or self.quality not in SHARES:
+    def _steps(self, card: ModelCard) -> int | None:
+        if self.num_inference_steps or card.info.sample_sigmas or self.quality not in SHARES:
             return self.num_inference_steps
-        return math.ceil(facts.info.num_inference_steps * SHARES[self.quality])
+        return math.ceil(card.info.num_inference_steps * SHARES[self.quality])
 
 
-class Request(Fields):
+class EnhanceRequest(Fields):
     """A prompt to be rewritten."""
 
     prompt: str = Field(min_length=1, max_length=32_000)
     seed: int | None = Field(default=0, ge=0, le=MAX_SEED)
 
 
-class Rewrite(BaseModel):
+class EnhanceResponse(BaseModel):
     """A rewritten prompt, to be looked at before it is drawn."""
 
     object: Literal["prompt"] = "prompt"
@@ -175,7 +175,7 @@ class Rewrite(BaseModel):
     warning: str | None
 
 
-def no_enhancer(facts: Facts) -> ApiError:
+def no_enhancer(card: ModelCard) -> ApiError:
     """What a model without an enhancer answers."""
-    message = f"{facts.info.name} has no prompt enhancer; serve with --endpoint to use one elsewhere"
+    message = f"{card.info.name} has no prompt enhancer; serve with --endpoint to use one elsewhere"
     return ApiError(400, message, param="enhance", code="no_enhancer")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fourstroke.serve.api import STUDIO
+from fourstroke.serve.app import STUDIO
 
 from .conftest import Brake, running, wait_until
 
@@ -52,10 +52,10 @@ def test_the_official_client_draws_the_pictures_of_the_pipeline(live, tiny):
         image = opened(picture.b64_json)
         assert picture.revised_prompt == "a cat"
         assert_same(image, tiny("a cat", seed=7 + j, guidance_scale=3.0).images[0])
-        recipe = json.loads(image.text["fourstroke"])
-        assert recipe["seed"] == 7 + j
-        assert recipe["version"] == live.engine.painter.version
-        assert recipe["num_inference_steps"] == 3
+        note = json.loads(image.text["fourstroke"])
+        assert note["seed"] == 7 + j
+        assert note["version"] == live.engine.runner.version
+        assert note["num_inference_steps"] == 3
 
 
 def test_the_official_client_streams(live):
@@ -159,7 +159,7 @@ def test_an_unknown_model_is_404(live):
 
 
 def _bomb(width, height):
-    """A PNG of a few bytes that claims to be huge."""
+    """A PNG of a few bytes that groups to be huge."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -306,9 +306,9 @@ def test_a_full_queue_is_429_and_silence_is_kept_alive(tiny):
             with web.stream("POST", "/v1/images/generations", json=body) as first:
                 lines = first.iter_lines()
                 assert next(lines) == ": accepted"
-                wait_until(lambda: live.engine._waiting == 0)
+                wait_until(lambda: live.engine.scheduler.waiting == 0)
                 with web.stream("POST", "/v1/images/generations", json={**body, "n": 2}):
-                    wait_until(lambda: live.engine._waiting == 2)
+                    wait_until(lambda: live.engine.scheduler.waiting == 2)
                     with pytest.raises(openai.RateLimitError) as error:
                         client(live).images.generate(prompt="a cat")
                 assert error.value.status_code == 429
@@ -329,12 +329,12 @@ def test_a_client_that_leaves_is_cancelled_and_the_others_are_unharmed(tiny):
             async def leave(body=body):
                 async with httpx.AsyncClient(base_url=live.url) as web:
                     asking = asyncio.ensure_future(web.post("/v1/images/generations", json=body))
-                    while not live.engine._waiting:  # the first is held, the second waits
+                    while not live.engine.scheduler.waiting:  # the first is held, the second waits
                         await asyncio.sleep(0.01)
                     asking.cancel()
 
             asyncio.run(asyncio.wait_for(leave(), 10))
-            wait_until(lambda: live.engine._waiting == 0)
+            wait_until(lambda: live.engine.scheduler.waiting == 0)
             brake.off()
             assert client(live).images.generate(prompt="a cat").data
             wait_until(lambda before=before: live.engine.metrics.pictures.value(outcome="cancelled") == before + 2)

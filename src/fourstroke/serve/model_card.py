@@ -10,30 +10,30 @@ from PIL import Image
 
 from fourstroke.enhance.enhancer import Enhanced
 from fourstroke.folder import ModelInfo
-from fourstroke.serve.memory import Space
-from fourstroke.serve.rows import Order
+from fourstroke.serve.batch import GenerationRequest
+from fourstroke.serve.kv_cache import KVBudget
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class ModelCard:
     """A model in words and numbers; small enough to send."""
 
     info: ModelInfo
     version: str
     max_prompt_tokens: int
     enhances: bool
-    space: Space
+    kv_budget: KVBudget
 
-    def steps(self, order: Order) -> int:
+    def steps(self, request: GenerationRequest) -> int:
         """How many steps a picture takes."""
-        return order.num_inference_steps or self.info.own_steps
+        return request.num_inference_steps or self.info.own_steps
 
 
-class Model(Protocol):
+class ServedModel(Protocol):
     """A loaded model, here or elsewhere. The methods may be called from any thread, and block."""
 
     @property
-    def facts(self) -> Facts:
+    def card(self) -> ModelCard:
         """What it is; changes with its weights."""
 
     def count_tokens(self, prompt: str) -> int:

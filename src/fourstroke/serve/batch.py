@@ -1,12 +1,13 @@
-"""Pictures in the making: an order, its row, and the batch in which rows of one shape take their steps together.
+"""Pictures in the making: a request, its sequence of steps, and the batch whose sequences take their steps together.
 
-A row under a mask is held to its picture where nothing is to change: after every step those latents are put back on
-the straight path between the picture and the row's own noise, so that what is drawn anew grows into what stays.
+A sequence under a mask keeps its picture where nothing is to change (`InpaintState`): after every step those latents
+are put back on the straight path between the picture and the sequence's own noise, so that what is drawn anew grows
+into what stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import abc
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,11 +25,11 @@ Condition = PrefixCache | Velocity
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Order:
+class GenerationRequest:
     """One picture to draw; sizes are pixels, `inputs` are already fitted to the model (`sizes.fit`).
 
-    `mask` (mode L, the picture's size) is 255 where the first input is drawn anew and 0 where it stays; `request` is
-    what the user wrote, where `prompt` is a rewrite of it.
+    `mask` (mode L, the picture's size) is 255 where the first input is drawn anew and 0 where it stays.
+    `original_prompt` is what the user wrote, where `prompt` is a rewrite of it.
     """
 
     prompt: str
@@ -41,7 +42,7 @@ class Order:
     transparent: bool = False
     inputs: tuple[Image.Image, ...] = ()
     mask: Image.Image | None = None
-    request: str | None = None
+    original_prompt: str | None = None
     factor: int = 16
     """Pixels of a latent along each side, the autoencoder's own."""
 
@@ -77,15 +78,15 @@ class Order:
         return self.asked, negative, self.grid, *map(id, self.inputs)
 
 
-class Shape(NamedTuple):
-    """What pictures of one batch share: with much longer prefixes, the short ones would pay for the long ones."""
+class BatchKey(NamedTuple):
+    """What sequences of one batch share: with much longer prefixes, the short ones would pay for the long ones."""
 
     grid: tuple[int, int]
     image_tokens: int
 
 
-class Hold(NamedTuple):
-    """What a mask keeps: the picture's own latents and the row's noise, (1, T, C), and where to draw, (1, T, 1)."""
+class InpaintState(NamedTuple):
+    """What a mask keeps: the picture's own latents and the noise, (1, T, C), and where to draw, (1, T, 1)."""
 
     known: Tensor
     noise: Tensor
@@ -105,14 +106,14 @@ class Conditions:
 
 
 @dataclass(eq=False)
-class Row:
+class Sequence:
     """A picture in the making."""
 
-    order: Order
+    request: GenerationRequest
     latent: Tensor  # (1, T, C), float32
     levels: list[float]
     conditions: Conditions
-    hold: Hold | None = None
+    inpaint: InpaintState | None = None
     step: int = 0
 
     @property
@@ -132,60 +133,61 @@ class Row:
         return len(self.levels) - 1
 
     @property
-    def shape(self) -> Shape:
+    def key(self) -> BatchKey:
         """The batch it belongs to."""
-        return Shape(self.order.grid, self.order.image_tokens)
+        return BatchKey(self.request.grid, self.request.image_tokens)
 
 
 class Batch:
-    """Rows of one shape that take their steps together; each at its own noise level."""
+    """Sequences of one key that take their steps together; each at its own noise level."""
 
     def __init__(self, pipe: Pipeline) -> None:
         self.pipe = pipe
-        self.rows: list[Row] = []
+        self.sequences: list[Sequence] = []
 
-    def add(self, row: Row) -> None:
-        """Let a row join; it starts at its own first level."""
-        self.rows.append(row)
+    def add(self, sequence: Sequence) -> None:
+        """Let a sequence join; it starts at its own first level."""
+        self.sequences.append(sequence)
 
-    def discard(self, row: Row) -> None:
-        """Let a row go, finished or not."""
-        self.rows.remove(row)
+    def discard(self, sequence: Sequence) -> None:
+        """Let a sequence go, finished or not."""
+        self.sequences.remove(sequence)
 
     def step(self) -> list[Tensor]:
-        """Advance every row by one step; returns the clean latent that each predicts, (1, T, C).
+        """Advance every sequence by one step; returns the clean latent that each predicts, (1, T, C).
 
-        On a row's last step that is its picture.
+        On a sequence's last step that is its picture.
         """
-        rows = self.rows
-        x = torch.cat([row.latent for row in rows])
-        now = torch.tensor([row.levels[row.step] for row in rows], device=x.device)
-        then = torch.tensor([row.levels[row.step + 1] for row in rows], device=x.device)
+        sequences = self.sequences
+        x = torch.cat([sequence.latent for sequence in sequences])
+        now = torch.tensor([sequence.levels[sequence.step] for sequence in sequences], device=x.device)
+        then = torch.tensor([sequence.levels[sequence.step + 1] for sequence in sequences], device=x.device)
         v = self._velocity(x, now)
         predicted = predict_x0(x, v, now)
         x = step(x, v, now, then)
         out = []
-        for row, latent, guess, t in zip(rows, x.split(1), predicted.split(1), then.split(1)):
-            if row.hold is not None:
-                known, noise, free = row.hold
+        for sequence, latent, guess, t in zip(sequences, x.split(1), predicted.split(1), then.split(1)):
+            if sequence.inpaint is not None:
+                known, noise, free = sequence.inpaint
                 latent = torch.where(free, latent, interpolate(known, noise, t))
                 guess = torch.where(free, guess, known)
-            row.latent, row.step = latent, row.step + 1
-            out.append(guess if row.step < row.steps else latent)
+            sequence.latent, sequence.step = latent, sequence.step + 1
+            out.append(guess if sequence.step < sequence.steps else latent)
         return out
 
     def _velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        guided = [index for index, row in enumerate(self.rows) if row.negative is not None]
-        conditions = [row.condition for row in self.rows]
-        conditions += [row.negative for row in self.rows if row.negative is not None]
+        """Under guidance a sequence is evaluated twice, in the same pass as all others."""
+        guided = [index for index, sequence in enumerate(self.sequences) if sequence.negative is not None]
+        conditions = [sequence.condition for sequence in self.sequences]
+        conditions += [sequence.negative for sequence in self.sequences if sequence.negative is not None]
         v = self._evaluate(torch.cat((x, x[guided])), torch.cat((t, t[guided])), conditions)
-        out, away = v[: len(self.rows)].clone(), v[len(self.rows) :]
+        out, away = v[: len(self.sequences)].clone(), v[len(self.sequences) :]
         if guided:
-            scales = torch.tensor([self.rows[index].order.guidance_scale for index in guided], device=x.device)
+            scales = torch.tensor([self.sequences[i].request.guidance_scale for i in guided], device=x.device)
             out[guided] = guide(out[guided], away, scales[:, None, None])
         return out
 
-    def _evaluate(self, x: Tensor, t: Tensor, conditions: Sequence[Condition]) -> Tensor:
+    def _evaluate(self, x: Tensor, t: Tensor, conditions: abc.Sequence[Condition]) -> Tensor:
         transformer = self.pipe.transformer
         inputs = x.to(next(transformer.parameters()).dtype)
         prefixes = [condition for condition in conditions if isinstance(condition, PrefixCache)]

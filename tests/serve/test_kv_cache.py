@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 from fourstroke.dit import PrefixCache
-from fourstroke.serve import Engine, Painter
-from fourstroke.serve.engine import Done, Failed, Job
-from fourstroke.serve.memory import NeverFits
+from fourstroke.serve import Engine, ModelRunner
+from fourstroke.serve.jobs import Done, Failed, Job
+from fourstroke.serve.kv_cache import NeverFits
 
 from ..conftest import build_tiny_pipeline
 from .conftest import running
-from .test_engine import alone, assert_same, draw, order
+from .test_engine import alone, assert_same, draw, request
 
 RED, BLUE = (Image.new("RGB", (64, 32), color) for color in ("red", "blue"))
 
@@ -46,22 +46,22 @@ def prefilled(monkeypatch, tiny):
 ])  # fmt: skip
 @torch.inference_mode()
 def test_what_a_picture_needs_is_known_before_it_is_computed(tiny, more):
-    painter, wanted = Painter(tiny), order(**more)
-    row = painter.begin(wanted)
-    caches = [c for c in (row.condition, row.negative) if c is not None]
-    need = painter.space.need(wanted, painter.prefix_tokens)
+    runner, wanted = ModelRunner(tiny), request(**more)
+    sequence = runner.begin(wanted)
+    caches = [c for c in (sequence.condition, sequence.negative) if c is not None]
+    need = runner.kv_budget.need(wanted, runner.prefix_tokens)
     assert need.kept == sum(cache.nbytes for cache in caches)
     layers = tiny.transformer.config.num_layers
-    assert need.step == need.kept // layers + len(caches) * 8 * painter.space.token_bytes // layers
+    assert need.step == need.kept // layers + len(caches) * 8 * runner.kv_budget.token_bytes // layers
 
 
 def test_pictures_of_a_request_share_one_prefix(tiny, prefilled):
     """Also those that begin when others are done, and though the store has no room for it."""
-    engine = Engine(Painter(tiny, cache_bytes=0), rows=2)
+    engine = Engine(ModelRunner(tiny, cache_bytes=0), rows=2)
     engine.start()
     assert engine.ready.wait(20)
     prefilled.clear()
-    wanted = [order(seed=seed, inputs=(RED,)) for seed in range(5)]
+    wanted = [request(seed=seed, inputs=(RED,)) for seed in range(5)]
     for one, events in zip(wanted, draw(engine, wanted), strict=True):
         assert_same(events[-1].image, alone(tiny, one))
     assert len(prefilled) == 1 + len(wanted)  # one here; `alone` computes its own
@@ -82,17 +82,17 @@ def test_a_request_over_http_computes_its_prefix_once_and_lets_it_go(tiny, prefi
 
 
 def test_a_prefix_goes_with_the_last_picture_whoever_holds_the_job(tiny, prefilled):
-    engine, inbox = Engine(Painter(tiny, cache_bytes=0)), queue.Queue()
+    engine, inbox = Engine(ModelRunner(tiny, cache_bytes=0)), queue.Queue()
     engine.start()
     assert engine.ready.wait(20)
     prefilled.clear()
-    jobs = [Job(order(seed=seed, inputs=(RED,)), inbox.put) for seed in range(2)]
+    jobs = [Job(request(seed=seed, inputs=(RED,)), inbox.put) for seed in range(2)]
     engine.submit(jobs)
     assert all(isinstance(inbox.get(timeout=20), Done) for _ in jobs)
     assert engine.close(20)
     gc.collect()
     assert [made() for made in prefilled] == [None]
-    assert jobs[0].row is not None
+    assert jobs[0].sequence is not None
 
 
 class Peak:
@@ -110,13 +110,13 @@ class Peak:
 
 
 def test_admission_is_bounded_by_bytes(tiny, monkeypatch):
-    painter, peak = Painter(tiny), Peak(monkeypatch)
-    need = painter.space.need(order(inputs=(RED,)), painter.prefix_tokens)
+    runner, peak = ModelRunner(tiny), Peak(monkeypatch)
+    need = runner.kv_budget.need(request(inputs=(RED,)), runner.prefix_tokens)
     budget = int(2.5 * need.kept + 2 * need.step)
-    engine = Engine(Painter(tiny, kv_bytes=budget), rows=32)
+    engine = Engine(ModelRunner(tiny, kv_bytes=budget), rows=32)
     engine.start()
     assert engine.ready.wait(20)
-    wanted = [order(f"a cat {i}", seed=i, inputs=(RED,), num_inference_steps=4) for i in range(6)]
+    wanted = [request(f"a cat {i}", seed=i, inputs=(RED,), num_inference_steps=4) for i in range(6)]
     assert all(isinstance(events[-1], Done) for events in draw(engine, wanted))
     assert need.kept < peak.nbytes <= budget
     assert engine.close(20)
@@ -124,12 +124,12 @@ def test_admission_is_bounded_by_bytes(tiny, monkeypatch):
 
 def test_pictures_of_a_request_are_drawn_together_where_another_prefix_has_no_room(tiny):
     """Those behind whose prefix is there go before; nobody waits for ever."""
-    painter = Painter(tiny)
-    need = painter.space.need(order(inputs=(RED,)), painter.prefix_tokens)
-    engine = Engine(Painter(tiny, kv_bytes=need.kept + 3 * need.step, cache_bytes=0), rows=8)
+    runner = ModelRunner(tiny)
+    need = runner.kv_budget.need(request(inputs=(RED,)), runner.prefix_tokens)
+    engine = Engine(ModelRunner(tiny, kv_bytes=need.kept + 3 * need.step, cache_bytes=0), rows=8)
     inbox = queue.Queue()
-    first = [Job(order(seed=i, inputs=(RED,), num_inference_steps=8), inbox.put, user="a") for i in range(3)]
-    other = [Job(order(seed=i, inputs=(BLUE,)), inbox.put, user="b") for i in range(3)]
+    first = [Job(request(seed=i, inputs=(RED,), num_inference_steps=8), inbox.put, user="a") for i in range(3)]
+    other = [Job(request(seed=i, inputs=(BLUE,)), inbox.put, user="b") for i in range(3)]
     engine.submit(first)
     engine.submit(other)
     engine.start()
@@ -139,10 +139,10 @@ def test_pictures_of_a_request_are_drawn_together_where_another_prefix_has_no_ro
 
 
 def test_what_can_never_fit_is_refused_with_the_number(tiny):
-    painter = Painter(tiny)
-    small, large = order(inputs=(RED,)), order(inputs=(RED, BLUE, RED))
-    budget = sum(painter.space.need(small, painter.prefix_tokens))
-    needed = sum(painter.space.need(large, painter.prefix_tokens))
+    runner = ModelRunner(tiny)
+    small, large = request(inputs=(RED,)), request(inputs=(RED, BLUE, RED))
+    budget = sum(runner.kv_budget.need(small, runner.prefix_tokens))
+    needed = sum(runner.kv_budget.need(large, runner.prefix_tokens))
     with running(tiny, kv_bytes=budget) as live:
         files = [("image[]", ("x.png", png(image))) for image in (RED, BLUE, RED)]
         for stream in ("false", "true"):
@@ -154,7 +154,7 @@ def test_what_can_never_fit_is_refused_with_the_number(tiny):
             assert "fewer images" in message
         body = {"prompt": "a cat", "size": "64x32"}
         assert httpx.post(f"{live.url}/v1/images/edits", data=body, files=files[:1], timeout=20).status_code == 200
-    engine = Engine(Painter(tiny, kv_bytes=budget))
+    engine = Engine(ModelRunner(tiny, kv_bytes=budget))
     engine.start()
     (few,), (many,) = draw(engine, [small, large])
     assert isinstance(few, Done)
@@ -168,7 +168,7 @@ def test_what_can_never_fit_is_refused_with_the_number(tiny):
 def test_a_step_without_memory_is_taken_in_parts(most, monkeypatch):
     """Only what fails alone fails."""
     pipe = build_tiny_pipeline()
-    engine = Engine(Painter(pipe), rows=8)
+    engine = Engine(ModelRunner(pipe), rows=8)
     engine.start()
     assert engine.ready.wait(20)
     real = pipe.transformer.denoise
@@ -179,7 +179,7 @@ def test_a_step_without_memory_is_taken_in_parts(most, monkeypatch):
         return real(x, t, cache)
 
     monkeypatch.setattr(pipe.transformer, "denoise", denoise)
-    wanted = [order(f"a cat {seed}", seed=seed) for seed in range(5)]
+    wanted = [request(f"a cat {seed}", seed=seed) for seed in range(5)]
     events = draw(engine, wanted)
     assert {type(e[-1]) for e in events} == {Done if most else Failed}
     monkeypatch.undo()
@@ -191,9 +191,9 @@ def test_a_step_without_memory_is_taken_in_parts(most, monkeypatch):
 
 
 def test_equal_requests_that_meet_share_a_prefix_that_is_too_large_to_keep(tiny, prefilled):
-    engine, inbox = Engine(Painter(tiny, cache_bytes=0), rows=8), queue.Queue()
+    engine, inbox = Engine(ModelRunner(tiny, cache_bytes=0), rows=8), queue.Queue()
     for seed in range(3):  # as a replica gets the pictures of a request
-        engine.submit([Job(order(seed=seed, inputs=(RED.copy(),)), inbox.put)])
+        engine.submit([Job(request(seed=seed, inputs=(RED.copy(),)), inbox.put)])
     engine.start()
     assert all(isinstance(inbox.get(timeout=20), Done) for _ in range(3))
     assert len(prefilled) == 2  # the warm-up's and theirs
@@ -201,8 +201,8 @@ def test_equal_requests_that_meet_share_a_prefix_that_is_too_large_to_keep(tiny,
 
 
 def test_a_joint_transformer_keeps_no_prefix():
-    painter = Painter(build_tiny_pipeline(causal=False))
-    assert painter.space.need(order(inputs=(RED,)), painter.prefix_tokens).kept == 0
+    runner = ModelRunner(build_tiny_pipeline(causal=False))
+    assert runner.kv_budget.need(request(inputs=(RED,)), runner.prefix_tokens).kept == 0
 
 
 def test_pictures_of_different_requests_in_one_batch_differ_only_by_themselves(tiny):

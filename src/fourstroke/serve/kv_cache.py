@@ -1,0 +1,132 @@
+"""Keys and values: what they take, how much of it there may be at once, and the prefixes that are kept.
+
+Every token of a prefix leaves keys and values in every layer; with large input images that is more than the weights
+(8 GiB for one of 2048 x 2048 pixels in the open model). A prefix stays as long as a picture of its request is under
+way. While a batch takes its step, one layer at a time also lays prefix and picture side by side for each row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from fourstroke.dit import PrefixCache, Transformer
+from fourstroke.pipeline import Pipeline
+from fourstroke.serve.batch import GenerationRequest
+from fourstroke.text.vision import SLOT_SIZE
+
+
+class NeverFits(ValueError):  # noqa: N818 - reads as the sentence it is
+    """A picture that takes more memory than the server has for any."""
+
+
+class KVBytes(NamedTuple):
+    """Bytes of keys and values: `kept` for all pictures of a request together, `step` for each one under way."""
+
+    kept: int
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class KVBudget:
+    """Bytes for keys and values: the budget of all that is under way, and those of one token in all layers."""
+
+    budget: int
+    token_bytes: int
+    layers: int
+    keeps: bool  # a fully joint transformer keeps no prefix: it computes all of it in every step
+
+    @classmethod
+    def of(cls, transformer: Transformer, budget: int | None = None) -> KVBudget:
+        """The budget of a model; without a budget half of what a GPU has free now, or a quarter of the machine's own
+        memory where it draws on that.
+        """
+        weight = next(transformer.parameters())
+        token = 2 * transformer.config.num_layers * transformer.config.width * weight.element_size()
+        return cls(
+            budget=_available(weight.device) if budget is None else budget, token_bytes=token,
+            layers=transformer.config.num_layers, keeps=transformer.config.causal_condition,
+        )  # fmt: skip
+
+    def need(self, request: GenerationRequest, count: Callable[[str, Sequence[int]], int]) -> KVBytes:
+        """What a picture takes; `count` says how many tokens a prompt and images of so many vision slots have."""
+        slots = [image.width * image.height // SLOT_SIZE**2 for image in request.inputs]
+        prefix = count(request.asked, slots)
+        if request.evaluations == 2:
+            prefix += count(request.negative_prompt, slots)
+        step = (prefix + request.evaluations * request.tokens) * self.token_bytes // self.layers
+        return KVBytes(prefix * self.token_bytes if self.keeps else 0, step)
+
+    def check(self, request: GenerationRequest, need: KVBytes) -> None:
+        """Raise `NeverFits` for a picture that has no room even alone."""
+        if sum(need) <= self.budget:
+            return
+        advice = ["send fewer images"] if len(request.inputs) > 1 else []
+        advice += ["ask without guidance (guidance_scale 1)"] if request.evaluations == 2 else []
+        advice += ["ask for a smaller picture or shorten the prompt"]
+        size = f"{request.width}x{request.height}"
+        raise NeverFits(
+            f"keys and values of the prompt, of input images ({len(request.inputs)}) and of a picture of "
+            f"{size} take {_said(sum(need))}, and this server has {_said(self.budget)} for them: "
+            + ", or ".join(advice)
+        )
+
+
+Key = tuple[str, str, tuple[bytes, ...], tuple[int, int]]
+
+
+class PrefixStore:
+    """Prefixes by (model version, prompt, input images, grid); the least recently used go first when it is full."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.nbytes = self.hits = self.misses = 0
+        self._entries: OrderedDict[Key, PrefixCache] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: Key) -> PrefixCache | None:
+        """The prefix, which then counts as just used; None if it is not here."""
+        if key not in self._entries:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._entries.move_to_end(key)
+        return self._entries[key]
+
+    def put(self, key: Key, prefix: PrefixCache) -> None:
+        """Keep a prefix, unless it alone is over the capacity."""
+        if prefix.nbytes > self.capacity:
+            return
+        self._entries[key] = prefix
+        self.nbytes += prefix.nbytes
+        while self.nbytes > self.capacity:
+            self.nbytes -= self._entries.popitem(last=False)[1].nbytes
+
+
+def fingerprint(pipe: Pipeline) -> str:
+    """Twelve hex digits that change with the weights: a hash of up to 4,096 numbers of every parameter."""
+    digest = hashlib.sha256()
+    for part in (pipe.transformer, pipe.autoencoder, pipe.text_encoder):
+        for name, parameter in part.named_parameters():
+            values = parameter.detach().flatten()
+            sample = values[:: max(1, len(values) // 4096)].float().cpu().contiguous()
+            digest.update(name.encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _available(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+
+
+def _said(nbytes: int) -> str:
+    return f"{nbytes} bytes ({nbytes / 2**30:.2f} GiB)"
