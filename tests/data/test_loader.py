@@ -181,6 +181,19 @@ def test_pictures_that_fit_no_bucket_are_named_before_anything_is_drawn(tmp_path
     assert (report.used, list(report.skipped)) == (1, ["small.png"])
 
 
+def test_each_area_may_have_a_batch_size_of_its_own_and_captions_are_dropped(tmp_path: Path) -> None:
+    dataset = FolderData(path=write_folder(tmp_path)).open()
+    frames = Bucketed(Buckets(BucketConfig(areas=(32, 64)), 16))
+    made = Loader(dataset, frames, (6, 2), config=LoaderConfig(workers=0), drop=0.25)
+    batches = list(itertools.islice(made.batches(), 60))
+    assert {len(batch.records) for batch in batches if batch.size[0] * batch.size[1] < 48 * 64} == {6}
+    assert {len(batch.records) for batch in batches if batch.size[0] * batch.size[1] >= 48 * 64} == {2}
+    prompts = [prompt for batch in batches for prompt in batch.prompts]
+    assert abs(prompts.count("") / len(prompts) - 0.25) < 0.1
+    assert made.steps_per_epoch == 5
+    assert batches[40].prompts == next(made.batches(40)).prompts
+
+
 def test_edits_come_with_inputs_of_equal_sizes(tmp_path: Path) -> None:
     write_folder(tmp_path, 12)
     rows = [{"source": f"{i:03}.png", "instruction": f"do {i}", "target": f"{(i + 4) % 12:03}.png"} for i in range(12)]

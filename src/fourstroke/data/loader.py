@@ -59,7 +59,7 @@ class Loader:
     Args:
         dataset: what to read.
         frames: the sizes of batches.
-        batch_size: samples of a batch on each rank.
+        batch_size: samples of a batch on each rank; one number, or one for each group of sizes.
         config: filters, choice of captions, workers.
         seed: of the order, the crops and the captions.
         rank: which of `ranks` this is.
@@ -67,6 +67,7 @@ class Loader:
         captioned: whether samples without a caption are refused.
         latents: takes the place of pixels where it has all of a batch's.
         features: gives the features of captions where it has all of a batch's.
+        drop: share of the captions that are left out, "".
 
     Raises:
         ValueError: in one line, if a part of the dataset has no sample that can be used.
@@ -76,7 +77,7 @@ class Loader:
         self,
         dataset: Dataset,
         frames: Frames,
-        batch_size: int,
+        batch_size: int | Sequence[int],
         *,
         config: LoaderConfig | None = None,
         seed: int = 0,
@@ -85,14 +86,18 @@ class Loader:
         captioned: bool = False,
         latents: Latents | None = None,
         features: Features | None = None,
+        drop: float = 0.0,
     ) -> None:
         self.dataset, self.frames, self.config = dataset, frames, config or LoaderConfig()
-        self.seed, self.rank, self.ranks, self.whole = seed, rank, ranks, batch_size * ranks
+        self.seed, self.rank, self.ranks = seed, rank, ranks
+        sizes = [batch_size] * len(frames.shares) if isinstance(batch_size, int) else batch_size
+        self.wholes = [size * ranks for size in sizes]
+        """Samples of a step on all ranks, by group of sizes."""
         if latents is not None and not frames.fixed:
             raise ValueError(
                 "latents that are kept are those of one crop: set buckets.crop to center, or leave the cache"
             )
-        self._reader = BatchReader(dataset, frames, self.config.captions, latents, features)
+        self._reader = BatchReader(dataset, frames, self.config.captions, latents, features, drop)
         found, self.report = survey(dataset, self.config.filters, captioned=captioned, workers=self.config.workers)
         self._buckets = self._sorted(found)
         self.samples = self.report.used
@@ -109,7 +114,8 @@ class Loader:
     @property
     def steps_per_epoch(self) -> int:
         """Steps in which as many samples are drawn as there are."""
-        return math.ceil(self.samples / self.whole)
+        whole = sum(share * size for share, size in zip(self.frames.shares, self.wholes, strict=True))
+        return math.ceil(self.samples / whole)
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """This rank's endless batches from step `start` on; raises ValueError where nothing can be read any more."""
@@ -174,13 +180,14 @@ class Loader:
         inner: dict[int, Iterator[tuple[int, int]]] = {}
         draws = Schedule(weights, (self.seed, 2)).draws(start)
         for step, (bucket, turn) in enumerate(draws, start):
-            (_, _, target), streams = self._buckets[bucket]
+            (group, _, target), streams = self._buckets[bucket]
+            whole = self.wholes[group]
             if bucket not in inner:
                 own = Schedule([stream.weight for stream in streams], (self.seed, 3, bucket))
-                inner[bucket] = own.draws(turn * self.whole)
-            drawn = [next(inner[bucket]) for _ in range(self.whole)]
+                inner[bucket] = own.draws(turn * whole)
+            drawn = [next(inner[bucket]) for _ in range(whole)]
             rows = []
-            for row in range(self.rank, self.whole, self.ranks):
+            for row in range(self.rank, whole, self.ranks):
                 stream, position = drawn[row]
                 order, seed = streams[stream].order, (self.seed, 4, step, row)
                 spare = np.random.default_rng(seed).integers(len(order), size=SPARE)

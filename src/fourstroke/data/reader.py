@@ -69,8 +69,9 @@ class BatchReader(torch.utils.data.Dataset[Made]):
         captions: Mapping[str, float],
         latents: Latents | None,
         features: Features | None,
+        drop: float = 0.0,
     ) -> None:
-        self.dataset, self.frames, self.captions = dataset, frames, captions
+        self.dataset, self.frames, self.captions, self.drop = dataset, frames, captions, drop
         self.latents, self.features = latents, features
 
     def __getitem__(self, plan: Plan) -> Made:
@@ -84,7 +85,10 @@ class BatchReader(torch.utils.data.Dataset[Made]):
                     skipped.append((index, error))
             else:
                 return Made(None, skipped)
-        return Made(self._batch(plan.target, rows), skipped)
+        try:
+            return Made(self._batch(plan.target, rows), skipped)
+        except SampleError as error:  # of a picture whose latents are there, and which is gone
+            return Made(None, [*skipped, (rows[0].index, error)])
 
     def _row(self, row: Row, index: int, target: Shape) -> _Read:
         """A sample, scaled and cropped; raises SampleError."""
@@ -92,57 +96,52 @@ class BatchReader(torch.utils.data.Dataset[Made]):
         wanted: Record | Sample = self.dataset.sample(index) if self.latents is None else self.dataset.record(index)
         record = wanted.record if isinstance(wanted, Sample) else wanted
         caption = choose(record.captions, self.captions, rng)
+        if self.drop and rng.random() < self.drop:
+            caption = ""
         crops = self.frames.crops((record.size, record.inputs[: len(target[1])]), target, row.drawn, rng)
         found = None if self.latents is None else self.latents.find(self.dataset, index, target, crops)
         features = None if self.features is None else self.features.find(self.dataset, index, caption, target)
-        pixels: list[np.ndarray] = []
+        read = _Read(index, record, caption, crops, [], found, features)
         if found is None:
-            sample = wanted if isinstance(wanted, Sample) else self.dataset.sample(index)
-            shown = zip((sample.image, *sample.inputs), (target[0], *target[1]), crops, strict=False)
-            pixels = [show(picture, size, crop) for picture, size, crop in shown]
-        return _Read(record, caption, crops[0], pixels, found, features, index)
+            return self._shown(read, target, wanted if isinstance(wanted, Sample) else self.dataset.sample(index))
+        return read
+
+    def _shown(self, row: _Read, target: Shape, sample: Sample) -> _Read:
+        shown = zip((sample.image, *sample.inputs), (target[0], *target[1]), row.crops, strict=False)
+        return replace(row, pixels=[show(*one) for one in shown])
 
     def _batch(self, target: Shape, rows: list[_Read]) -> Batch:
-        if any(row.latents is None for row in rows) and not all(row.latents is None for row in rows):
-            rows = [self._decoded(row, target) for row in rows]
-        cached = rows[0].latents is not None
-        pictures = None if cached else torch.from_numpy(np.stack([row.pixels[0] for row in rows]))
-        latents = [row.latents for row in rows if row.latents is not None]
         features = [row.features for row in rows if row.features is not None]
+        latents = [row.latents for row in rows if row.latents is not None]
+        cached, encoded = len(latents) == len(rows), len(features) == len(rows)
+        if not cached or (target[1] and not encoded):  # who encodes the words of an edit must see its inputs
+            rows = [row if row.pixels else self._shown(row, target, self.dataset.sample(row.index)) for row in rows]
+        pictures = [row.pixels[0] for row in rows if row.pixels and not cached]
         return Batch(
             size=target[0],
             records=[row.record for row in rows],
             prompts=[row.caption for row in rows],
-            images=None if pictures is None else pictures.permute(0, 3, 1, 2).contiguous(),
-            inputs=[] if cached else [[_channels_first(pixels) for pixels in row.pixels[1:]] for row in rows],
+            images=torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous() if pictures else None,
+            inputs=[[_channels_first(pixels) for pixels in row.pixels[1:]] for row in rows if row.pixels],
             latents=torch.stack([z[0] for z in latents]) if cached else None,
             input_latents=torch.stack([torch.cat(z[1:]) for z in latents]) if cached and target[1] else None,
-            crops=[row.crop for row in rows],
-            features=features if len(features) == len(rows) else None,
+            crops=[row.crops[0] for row in rows],
+            input_sizes=target[1],
+            features=features if encoded else None,
         )
-
-    def _decoded(self, row: _Read, target: Shape) -> _Read:
-        """A row whose latents are there, with pixels instead, because another's are not."""
-        if row.pixels:
-            return row
-        sample = self.dataset.sample(row.index)
-        shape = row.record.size, row.record.inputs
-        crops = self.frames.crops(shape, target, False, np.random.default_rng(0))  # fixed: nothing is drawn
-        shown = zip((sample.image, *sample.inputs), (target[0], *target[1]), crops, strict=True)
-        return replace(row, pixels=[show(*one) for one in shown], latents=None)
 
 
 @dataclass(frozen=True)
 class _Read:
-    """A row of a batch."""
+    """A row of a batch; `pixels` are empty where its latents are there."""
 
+    index: int
     record: Record
     caption: str
-    crop: Crop
+    crops: Sequence[Crop]
     pixels: list[np.ndarray]
     latents: list[Tensor] | None
     features: Tensor | None
-    index: int
 
 
 def choose(captions: Sequence[Caption], weights: Mapping[str, float], rng: np.random.Generator) -> str:

@@ -140,6 +140,8 @@ class Batch:
     """(b, tokens of all inputs, channels) float16, in place of the pixels of `inputs`."""
     crops: Sequence[tuple[float, float, float, float]] = ()
     """By record: left, top, right and bottom of what is shown, as fractions of the picture."""
+    input_sizes: Sequence[Size] = ()
+    """Of the input images, as they are shown; none for text-to-image."""
     features: Sequence[Tensor] | None = None
     """By record, the text encoder's features of its prompt (and inputs) from a cache, (length, channels)."""
 
