@@ -20,6 +20,12 @@ class Pebbles:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Weighed:
+    kind: ClassVar[str] = "guest"
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     data: Annotated[Pebbles, Registered("datasets")]
     more: tuple[Annotated[Pebbles, Registered("datasets")], ...] = ()
@@ -52,6 +58,15 @@ def test_a_recipe_holds_what_its_kind_takes(tmp_path):
     recipe = load_recipe(Recipe, tmp_path / "r.yaml", ["data.count=4"])
     assert recipe == Recipe(data=Pebbles(count=4), more=(Pebbles(count=5), Pebbles(count=7)))
     assert resolved(recipe)["recipe"]["data"] == {"kind": "pebbles", "count": 4}
+
+
+def test_several_kinds_are_a_list_or_a_group_by_name(tmp_path):
+    (tmp_path / "r.yaml").write_text("data: {kind: pebbles}\nmore: {pebbles: {count: 5}, guest: 0.5}\n")
+    offer("datasets", guest=f"{__name__}:Weighed")
+    recipe = load_recipe(Recipe, tmp_path / "r.yaml", ["more.pebbles.count=6"])
+    assert recipe.more == (Pebbles(count=6), Weighed(weight=0.5))
+    with pytest.raises(RecipeError, match=r"more: guest should be a weight or a group of options, found 'x'"):
+        load_recipe(Recipe, tmp_path / "r.yaml", ["more.guest=x"])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fourstroke.chance import stable_fraction
 from fourstroke.enhance.endpoint import ImagesEndpoint
 from fourstroke.flow.sampler import seeded_noise
 from fourstroke.pipeline import Pipeline
@@ -73,7 +74,8 @@ class EndpointGenerator:
         """As `Generator.draw`. Raises EndpointError if the server fails for one of them."""
 
         def one(caption: str, seed: int) -> np.ndarray:
-            return np.asarray(self.endpoint.draw(caption, self.width, self.height, seed % 2**31))
+            known = int(stable_fraction("noise", str(seed)) * 2**31)  # what every server takes
+            return np.asarray(self.endpoint.draw(caption, self.width, self.height, known))
 
         with ThreadPoolExecutor(self.parallel) as pool:
             return list(pool.map(one, captions, seeds))
