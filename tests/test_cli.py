@@ -127,7 +127,7 @@ def test_pictures_are_written_before_the_next_prompt_can_fail(tiny_folder, tmp_p
         (["generate", " ", "--model", "TINY"], "prompt is empty"),
         (["generate", "a cat", "--model", "TINY", "--lora", "gone.safetensors:0.8"], "no adapter at gone.safetensors"),
         (["generate", "a cat", "--model", "TINY", "--lora", "x.safetensors:1.2.3"], "1.2.3 is no strength"),
-        (["edit", "x", "--image", "in.png", "--model", "TINY", "--lora", "x:20"], "strength is 20.0"),
+        (["edit", "x", "--image", "in.png", "--model", "TINY", "--lora", "x:20"], "no adapter at x"),
         (["generate", "a cat", "\u200b", "--model", "TINY"], "prompt is empty"),
         (["edit", "", "--image", "none.png", "--model", "TINY"], "prompt is empty"),
         (["enhance", "", "--model", "TINY"], "prompt is empty"),

@@ -137,12 +137,12 @@ def test_the_server_draws_edits_checks_sizes_and_counts(coarse):
 
 
 @pytest.mark.parametrize("factor", KINDS)
-def test_sketches_have_the_size_of_the_picture(factor):
+def test_latent_previews_have_the_size_of_the_picture(factor):
     pytest.importorskip("fastapi")
-    from fourstroke.serve.sketch import Sketch
+    from fourstroke.serve.preview import LatentPreview
 
-    sketch = Sketch.fit(build(factor).autoencoder)
-    assert sketch(torch.zeros(1, KINDS[factor][1], 2, 3)).shape == (1, 4, 2 * factor, 3 * factor)
+    preview = LatentPreview.fit(build(factor).autoencoder)
+    assert preview(torch.zeros(1, KINDS[factor][1], 2, 3)).shape == (1, 4, 2 * factor, 3 * factor)
 
 
 def test_estimates_count_its_tokens(coarse, tmp_path):

@@ -224,6 +224,10 @@ def _parser() -> argparse.ArgumentParser:
     server = verbs.add_parser("serve", help="serve OpenAI's image API, and the studio as a web page")
     server.add_argument("--model", type=_name, help="folder or hub id (default: the best bundled model)")
     server.add_argument("--device", help="cpu, cuda … (default: the GPU if there is one)")
+    server.add_argument(
+        "--lora", action="append", default=[], metavar="NAME=FILE[:STRENGTH]",
+        help="an adapter that requests may use; the strength is that of requests that name none",
+    )  # fmt: skip
     server.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine alone)")
     server.add_argument("--port", type=int, help="port to listen on (default: 8000)")
     server.add_argument("--endpoint", metavar="URL", help="prompt enhancer elsewhere: an OpenAI-compatible server")

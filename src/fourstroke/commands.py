@@ -41,14 +41,18 @@ def generate(arguments: argparse.Namespace) -> dict[str, Any]:
 def _generate(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, Any]:
     from fourstroke.data.sheet import contact_sheet
     from fourstroke.files import save_image
+    from fourstroke.lora import LoraSource, find_lora
     from fourstroke.pictures import write_pictures
     from fourstroke.pipeline import Clock, Pipeline
 
     _quiet()
     _refuse_empty(arguments.prompt)
     clock = Clock()
+    loras = [LoraSource.parse(words) for words in arguments.lora]
+    files = [find_lora(lora.file) for lora in loras]  # before the model is loaded
     pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device)
-    _load_loras(pipe, arguments.lora)
+    for lora, file in zip(loras, files, strict=True):
+        pipe.load_lora(file, lora.strength, lora.called)
     clock.lap("load")
     _say_warnings()
     wanted = getattr(arguments, "enhance", False)
@@ -164,14 +168,6 @@ def degrade(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"triplets": str(out), **dataclasses.asdict(tally)}
 
 
-def _load_loras(pipe: Any, words: list[str]) -> None:
-    """Load the adapters of `--lora [NAME=]FILE[:STRENGTH]`."""
-    from fourstroke.lora import LoraSource
-
-    for source in map(LoraSource.parse, words):
-        pipe.load_lora(source.file, source.strength, source.name)
-
-
 def _refuse_empty(prompts: list[str]) -> None:
     from fourstroke.enhance.protocol import clean
 
@@ -237,11 +233,10 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 def serve(arguments: argparse.Namespace) -> dict[str, Any]:
     """Serve until interrupted."""
     try:
-        from fourstroke.serve.server import ServeConfig, build_engine, listen, serve
+        from fourstroke.serve.server import ServeConfig, build_engine, listen, load_pipeline, serve
     except ModuleNotFoundError as error:
         raise RuntimeError(f"serving needs {error.name}: run `make install`, or pip install '.[serve]'") from None
     from fourstroke.enhance.enhancer import PromptEnhancer
-    from fourstroke.pipeline import Pipeline
 
     _quiet()
     _say_warnings()
@@ -252,6 +247,7 @@ def serve(arguments: argparse.Namespace) -> dict[str, Any]:
         **{name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None},
         api_keys=tuple(keys),
         cors_origins=tuple(arguments.cors),
+        loras=tuple(arguments.lora),
     )
     given = [name for name in replicas if getattr(arguments, name) is not None]
     if given and not arguments.ray:
@@ -266,7 +262,7 @@ def serve(arguments: argparse.Namespace) -> dict[str, Any]:
         print(f"fourstroke: anyone who reaches {config.host} may draw; --api-key changes that", file=sys.stderr)
     if arguments.ray:
         return _serve_cluster(arguments, config, sockets)
-    pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device)
+    pipe = load_pipeline(arguments.model, arguments.device, config)
     if endpoint is not None:
         pipe.enhancer = PromptEnhancer.from_endpoint(endpoint)
     print(f"drawing with {pipe.info.name}; studio at {_address(config, sockets)}", file=sys.stderr)

@@ -46,6 +46,9 @@ from fourstroke.serve.server import listen
         ("--ray nowhere", "host:port"),
         ("--endpoint http://127.0.0.1:1/v1", "--endpoint-model"),
         ("--endpoint-model m", "--endpoint"),
+        ("--lora a=gone.safetensors:0.8", "no adapter at gone.safetensors"),
+        ("--lora a=gone.safetensors:1.2.3", "1.2.3 is no strength"),
+        ("--lora a=one --lora a=two", "two adapters are called a"),
     ],
 )
 def test_what_cannot_be_served_is_one_line_before_anything_is_loaded(arguments, reason, capsys):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import httpx
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("selenium")
 if not (shutil.which("chromium") and shutil.which("chromedriver")):
@@ -20,6 +21,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from fourstroke.lora import LoraConfig, add_lora, lora_parameters, save_lora
 from fourstroke.pipeline import Pipeline
 
 from .conftest import Brake, running, wait_until
@@ -240,6 +242,39 @@ def test_a_dropped_picture_restores_its_settings(studio):
     wait_until(lambda: _text(page, "status").startswith("Settings restored"), 10)
     assert page.find_element(By.ID, "prompt").get_property("value") == "a cat"
     assert page.find_element(By.ID, "seed").get_property("value") == "9"
+
+
+def test_adapters_have_a_box_that_draws_tells_and_restores(page, tmp_path, tiny_folder):
+    pipe = Pipeline.from_pretrained(tiny_folder)
+    add_lora(pipe.transformer, LoraConfig(rank=2))
+    with torch.no_grad():
+        for factor in lora_parameters(pipe.transformer).values():
+            factor.normal_(std=0.15, generator=torch.Generator().manual_seed(0))
+    save_lora(tmp_path / "soft-light.safetensors", pipe.transformer)
+    pipe.unload_lora()
+    pipe.load_lora(tmp_path / "soft-light.safetensors", 0.85)
+    pipe.load_lora(tmp_path / "soft-light.safetensors", 0, name="snow")
+    with running(pipe) as live:
+        page.get(live.url)
+        wait_until(lambda: "tiny" in _text(page, "model"), 30)
+        box = page.find_element(By.ID, "loras")
+        assert box.text.split("\n") == ["Adapters", "soft-light 0.85", "snow off"]
+        _draw(page, "a cat", 3)
+        assert "soft-light 0.85" in _text(page, "settings")
+        first = page.find_element(By.ID, "picture").get_attribute("src")
+        slider = page.find_element(By.CSS_SELECTOR, "#loras input")
+        slider.send_keys(Keys.HOME)
+        assert box.text.split("\n")[1] == "soft-light -1"
+        _draw(page, "a cat", 3)
+        assert page.find_element(By.ID, "picture").get_attribute("src") != first
+        assert "soft-light -1" in _text(page, "settings")
+        page.find_element(By.CSS_SELECTOR, "#history li:nth-child(2) button").click()
+        page.find_element(By.ID, "reuse").click()
+        assert box.text.split("\n")[1] == "soft-light 0.85"
+
+
+def test_a_server_without_adapters_shows_no_box(studio):
+    assert not studio[0].find_element(By.ID, "loras").is_displayed()
 
 
 def test_every_control_has_a_name(studio):

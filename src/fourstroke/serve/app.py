@@ -22,9 +22,9 @@ from fourstroke.serve.middleware import AuthMiddleware
 from fourstroke.serve.schemas import EnhanceRequest, EnhanceResponse, ImageRequest
 from fourstroke.version import __version__
 
-STUDIO = {"/": ("index.html", "text/html"), "/studio.css": ("studio.css", "text/css")} | {
-    f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("studio", "api", "dom", "mask", "settings", "stage")
-}
+SCRIPTS = ("studio", "api", "dom", "loras", "mask", "settings", "stage")
+STUDIO = {"/": ("index.html", "text/html"), "/studio.css": ("studio.css", "text/css")}
+STUDIO |= {f"/{name}.js": (f"{name}.js", "text/javascript") for name in SCRIPTS}
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
 POLICY += "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 REFUSALS: dict[int | str, dict[str, Any]] = {

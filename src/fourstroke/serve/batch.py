@@ -22,6 +22,7 @@ from fourstroke.pipeline import Pipeline
 from fourstroke.text.templates import transparent
 
 Condition = PrefixCache | Velocity
+Strengths = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,6 +46,8 @@ class GenerationRequest:
     original_prompt: str | None = None
     factor: int = 16
     """Pixels of a latent along each side, the autoencoder's own."""
+    lora: Strengths = ()
+    """The adapters in use, by name, with strengths other than 0."""
 
     @property
     def asked(self) -> str:
@@ -75,14 +78,18 @@ class GenerationRequest:
     def source(self) -> tuple[object, ...]:
         """What pictures of one request have in common, their conditions; images are told apart by identity alone."""
         negative = self.negative_prompt if self.evaluations == 2 else None
-        return self.asked, negative, self.grid, *map(id, self.inputs)
+        return self.asked, negative, self.grid, self.lora, *map(id, self.inputs)
 
 
 class BatchKey(NamedTuple):
-    """What sequences of one batch share: with much longer prefixes, the short ones would pay for the long ones."""
+    """What sequences of one batch share: with much longer prefixes, the short ones would pay for the long ones.
+
+    All are evaluated by the same weights, so they have the same adapters at the same strengths.
+    """
 
     grid: tuple[int, int]
     image_tokens: int
+    lora: Strengths
 
 
 class InpaintState(NamedTuple):
@@ -135,7 +142,7 @@ class Sequence:
     @property
     def key(self) -> BatchKey:
         """The batch it belongs to."""
-        return BatchKey(self.request.grid, self.request.image_tokens)
+        return BatchKey(self.request.grid, self.request.image_tokens, self.request.lora)
 
 
 class Batch:

@@ -65,6 +65,14 @@ async def read_form(request: Request, images: int) -> AsyncIterator[FormData]:
         await form.close()
 
 
+def json_of(name: str, text: str) -> Any:
+    """The value of a form's field that is JSON; raises ApiError 400 for what is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"{name}: not valid JSON: {_reason(error)}", param=name, code="json_invalid") from None
+
+
 def validated(kind: type[F], values: dict[str, Any]) -> F:
     """The fields, or an `ApiError` for the first that is wrong."""
     try:

@@ -25,7 +25,6 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from fourstroke.enhance.enhancer import Enhanced
-from fourstroke.pipeline import Pipeline
 from fourstroke.serve import errors
 from fourstroke.serve.batch import GenerationRequest
 from fourstroke.serve.config import ServeConfig
@@ -33,7 +32,7 @@ from fourstroke.serve.jobs import Done, Event, Failed, Job, Preview
 from fourstroke.serve.metrics import Metrics
 from fourstroke.serve.model_card import ModelCard
 from fourstroke.serve.scheduler import Draining, QueueFull
-from fourstroke.serve.server import build_engine
+from fourstroke.serve.server import build_engine, load_pipeline
 
 log = logging.getLogger(__name__)
 APP = "fourstroke"
@@ -45,7 +44,7 @@ class Replica:
     """One engine in a process of Ray's."""
 
     def __init__(self, model: str | None, device: str | None, config: ServeConfig) -> None:
-        self.engine = build_engine(Pipeline.from_pretrained(model, device=device), config)
+        self.engine = build_engine(load_pipeline(model, device, config), config)
         self.engine.start()
         while not self.engine.ready.wait(0.05):
             self.check_health()

@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass, fields
 from urllib.parse import urlsplit
 
+from fourstroke.lora import LoraSource
+
 LEAST = {"port": 0, "cache_bytes": 0, "max_previews": 0}
 """The smallest value of numbers that may be less than one; seconds and loads must only be above zero."""
 MOST = {"port": 65_535}
@@ -38,6 +40,7 @@ class ServeConfig:
     replicas: tuple[int, int] = (1, 4)  # fewest and most, where Ray Serve runs them
     replica_load: float = 8.0  # pictures under way in each that call for another one
     replica_cpus: float = 1.0  # set aside for each, beside a GPU where there are some
+    loras: tuple[str, ...] = ()  # adapters, each [NAME=]FILE[:STRENGTH]
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -48,6 +51,10 @@ class ServeConfig:
             _check_origin(origin)
         if not 1 <= self.replicas[0] <= self.replicas[1]:
             raise ValueError(f"replicas are {self.replicas[0]} to {self.replicas[1]}; say MIN:MAX with 1 <= MIN <= MAX")
+        names = [LoraSource.parse(lora).called for lora in self.loras]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two adapters are called {name}; give one another name, as in --lora other=FILE")
         if self.max_n > self.queue:
             object.__setattr__(self, "max_n", self.queue)
 

@@ -195,6 +195,7 @@ class Engine:
 
         Where all together fail, for want of memory as a rule, each half tries alone: nobody fails with the others.
         """
+        self.runner.use_lora(jobs[0].request.lora)
         batch = Batch(self.runner.pipe)
         for job in jobs:
             assert job.sequence is not None

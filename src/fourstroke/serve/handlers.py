@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from fourstroke.enhance.enhancer import Enhanced
 from fourstroke.serve import errors, schemas
 from fourstroke.serve.batch import GenerationRequest
-from fourstroke.serve.bodies import read_form, validated
+from fourstroke.serve.bodies import json_of, read_form, validated
 from fourstroke.serve.config import ServeConfig
 from fourstroke.serve.engine import ServingEngine
 from fourstroke.serve.errors import ApiError
@@ -61,6 +61,7 @@ class RequestHandler:
             "fixed_steps": bool(info.sample_sigmas), "max_steps": config.max_steps, "max_n": config.max_n,
             "max_previews": config.max_previews, "max_prompt_tokens": card.max_prompt_tokens,
             "max_input_images": config.input_images, "enhances": card.enhances,
+            "loras": [{"name": name, "strength": strength} for name, strength in card.loras.items()],
         }  # fmt: skip
         return {"id": info.name, "object": "model", "created": 0, "owned_by": "fourstroke", "fourstroke": own}
 
@@ -117,7 +118,7 @@ class RequestHandler:
 
     async def read_form(self, http: Request) -> tuple[ImageRequest, EditInputs]:
         """The fields, images and mask of an edit."""
-        values: dict[str, str] = {}
+        values: dict[str, Any] = {}
         uploads: list[tuple[str, UploadFile]] = []
         masks: list[UploadFile] = []
         async with read_form(http, self.config.input_images) as form:
@@ -134,6 +135,8 @@ class RequestHandler:
                         f"{name}: send the picture itself, as a file (curl -F {field}=@cat.png); no URL is fetched"
                     )
                     raise ApiError(400, message, param=name)
+                elif name == "lora":
+                    values[name] = json_of("lora", value)
                 else:
                     values[name] = value
             asked = validated(ImageRequest, values)

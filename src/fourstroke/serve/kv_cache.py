@@ -18,7 +18,7 @@ import torch
 
 from fourstroke.dit import PrefixCache, Transformer
 from fourstroke.pipeline import Pipeline
-from fourstroke.serve.batch import GenerationRequest
+from fourstroke.serve.batch import GenerationRequest, Strengths
 from fourstroke.text.vision import SLOT_SIZE
 
 
@@ -78,11 +78,11 @@ class KVBudget:
         )
 
 
-Key = tuple[str, str, tuple[bytes, ...], tuple[int, int]]
+Key = tuple[str, str, tuple[bytes, ...], tuple[int, int], Strengths]
 
 
 class PrefixStore:
-    """Prefixes by (model version, prompt, input images, grid); the least recently used go first when it is full."""
+    """Prefixes by (model version, prompt, input images, grid, adapters); the least recently used go when it is full."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity

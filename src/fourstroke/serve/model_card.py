@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from PIL import Image
@@ -23,6 +23,8 @@ class ModelCard:
     max_prompt_tokens: int
     enhances: bool
     kv_budget: KVBudget
+    loras: dict[str, float] = field(default_factory=dict)
+    """The adapters by name, with the strengths of requests that say nothing of adapters; 0 is not in use."""
 
     def steps(self, request: GenerationRequest) -> int:
         """How many steps a picture takes."""

@@ -21,8 +21,9 @@ from torch import Tensor
 from fourstroke.dit import PrefixCache, condition, prefill
 from fourstroke.enhance.enhancer import Enhanced
 from fourstroke.flow.sampler import check_finite, seeded_noise
+from fourstroke.lora import set_lora
 from fourstroke.pipeline import Pipeline
-from fourstroke.serve.batch import Batch, Condition, Conditions, GenerationRequest, InpaintState, Sequence
+from fourstroke.serve.batch import Batch, Condition, Conditions, GenerationRequest, InpaintState, Sequence, Strengths
 from fourstroke.serve.kv_cache import Key, KVBudget, PrefixStore, fingerprint
 from fourstroke.serve.model_card import ModelCard
 from fourstroke.serve.preview import LatentPreview
@@ -50,6 +51,8 @@ class ModelRunner:
         self.pipe = pipe
         self.kv_budget = KVBudget.of(pipe.transformer, kv_bytes)
         self.prefixes = PrefixStore(cache_bytes)
+        self.loras = pipe.loras
+        self._used: Strengths | None = None
         self._alive: WeakValueDictionary[Key, PrefixCache] = WeakValueDictionary()  # too large to keep, but in use
         self.version = fingerprint(pipe)
         self.latent_preview: LatentPreview | None = None
@@ -67,6 +70,7 @@ class ModelRunner:
             max_prompt_tokens=limit,
             enhances=enhances,
             kv_budget=self.kv_budget,
+            loras=self.loras,
         )
 
     def count_tokens(self, prompt: str) -> int:
@@ -100,8 +104,15 @@ class ModelRunner:
                 raise ValueError(f"{self.pipe.info.name} has no prompt enhancer")
             return enhancer(prompt, images, seed=seed)
 
+    def use_lora(self, lora: Strengths) -> None:
+        """Evaluate with these adapters from now on; they stand beside the weights, so that this costs nothing."""
+        if lora != self._used:
+            set_lora(self.pipe.transformer, dict(lora))
+            self._used = lora
+
     def begin(self, request: GenerationRequest, conditions: Conditions | None = None) -> Sequence:
         """Encode the words and input images, unless `conditions` of the same request hold them, and draw the noise."""
+        self.use_lora(request.lora)
         conditions = conditions or Conditions()
         if conditions.positive is None:
             guided = request.evaluations == 2
@@ -166,7 +177,7 @@ class ModelRunner:
 
     def _condition(self, prompt: str, request: GenerationRequest) -> Condition:
         images = tuple(hashlib.sha256(f"{i.mode}{i.size}".encode() + i.tobytes()).digest() for i in request.inputs)
-        key = (self.version, prompt, images, request.grid)
+        key = (self.version, prompt, images, request.grid, request.lora)
         if (found := self.prefixes.get(key) or self._alive.get(key)) is not None:
             return found
         condition = self._encode(prompt, request)

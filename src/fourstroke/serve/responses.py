@@ -28,6 +28,8 @@ def picture_note(request: GenerationRequest, card: ModelCard) -> dict[str, Any]:
     }  # fmt: skip
     if request.original_prompt is not None:
         found["request"] = request.original_prompt
+    if request.lora:
+        found["lora"] = [{"name": name, "strength": strength} for name, strength in request.lora]
     if request.mask is not None:
         found["mask"] = hashlib.sha256(request.mask.tobytes()).hexdigest()[:16]
     if request.inputs:

@@ -11,8 +11,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fourstroke.enhance.enhancer import Enhanced
+from fourstroke.lora.loader import MAX_STRENGTH
 from fourstroke.seeds import MAX_SEED, draw_seed, following
-from fourstroke.serve.batch import GenerationRequest
+from fourstroke.serve.batch import GenerationRequest, Strengths
 from fourstroke.serve.config import ServeConfig
 from fourstroke.serve.errors import ApiError
 from fourstroke.serve.model_card import ModelCard
@@ -34,6 +35,13 @@ class Fields(BaseModel):
     @classmethod
     def _given(cls, values: Any) -> Any:
         return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+
+
+class LoraStrength(Fields):
+    """One of the server's adapters, and how strongly it is in use; 0 is not."""
+
+    name: str
+    strength: float | None = Field(default=None, ge=-MAX_STRENGTH, le=MAX_STRENGTH, allow_inf_nan=False)
 
 
 class ImageRequest(Fields):
@@ -60,6 +68,9 @@ class ImageRequest(Fields):
     guidance_scale: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
     negative_prompt: str | None = Field(default=None, max_length=32_000)
     enhance: bool | None = Field(default=False, description="have the prompt rewritten first; see revised_prompt")
+    lora: list[LoraStrength] | None = Field(
+        default=None, description="the adapters in use, of those that /v1/models lists; null are those listed with it"
+    )
 
     @property
     def format(self) -> str:
@@ -97,6 +108,13 @@ class ImageRequest(Fields):
             raise ApiError(400, "partial_images needs stream=true", param="partial_images")
         if self.enhance and not card.enhances:
             raise no_enhancer(card)
+        named = [lora.name for lora in self.lora or ()]
+        for name in named:
+            if name not in card.loras:
+                message = f"lora: there is no adapter {name!r} here; there is {', '.join(card.loras) or 'none'}"
+                raise ApiError(400, message, param="lora", code="lora_not_found")
+            if named.count(name) > 1:
+                raise ApiError(400, f"lora: {name!r} is named twice", param="lora")
 
     def requests(
         self,
@@ -139,7 +157,7 @@ class ImageRequest(Fields):
                 num_inference_steps=self._steps(card), guidance_scale=scale,
                 negative_prompt=self.negative_prompt or "", transparent=self.transparent,
                 inputs=tuple(inputs), mask=mask, original_prompt=self.prompt if prompt != self.prompt else None,
-                factor=card.info.factor,
+                factor=card.info.factor, lora=self._lora(card),
             )
             for j in range(self.n)
         ]  # fmt: skip
@@ -149,6 +167,15 @@ class ImageRequest(Fields):
         if self.seed is None:
             self.seed = draw_seed()
         return self.seed
+
+    def _lora(self, card: ModelCard) -> Strengths:
+        """The adapters in use; one that is named without a strength has its own, or 1 where that is 0."""
+        used = card.loras
+        if self.lora is not None:
+            used = {}
+            for lora in self.lora:
+                used[lora.name] = (card.loras[lora.name] or 1.0) if lora.strength is None else lora.strength
+        return tuple((name, used[name]) for name in card.loras if used.get(name))
 
     def _steps(self, card: ModelCard) -> int | None:
         if self.num_inference_steps or card.info.sample_sigmas or self.quality not in SHARES:

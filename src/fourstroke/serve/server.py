@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from fourstroke.lora import LoraSource, find_lora
 from fourstroke.pipeline import Pipeline
 from fourstroke.serve.app import create_app
 from fourstroke.serve.config import ServeConfig
@@ -35,6 +36,16 @@ class Server(uvicorn.Server):
         """Begin to drain; a second SIGINT drops what is left."""
         self.engine.drain()
         super().handle_exit(sig, frame)
+
+
+def load_pipeline(model: str | None, device: str | None, config: ServeConfig) -> Pipeline:
+    """The model with its adapters, whose files are found before the model is loaded."""
+    sources = [LoraSource.parse(lora) for lora in config.loras]
+    files = [find_lora(source.file) for source in sources]
+    pipe = Pipeline.from_pretrained(model, device=device)
+    for source, file in zip(sources, files, strict=True):
+        pipe.load_lora(file, source.strength, source.called)
+    return pipe
 
 
 def build_engine(pipe: Pipeline, config: ServeConfig) -> Engine:

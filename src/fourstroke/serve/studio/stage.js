@@ -112,6 +112,7 @@ function describe(entry) {
     Prompt: settings.prompt, Asked: settings.request, Seed: settings.seed, Size: settings.width && `${settings.width} × ${settings.height}`,
     Steps: settings.num_inference_steps, Guidance: settings.guidance_scale === 1 ? "off" : settings.guidance_scale,
     "Leave out": settings.negative_prompt, Background: settings.background === "transparent" ? "transparent" : "",
+    Adapters: settings.lora?.map(({ name, strength }) => `${name} ${strength}`).join(", "),
     Edits: settings.inputs && `${settings.inputs.length} picture${settings.inputs.length > 1 ? "s" : ""}${settings.mask ? " under a mask" : ""}`,
     Model: [settings.model, settings.version].filter(Boolean).join(" "),
   };

@@ -2,6 +2,7 @@
 
 import { ask, post, readEvents } from "/api.js";
 import { at, make, say } from "/dom.js";
+import * as loras from "/loras.js";
 import { exportMask, paintMask } from "/mask.js";
 import { readSettings } from "/settings.js";
 import * as stage from "/stage.js";
@@ -29,6 +30,7 @@ async function start() {
   if (!model.enhances) at("enhance-note").textContent = `${model.id} has no prompt enhancer`;
   at("steps").value = model.num_inference_steps;
   at("guidance").value = model.guidance_scale;
+  loras.offer(model.loras);
   showNumbers();
 }
 
@@ -96,6 +98,7 @@ function fields() {
   const steps = Number(at("steps").value);
   if (steps !== model.num_inference_steps) found.num_inference_steps = steps;
   if (at("negative").value.trim()) found.negative_prompt = at("negative").value;
+  if (model.loras.length) found.lora = loras.chosen();
   if (at("seed").value !== "") found.seed = Number(at("seed").value);
   found.partial_images = Math.min(steps - 1, model.max_previews, 8);
   return found;
@@ -104,7 +107,7 @@ function fields() {
 async function request(wanted, signal) {
   if (!inputs.length) return post("/v1/images/generations", wanted, signal);
   const form = new FormData();
-  for (const [name, value] of Object.entries(wanted)) form.append(name, value);
+  for (const [name, value] of Object.entries(wanted)) form.append(name, name === "lora" ? JSON.stringify(value) : value);
   for (const { file } of inputs) form.append("image[]", file, file.name || "picture.png");
   if (inputs[0].mask) {
     form.set("size", "auto");
@@ -185,8 +188,10 @@ function restore(settings) {
   slide("steps", settings.num_inference_steps ?? model.num_inference_steps);
   slide("guidance", settings.guidance_scale ?? model.guidance_scale);
   showNumbers();
+  const lacking = loras.restore(settings.lora);
   const other = settings.version && settings.version !== model.version;
-  say(other ? `Settings restored; it was drawn by another model (${settings.model} ${settings.version}).` : "Settings restored.");
+  if (lacking.length) say(`Settings restored; it was drawn with adapters that are not here (${lacking.join(", ")}).`);
+  else say(other ? `Settings restored; it was drawn by another model (${settings.model} ${settings.version}).` : "Settings restored.");
 }
 
 function setInputs(found) {
