@@ -150,7 +150,7 @@ def test_paths_begin_at_home(home, tiny_folder, capsys):
         ["eval", "reconstruction", "--model", ""],
         ["eval", "reconstruction", "--peer", ""],
         ["eval", "reconstruction", "--images", ""],
-        ["eval", "composition", "--world", ""],
+        ["eval", "composition", "--data", ""],
         ["train", "vae", "--recipe", ""],
         ["data", "degrade", ""],
     ],

@@ -15,7 +15,7 @@ TIERS = (
     {"version", "textfile", "fonts", "arguments", "files", "ranges", "terminal", "registry", "chance"},
     {"checkpoint", "image_io"},
     {"seeds", "device", "pretrained", "recipe"},
-    {"nn"},
+    {"nn", "options"},
     {"vae", "dit", "text", "flow"},
     {"folder"},
     {"lora", "enhancer"},
@@ -39,12 +39,9 @@ INFERENCE = {"enhancer", "protocol", "checks", "places", "endpoint"}
 """Modules of `enhance` that the pipeline uses, as the part `enhancer`; the others make data and rewards."""
 
 MIGRATING = {
-    "commands.py": {"world"},
     "data/cache.py": {"world"},
     "data/stream.py": {"world"},
     "distill/watch.py": {"world"},
-    "evaluate/reconstruction.py": {"world"},
-    "speedrun.py": {"world"},
     "train/distill.py": {"world"},
     "train/dit.py": {"world"},
     "train/features.py": {"world"},

@@ -214,19 +214,12 @@ def speedrun(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure a model."""
-    common = {key: getattr(arguments, key) for key in ("world", "n", "device", "sheet")}
-    if arguments.what == "composition":
-        from fourstroke.world.judging.composition import evaluate_composition, table
+    from fourstroke.evaluate.evaluations import from_options
 
-        own = {key: getattr(arguments, key) for key in ("captions", "split", "first", "steps", "guidance", "batch")}
-        result = evaluate_composition(arguments.model, **common, **own)
-    else:
-        from fourstroke.evaluate.reconstruction import evaluate_reconstruction, table
-
-        own = {key: getattr(arguments, key) for key in ("images", "peers", "read", "lpips")}
-        result = evaluate_reconstruction(arguments.model, **common, **own)
+    evaluation = from_options(arguments)
+    result = evaluation.run(arguments.model, arguments.device)
     if not arguments.json:
-        print(table(result))
+        print(evaluation.report(result))
     return result
 
 

@@ -22,7 +22,7 @@ import torch
 import yaml
 
 from fourstroke.files import user_path
-from fourstroke.registry import Registered, find
+from fourstroke.registry import Group, Registered, find
 from fourstroke.version import __version__
 
 T = TypeVar("T")
@@ -51,6 +51,15 @@ def load_recipe(kind: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
                 raise RecipeError(f"override '{override}': '{parent}' is a value, not a group of keys")
         node[last] = _parse(text, f"override '{override}'")
     return build(kind, tree, str(path))
+
+
+def load_kind(group: Group, path: Path) -> Any:
+    """Read a file that names one kind of a group and its options, YAML or JSON, into the dataclass of that kind.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    return _chosen(Registered(group), _read(Path(path)), str(path))
 
 
 def build(kind: type[T], tree: dict[str, Any], where: str = "") -> T:

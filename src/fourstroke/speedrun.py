@@ -8,30 +8,36 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from fourstroke.checkpoint import pick, read_json, read_rows
 from fourstroke.enhance.enhancer import PromptEnhancer
+from fourstroke.evaluate.data import parts
+from fourstroke.evaluate.evaluations import Evaluation
 from fourstroke.files import check_replaceable, model_folder, write_json, write_text
 from fourstroke.folder import ENHANCER, INDEX
 from fourstroke.parallel.mesh import require_one_process
 from fourstroke.pipeline import Pipeline
-from fourstroke.recipe import git_revision, load_recipe
+from fourstroke.recipe import git_revision, load_kind, load_recipe, resolved
+from fourstroke.registry import Registered
 from fourstroke.train.distill import DistillRecipe, train_distill
 from fourstroke.train.dit import DitRecipe, train_dit
 from fourstroke.train.session import saved_states
 from fourstroke.train.text import TextRecipe, train_text
 from fourstroke.train.vae import VaeRecipe, train_vae
-from fourstroke.world import SHAPE_COLOURS, World, WorldConfig
-from fourstroke.world.compose import SHAPES
-from fourstroke.world.find import find_world
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureRecipe:
+    """What a family's checkpoint is measured by."""
+
+    evaluations: tuple[Annotated[Evaluation, Registered("evaluations")], ...]
 
 
 @dataclass(frozen=True)
@@ -85,17 +91,18 @@ def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("ru
         )
     generator = list(stages.values())[-1].folder
     enhancer = train_enhancer(recipes / family, runs / family, generator, stages)
-    world = load_recipe(WorldConfig, recipes / family / "world.yaml")
+    data = load_kind("datasets", recipes / family / "data.yaml")
+    about = "\n\n".join(part.about for part in parts(data) if hasattr(part, "about"))
     trained = Pipeline.from_pretrained(generator, dtype=torch.float16, device="cpu")
     with model_folder(final, *INDEX) as partial:
         trained.save_pretrained(partial)  # half the size; what is measured is what was written
         if enhancer is not None:
             enhancer.save_pretrained(partial / ENHANCER, dtype=torch.float16)
-        scores = measure(partial, recipes / family / "world.yaml", n, runs / family / "composition.png")
+        write_json(partial / "data.json", resolved(data)["recipe"])
+        scores = measure(partial, recipes / family / "evaluate.yaml", n, runs / family)
         scores["minutes"] = {name: round(stage.minutes, 1) for name, stage in stages.items()}
         write_json(partial / "scores.json", scores)
-        write_json(partial / "world.json", dataclasses.asdict(world))
-        write_text(partial / "README.md", card(family, partial, scores))
+        write_text(partial / "README.md", card(family, partial, scores, about))
     print(f"{final}: {(time.time() - start) / 60:.0f} minutes in this call")
     return final
 
@@ -122,32 +129,36 @@ def train_enhancer(recipes: Path, runs: Path, generator: Path, stages: dict[str,
     return PromptEnhancer.from_pretrained(last.folder, device="cpu")
 
 
-def measure(folder: Path, world: Path, n: int, sheet: Path) -> dict[str, Any]:
-    """Composition and reconstruction scores of a checkpoint on held-out scenes, and a sheet of judged pictures."""
-    from fourstroke.evaluate.reconstruction import evaluate_reconstruction
-    from fourstroke.world.judging.composition import evaluate_composition
+def measure(folder: Path, recipe: Path, n: int, sheets: Path) -> dict[str, Any]:
+    """What each evaluation of a recipe finds of a checkpoint, by kind; their sheets go into a folder."""
+    scores = {}
+    for evaluation in load_recipe(MeasureRecipe, recipe).evaluations:
+        options: dict[str, Any] = {"n": n, "sheet": sheets / f"{evaluation.kind}.png"}
+        known = {field.name for field in dataclasses.fields(evaluation)}  # type: ignore[arg-type]
+        chosen = dataclasses.replace(evaluation, **{k: v for k, v in options.items() if k in known})  # type: ignore[type-var]
+        scores[evaluation.kind] = chosen.run(str(folder), None)
+    return scores
 
-    return {
-        "composition": evaluate_composition(folder, world=world, n=n, sheet=sheet),
-        "reconstruction": evaluate_reconstruction(folder, world=world, n=n),
-    }
 
-
-def card(family: str, folder: Path, scores: dict[str, Any]) -> str:
-    """The model card: what it is, how it was made, what it scores, what it cannot do."""
+def card(family: str, folder: Path, scores: dict[str, Any], about: str) -> str:
+    """The model card: what it is and of what data (`about`), how it was made, what it scores."""
     index = pick(read_json(folder / "model_index.json"), "fourstroke", dict[str, Any], folder / "model_index.json")
     sizes = {
         part: sum(p.stat().st_size for p in (folder / part).rglob("*.safetensors")) / 2e6
         for part in ("transformer", "vae", "text_encoder", ENHANCER)
     }
-    rows = []
-    for name in ("objects", "colours", "relations", "backgrounds", "words_exact", "words_ned"):
-        score = scores["composition"].get(name)
-        if score:
-            rows.append(f"| {name} | {score['value']:.3f} | {score['low']:.3f} to {score['high']:.3f} |")
-    reconstruction = scores["reconstruction"]
-    pages, minutes = reconstruction["pages"], scores["minutes"]
-    ned = f" (NED {pages['ned']:.2f})" if "ned" in pages else ""
+    composition, reconstruction = (scores.get(kind, {}) for kind in ("composition", "reconstruction"))
+    rows = [
+        f"| {name} | {score['value']:.3f} | {score['low']:.3f} to {score['high']:.3f} |"
+        for name, score in composition.items()
+        if isinstance(score, dict) and "low" in score
+    ]
+    coded = [
+        f"{reconstruction[name]['psnr']:.1f} dB on held-out pictures of {name}"
+        + (f" (NED {reconstruction[name]['ned']:.2f})" if reconstruction[name].get("ned") else "")
+        for name in reconstruction.get("datasets", ())
+    ]
+    minutes = scores["minutes"]
     enhanced = "".join(
         f", enhancer ({name}) {minutes[key]:.0f} minutes"
         for key, name in (("enhance-sft", "fine-tuning"), ("enhance-rl", "reinforcement"))
@@ -164,11 +175,9 @@ pipeline_tag: text-to-image
 
 # fourstroke {family}
 
-A small model of a **drawn world**: emoji sprites and coloured shapes on lit, textured backgrounds, {index["width"]} x
-{index["height"]} pixels. It knows no photographs, no people, no places. Ask it for one to three things at a time, and
-say where they stand; other words it has never seen.
+A small model of {index["width"]} x {index["height"]} pixels.
 
-{textwrap.fill(_vocabulary(folder), 120)}
+{about}
 
 | part | parameters (M) |
 |---|---|
@@ -176,35 +185,23 @@ say where they stand; other words it has never seen.
 | autoencoder (f16c64, RGBA) | {sizes["vae"]:.1f} |
 | text encoder | {sizes["text_encoder"]:.1f} |{enhancer}
 
-**Data.** The procedural world of `fourstroke.world`, rendered from seeds; sprites are drawn with the font Noto
-Color Emoji (SIL Open Font License 1.1). About 10 % of all combinations are held out by a hash and never trained on.
-
 **Recipe.** `make speedrun FAMILY={family}` (`recipes/{family}/*.yaml`, revision `{git_revision()}`): autoencoder
 {minutes["vae"]:.0f} minutes{read}, transformer with its text encoder {minutes["dit"]:.0f} minutes{distilled}{enhanced},
 on {_hardware()}.
 
-**Scores**, `fourstroke eval composition --n {scores["composition"]["n"]}`: held-out prompts,
-{scores["composition"]["steps"]} steps, guidance {scores["composition"]["guidance"]}; 95 % intervals by bootstrap over
-prompts.
+**Scores**, `fourstroke eval composition --n {composition["n"]}`: held-out prompts, {composition["steps"]} steps,
+guidance {composition["guidance"]}; 95 % intervals by bootstrap over prompts.
 
 | score | value | interval |
 |---|---|---|
 {chr(10).join(rows)}
 
-Autoencoder (`fourstroke eval reconstruction{" --read" if "ned" in pages else ""}`): PSNR
-{reconstruction["scenes"]["psnr"]:.1f} dB on held-out scenes, {pages["psnr"]:.1f} dB on pages of 12-pixel text{ned},
+Autoencoder (`fourstroke eval reconstruction`): PSNR {", ".join(coded)},
 {reconstruction["photographs"]["mean"]["psnr"]:.1f} dB on five photographs of scikit-image, of a kind that it was never
 trained on.
 
 **Licence.** Apache-2.0, weights included.
 """
-
-
-def _vocabulary(folder: Path) -> str:
-    """All that the world of a model can draw, in a sentence."""
-    world = World(find_world(None, folder, folder.name))
-    shapes = f" Shapes, in {len(SHAPE_COLOURS)} colours: {', '.join(SHAPES)}." if world.config.shapes else ""
-    return (f"Sprites: {', '.join(world.sprites)}." if world.sprites else "") + shapes
 
 
 def _hardware() -> str:

@@ -22,7 +22,7 @@ from fourstroke.evaluate.reconstruction import (
 )
 from fourstroke.vae import Autoencoder
 from fourstroke.vae.autoencoder import AutoencoderConfig
-from fourstroke.world import WorldConfig
+from fourstroke.world.dataset import SmallTextData
 from fourstroke.world.page import render_page
 from tests.vae.test_objective import write as write_lpips
 
@@ -84,14 +84,17 @@ def test_an_autoencoder_makes_a_table_and_a_sheet(tmp_path: Path) -> None:
     autoencoder.save_pretrained(tmp_path / "vae")
     _, folder, name = load_autoencoder(tmp_path / "vae", "cpu")
     assert (folder, name) == (tmp_path / "vae", "vae")
-    world = WorldConfig(width=32, height=32, sprites=0)
-    result = evaluate_reconstruction(tmp_path / "vae", world=world, n=2, device="cpu", sheet=tmp_path / "sheet.png")
+    files = [tmp_path / "scenes.yaml", tmp_path / "pages.yaml"]
+    files[0].write_text("{kind: world, world: {width: 40, height: 32, sprites: 0}}")
+    files[1].write_text("{kind: world_pages, width: 32, height: 32, sizes: [12, 12]}")
+    result = evaluate_reconstruction(tmp_path / "vae", data=files, n=2, device="cpu", sheet=tmp_path / "sheet.png")
     assert set(result["photographs"]) == {*PHOTOGRAPHS, "mean"}
-    assert 0 < result["scenes"]["psnr"] < 60
-    assert 0 < result["pages"]["psnr"] < 60
+    assert result["datasets"] == ["world", "world_pages"]
+    assert 0 < result["world"]["psnr"] < 60  # cut to 32 pixels a side
+    assert 0 < result["world_pages"]["psnr"] < 60
     text = table(result)
-    assert "2 held-out scenes" in text
-    assert "2 pages, 12 px text" in text
+    assert "2 of world" in text
+    assert "2 of world_pages" in text
     assert "NED" not in text
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height > 9 * 256  # originals, copies and differences of scenes, pages and photographs
@@ -110,19 +113,25 @@ def test_pages_are_read_and_weights_of_lpips_used(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(reconstruction, "read_all", read)
     write_lpips(tmp_path / "lpips", "vgg16-397923af.pth")
-    world = WorldConfig(width=32, height=48, sprites=0)
+    data = SmallTextData(width=32, height=48, sizes=(12, 12))
     result = evaluate_reconstruction(
-        tmp_path / "vae", world=world, n=1, device="cpu", read=True, lpips=tmp_path / "lpips"
+        tmp_path / "vae", data=data, n=2, device="cpu", read=True, lpips=tmp_path / "lpips"
     )
-    assert (seen[2][..., :3] == render_page(0, 32, 48, 12, "heldout")[..., :3]).all()
-    assert result["scenes"]["ned"] == 1
-    assert result["pages"]["ned"] == 0.5
+    assert (seen[2][..., :3] == render_page(1, 32, 48, 12, "heldout")[..., :3]).all()
+    assert result["world_pages"]["ned"] == 0.75
     assert result["photographs"]["mean"]["ned"] is None
-    assert all(result[group]["lpips"] > 0 for group in ("scenes", "pages"))
+    assert result["world_pages"]["lpips"] > 0
     assert result["photographs"]["mean"]["lpips"] > 0
-    heads, scenes = table(result).splitlines()[1:3]
+    heads, pages = table(result).splitlines()[1:3]
     assert heads.split() == ["PSNR", "SSIM", "LPIPS", "NED"]
-    assert scenes.split()[-2:] == [f"{result['scenes']['lpips']:.4f}", "1.0000"]
+    assert pages.split()[-2:] == [f"{result['world_pages']['lpips']:.4f}", "0.7500"]
+
+
+def test_each_kind_of_data_is_measured_once(tmp_path: Path) -> None:
+    Autoencoder(SMALL).save_pretrained(tmp_path / "vae")
+    (tmp_path / "pages.yaml").write_text("{kind: world_pages}")
+    with pytest.raises(ValueError, match="give each kind once"):
+        evaluate_reconstruction(tmp_path / "vae", data=[tmp_path / "pages.yaml"] * 2, device="cpu")
 
 
 def test_pictures_too_small_for_lpips_are_skipped_and_named(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """Reconstruction: how much of a picture an autoencoder keeps, ours beside others, on the same pictures in one run.
 
 VAE-2.0 report, section Evaluation: PSNR, SSIM and LPIPS on RGB, and NED, the similarity of what is read in the original
-and in the reconstruction. Pictures are held-out scenes, held-out pages of 12-pixel text (in place of the report's
-document crops), and five photographs inside scikit-image's package, centre-cropped to squares of 256 pixels; or a
-folder or webdataset shards of one's own, centre-cropped to what all models can take.
+and in the reconstruction. Pictures are the held-out ones of datasets, those of the checkpoint or others, and five
+photographs inside scikit-image's package, centre-cropped to squares of 256 pixels; or a folder or webdataset shards of
+one's own. All but the photographs are centre-cropped to what all models can take.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
@@ -23,25 +24,22 @@ from PIL import Image
 from torch import Tensor
 
 from fourstroke.data.images import Images, crop_to_multiple
+from fourstroke.data.sample import DatasetConfig, SampleError
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import Device
-from fourstroke.evaluate.coders import forget_peak, load_autoencoder, load_coder, peak_memory
+from fourstroke.evaluate.coders import Coder, forget_peak, load_autoencoder, load_coder, peak_memory
+from fourstroke.evaluate.data import find_data, parts
 from fourstroke.evaluate.progress import progress
 from fourstroke.evaluate.reading import READING_SIDE, _reader, levenshtein
 from fourstroke.files import save_image
 from fourstroke.image_io import ImageError
 from fourstroke.vae.losses import psnr
 from fourstroke.vae.lpips import SMALLEST, Lpips
-from fourstroke.world import World, WorldConfig
-from fourstroke.world.find import find_world
-from fourstroke.world.page import render_page
 
 __all__ = ["as_tensor", "evaluate_reconstruction", "load_autoencoder", "measure", "photographs", "ssim", "table"]
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field")
 PHOTOGRAPH_SIDE = 256
-PAGE_LETTERS = 12
-"""Pixels of the letters on pages."""
 SSIM_WINDOW = 11
 """Pixels a side of the window that SSIM looks through; pictures have at least that."""
 SHEET_COLUMNS = 8
@@ -171,7 +169,7 @@ def photographs() -> dict[str, np.ndarray]:
 def evaluate_reconstruction(
     model: str | Path | None = None,
     *,
-    world: WorldConfig | Path | None = None,
+    data: DatasetConfig | Sequence[Path] = (),
     images: Path | None = None,
     peers: Sequence[str | Path] = (),
     n: int = 200,
@@ -184,8 +182,8 @@ def evaluate_reconstruction(
 
     Args:
         model: a checkpoint (folder, hub id, or None for the best bundled one), or the folder of an autoencoder alone.
-        world: a configuration, a recipe, or None for the checkpoint's own: n held-out scenes, as many pages of small
-            text of their size, and five photographs.
+        data: a dataset, files of datasets, or nothing for the checkpoint's own: n held-out pictures of each, and five
+            photographs. Each part of a mixture is a group of its own.
         images: instead, the first n pictures that can be read of a folder, a picture, or webdataset shards.
         peers: autoencoders beside it, of the same kinds, or in diffusers' layout.
         read: also read what is written, with RapidOCR.
@@ -200,11 +198,13 @@ def evaluate_reconstruction(
     distance = None if lpips is None else Lpips.from_pretrained(lpips)
     coders = [load_coder(name, device) for name in (model, *peers)]
     source = None if images is None else Images(images)
+    multiple = math.lcm(*(coder.multiple for coder in coders))
     if source is not None:
-        groups = [_own(source, n, math.lcm(*(c.multiple for c in coders)), SSIM_WINDOW if lpips is None else SMALLEST)]
+        groups = [_own(source, n, multiple, SSIM_WINDOW if lpips is None else SMALLEST)]
     else:
-        config = world if isinstance(world, WorldConfig) else find_world(world, coders[0].folder, coders[0].name)
-        groups = _drawn(config, n)
+        groups = [_held_out(config, n, multiple) for config in _datasets(data, coders[0])]
+        photos = list(photographs().values())
+        groups.append(Group("photographs", lambda: photos, len(photos), 1))
     results: list[dict[str, Any]] = []
     for coder in coders:
         forget_peak(coder.device)
@@ -228,8 +228,8 @@ def table(result: dict[str, Any]) -> str:
         if "images" in answer:
             rows = {"images": answer["images"]}
         else:
-            rows = {f"{answer['n']} held-out scenes": answer["scenes"]}
-            rows |= {f"{answer['n']} pages, {PAGE_LETTERS} px text": answer["pages"]} | answer["photographs"]
+            rows = {f"{answer[name]['n']} of {name}": answer[name] for name in answer["datasets"]}
+            rows |= answer["photographs"]
         speed = f"{next(iter(rows.values()))['megapixels']:.2f} megapixels a second, at most {answer['peak_mb']:.0f} MB"
         columns = {key.upper(): key for key in ("lpips", "ned") if any(key in row for row in rows.values())}
         heads = "".join(f" {head:>7}" for head in columns)
@@ -248,16 +248,30 @@ def as_tensor(picture: np.ndarray) -> Tensor:
     return x if len(x) == 4 else torch.cat([x, torch.ones_like(x[:1])])
 
 
-def _drawn(config: WorldConfig, n: int) -> list[Group]:
-    drawn, photos = World(config), photographs()
-    scenes = [drawn.render(drawn.scene(seed, "heldout")) for seed in range(n)]
-    size = config.width, config.height
-    pages = [render_page(seed, *size, PAGE_LETTERS, "heldout") for seed in range(n)]
-    return [
-        Group("scenes", lambda: scenes, n),
-        Group("pages", lambda: pages, n),
-        Group("photographs", lambda: list(photos.values()), len(photos), 1),
-    ]
+def _datasets(data: DatasetConfig | Sequence[Path], coder: Coder) -> list[DatasetConfig]:
+    """The datasets to measure on, each kind once."""
+    if isinstance(data, Sequence):
+        files: Sequence[Path | None] = data or [None]
+        chosen = [find_data(path, coder.folder, coder.name) for path in files]
+    else:
+        chosen = [data]
+    found = [part for config in chosen for part in parts(config)]
+    names = [config.kind for config in found]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the datasets are of kinds {', '.join(names)}; give each kind once")
+    return found
+
+
+def _held_out(config: DatasetConfig, n: int, multiple: int) -> Group:
+    """The first n held-out pictures of a dataset that can be used, cut to the multiple."""
+    data = config.open("heldout")
+
+    def pictures() -> Iterator[np.ndarray]:
+        for index in range(len(data)):
+            with contextlib.suppress(SampleError, ImageError):
+                yield crop_to_multiple(data.sample(index).image, multiple)
+
+    return Group(config.kind, lambda: itertools.islice(pictures(), n), min(n, len(data)))
 
 
 def _own(source: Images, n: int, multiple: int, least: int) -> Group:
@@ -305,7 +319,9 @@ def _plain(found: dict[str, Any]) -> dict[str, Any]:
             each = zip(PHOTOGRAPHS, group["each"], strict=True)
             plain[name] = {title: {"psnr": p, "ssim": s} for title, (p, s) in each} | {"mean": mean}
         else:
-            plain[name] = mean | ({"n": len(group["each"])} if name == "images" else {})
+            plain[name] = mean | {"n": len(group["each"])}
+    if "photographs" in plain:
+        plain["datasets"] = [name for name in found if name not in ("peak_mb", "photographs")]
     return plain
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,10 +19,12 @@ import numpy as np
 from fourstroke.chance import generator, pick, pick_weighted
 from fourstroke.data.sample import Caption, Hints, Record, Sample, SampleError, Size, Split
 from fourstroke.ranges import Count, NonNegative, TrainingSeed, check_ranges
+from fourstroke.world.compose import SHAPES
 from fourstroke.world.page import render_page
 from fourstroke.world.pages.caption import LANGUAGES
 from fourstroke.world.pages.graph import Page
 from fourstroke.world.pages.pages import PageConfig, Pages
+from fourstroke.world.palette import SHAPE_COLOURS
 from fourstroke.world.words import WORDS
 from fourstroke.world.world import SCENES, World, WorldConfig
 
@@ -43,6 +46,21 @@ class WorldData:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    @property
+    def about(self) -> str:
+        """What there is in the world, as a model card says it."""
+        names = World(self.world).sprites
+        things = f" Things: {', '.join(names)}." if names else ""
+        shapes = f" Shapes, in {len(SHAPE_COLOURS)} colours: {', '.join(SHAPES)}." if self.world.shapes else ""
+        lone = "one" if len(self.world.count_weights) == 1 else f"one to {len(self.world.count_weights)}"
+        return textwrap.fill(
+            "It knows a drawn world alone: sprites and coloured shapes on lit, textured backgrounds, rendered from "
+            "seeds. It knows no photographs, no people, no places. Ask it for "
+            f"{lone} things at a time, and say where they stand; other words it has never seen. About 10 % of all "
+            f"combinations are held out by a hash and never trained on.{things}{shapes}",
+            120,
+        )
 
     def open(self, split: Split = "train") -> Scenes:
         """The scenes to train on, or those held out."""

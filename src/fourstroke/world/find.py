@@ -1,24 +1,34 @@
-"""Finds the world that a checkpoint was trained on, for held-out scenes and for the judge."""
+"""The world that a checkpoint was trained on."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from fourstroke.recipe import load_recipe
-from fourstroke.world import WorldConfig
-
-RECIPES = Path(__file__).resolve().parents[3] / "recipes"
+from fourstroke.data.sample import DatasetConfig
+from fourstroke.evaluate.data import find_data, parts
+from fourstroke.world.dataset import PosterData, WorldData
+from fourstroke.world.pages.pages import PageConfig
+from fourstroke.world.world import WorldConfig
 
 
 def find_world(chosen: Path | None, folder: Path | None, family: str) -> WorldConfig:
-    """The world of `chosen`, of world.yaml or world.json in the checkpoint's folder, or of its family's recipe.
+    """The world of a dataset (`find_data`), the first if it is a mixture of several; raises ValueError without one."""
+    return world_of(find_data(chosen, folder, family))
 
-    Raises:
-        ValueError: if there is none, or it is not a world.
-    """
-    beside = [folder / "world.yaml", folder / "world.json"] if folder else []
-    options = [chosen] if chosen else [*beside, RECIPES / family / "world.yaml"]
-    for path in options:
-        if chosen or path.is_file():
-            return load_recipe(WorldConfig, path)
-    raise ValueError(f"no world for {family}: looked for {' and '.join(map(str, options))}; name one with --world")
+
+def world_of(config: DatasetConfig) -> WorldConfig:
+    """The world of a dataset, the first of a mixture; raises ValueError if there is none."""
+    for part in parts(config):
+        if isinstance(part, WorldData):
+            return part.world
+    raise ValueError(f"there is no drawn world in data of kind {config.kind}; name a dataset of kind world with --data")
+
+
+def pages_of(config: DatasetConfig) -> PageConfig:
+    """The pages of a dataset, the first of a mixture; raises ValueError if there are none."""
+    for part in parts(config):
+        if isinstance(part, PosterData):
+            return part.configs[0]
+    raise ValueError(
+        f"there are no pages in data of kind {config.kind}; name a dataset of kind world_posters with --data"
+    )

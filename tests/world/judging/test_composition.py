@@ -14,6 +14,7 @@ from fourstroke.evaluate.reading import compare
 from fourstroke.folder import ModelInfo
 from fourstroke.pipeline import Output, Pipeline
 from fourstroke.world import World, WorldConfig, split_of
+from fourstroke.world.dataset import WorldData
 from fourstroke.world.find import find_world
 from fourstroke.world.judging.composition import (
     ROWS,
@@ -114,7 +115,9 @@ def test_a_perfect_model_scores_full_marks_whatever_the_batch(tmp_path: Path) ->
     results, noises = [], []
     for batch in (2, 7):
         pipe = Truth(prompts)
-        result = evaluate_composition(pipe, world=config, n=7, batch=batch, sheet=tmp_path / "sheet.png")
+        result = evaluate_composition(
+            pipe, data=WorldData(world=config), n=7, batch=batch, sheet=tmp_path / "sheet.png"
+        )
         results.append({key: value for key, value in result.items() if key != "seconds_per_picture"})
         noises.append(torch.stack(sorted(pipe.noise, key=lambda row: row[0, 0].item())))
     assert results[0] == results[1]
@@ -132,10 +135,13 @@ def test_prompts_and_pictures_must_pair_up() -> None:
 
 
 def test_the_world_of_a_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--world"):
+    with pytest.raises(ValueError, match="--data"):
         find_world(None, tmp_path, "no-such-family")
     assert find_world(None, tmp_path, "micro").width == 96
-    (tmp_path / "world.json").write_text(json.dumps(dataclasses.asdict(WorldConfig(width=128, sprites=("cat", "dog")))))
+    (tmp_path / "data.json").write_text(json.dumps({"kind": "world", "world": {"width": 128}}))
     assert find_world(None, tmp_path, "micro").width == 128
     with pytest.raises(ValueError, match="no recipe"):
         find_world(tmp_path / "missing.yaml", tmp_path, "micro")
+    (tmp_path / "data.json").write_text(json.dumps({"kind": "world_pages"}))
+    with pytest.raises(ValueError, match="no drawn world in data of kind world_pages"):
+        find_world(None, tmp_path, "micro")

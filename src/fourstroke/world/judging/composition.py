@@ -11,13 +11,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from fourstroke.data.sample import DatasetConfig
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import Device
+from fourstroke.evaluate.data import find_data
 from fourstroke.evaluate.progress import OnPicture, progress
 from fourstroke.evaluate.statistics import Share, share
 from fourstroke.files import save_image
@@ -25,15 +27,14 @@ from fourstroke.flow.sampler import seeded_noise
 from fourstroke.folder import find_model
 from fourstroke.pipeline import Pipeline
 from fourstroke.seeds import check_seed
-from fourstroke.world import World, WorldConfig
-from fourstroke.world.find import find_world
+from fourstroke.world import World
+from fourstroke.world.find import world_of
 from fourstroke.world.graph import Scene, Split
 from fourstroke.world.judging.judge import Judge, Verdict
+from fourstroke.world.judging.kinds import CHOOSING as CHOOSING
+from fourstroke.world.judging.kinds import Captions
 
-Captions = Literal["mixed", "short", "rich"]
 SHEET_PICTURES = 32
-CHOOSING = 1 << 20
-"""Held-out seeds by which checkpoints are chosen start here, so that none is chosen by what it is tested on."""
 UNSEEN = 1 << 30
 """Seeds of the training split that no latent cache reaches."""
 ROWS = ("objects", "colours", "relations", "backgrounds", "words_exact", "words_ned")
@@ -142,7 +143,7 @@ def states_background(prompt: Prompt) -> bool:
 def evaluate_composition(
     model: Pipeline | str | Path | None = None,
     *,
-    world: WorldConfig | Path | None = None,
+    data: DatasetConfig | Path | None = None,
     n: int = 200,
     captions: Captions = "mixed",
     split: Split = "heldout",
@@ -156,15 +157,17 @@ def evaluate_composition(
     """Draw n prompts of a world with a model, judge the pictures, and write a sheet of the first ones.
 
     Each score is a dictionary of `value`, `low`, `high` (shares with their 95 % interval) and `count`, or None where
-    nothing of the kind was asked. `model` is a pipeline, a folder, a hub id, or None for the best bundled one; `world`
-    a configuration, a recipe, or None for the checkpoint's own; `split` and `first` are those of `held_out_prompts`.
+    nothing of the kind was asked. `model` is a pipeline, a folder, a hub id, or None for the best bundled one; `data`
+    a dataset of kind `world` or its file, or None for the checkpoint's own; `split` and `first` are those of
+    `held_out_prompts`.
     `steps` and `guidance` of None are the checkpoint's.
     """
     if batch < 1:
         raise ValueError(f"batch is {batch}; it must be at least 1")
     folder = None if isinstance(model, Pipeline) else find_model(model)
     pipe = model if isinstance(model, Pipeline) else Pipeline.from_pretrained(folder, device=device)
-    config = world if isinstance(world, WorldConfig) else find_world(world, folder, pipe.info.name)
+    source = find_data(data, folder, pipe.info.name) if data is None or isinstance(data, Path) else data
+    config = world_of(source)
     judge, prompts = Judge(config), held_out_prompts(World(config), n, captions, split, first)
     start = time.perf_counter()
     pictures = draw(pipe, prompts, steps=steps, guidance=guidance, batch=batch, on_picture=progress("drawing"))
