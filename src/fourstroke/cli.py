@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from fourstroke import commands
-from fourstroke.files import user_path
-from fourstroke.seeds import MAX_SEED, check_seed
+from fourstroke.evaluate.evaluations import add_evaluations
+from fourstroke.options import path_option, seed_option
 from fourstroke.terminal import outlived
 from fourstroke.textfile import TextError, check_text
 from fourstroke.version import __version__
@@ -33,7 +33,8 @@ def _main(argv: Sequence[str] | None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = argparse.Namespace(debug=False)
     try:
-        _parse(_parser(), argv, arguments)
+        words = sys.argv[1:] if argv is None else argv
+        _parse(_parser(words), words, arguments)
         _check_words(arguments)
         result = arguments.run(arguments)
     except KeyboardInterrupt:
@@ -56,7 +57,7 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see {self.prog} --help")
 
 
-def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, arguments: argparse.Namespace) -> None:
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str], arguments: argparse.Namespace) -> None:
     _, rest = parser.parse_known_args(argv, arguments)
     if hasattr(arguments, "overrides"):  # argparse alone takes key=value only in one place among the options
         arguments.overrides += [word for word in rest if "=" in word and not word.startswith("-")]
@@ -84,27 +85,13 @@ def _span(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"{text!r} is no range; write MIN:MAX, such as 1:4") from None
 
 
-def _seed(text: str) -> int:
-    try:
-        return check_seed(int(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed: a whole number from 0 to {MAX_SEED}") from None
-
-
-def _path(text: str) -> Path:
-    try:
-        return user_path(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def _name(text: str) -> str:
     """A folder or hub id."""
-    _path(text)
+    path_option(text)
     return os.path.expanduser(text)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(prog="fourstroke", description="From prompt to picture in four strokes.")
     parser.add_argument("--version", action="version", version=f"fourstroke {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
@@ -119,16 +106,16 @@ def _parser() -> argparse.ArgumentParser:
     edit.set_defaults(run=commands.generate)
     for command in (generate, edit):
         command.add_argument("--model", type=_name, help="folder or hub id (default: the best bundled model)")
-        command.add_argument("--out", type=_path, default=Path("outputs"), help="folder for the pictures")
+        command.add_argument("--out", type=path_option, default=Path("outputs"), help="folder for the pictures")
         command.add_argument("--width", type=int, help="pixels, a multiple of 32")
         command.add_argument("--height", type=int, help="pixels, a multiple of 32")
         command.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
         command.add_argument("--guidance", type=float, help="guidance scale; 1 switches it off")
         command.add_argument("--negative", help="what guidance leads away from")
         command.add_argument("--num-images", type=int, default=1, help="pictures for each prompt")
-        command.add_argument("--seed", type=_seed, help="seed of the first picture (default: drawn, and printed)")
+        command.add_argument("--seed", type=seed_option, help="seed of the first picture (default: drawn, and printed)")
         command.add_argument("--transparent", action="store_true", help="RGBA with a transparent background")
-        command.add_argument("--sheet", type=_path, help="also write one sheet of all pictures with their prompts")
+        command.add_argument("--sheet", type=path_option, help="also write a sheet of all pictures with their prompts")
         command.add_argument(
             "--lora", action="append", default=[], metavar="FILE[:STRENGTH]",
             help="an adapter: a file, a folder, or a hub id; may be repeated",
@@ -147,21 +134,23 @@ def _parser() -> argparse.ArgumentParser:
     enhance.add_argument(
         "--model", type=_name, help="folder or hub id with a prompt_enhancer (default: the best bundled model)"
     )
-    enhance.add_argument("--seed", type=_seed, default=0, help="the same prompt and seed give the same rewrite")
+    enhance.add_argument("--seed", type=seed_option, default=0, help="the same prompt and seed give the same rewrite")
     enhance.add_argument("--device", help="cpu, cuda … (default: the GPU if there is one)")
     enhance.set_defaults(run=commands.enhance)
 
     data = verbs.add_parser("data", help="make training data")
     kinds = data.add_subparsers(required=True, metavar="WHAT", dest="what")
     degrade = kinds.add_parser("degrade", help="captions to triplets (short prompt, reasoning, caption)")
-    degrade.add_argument("captions", type=_path, help="JSONL of rows with a caption, and what else the rules want")
+    degrade.add_argument(
+        "captions", type=path_option, help="JSONL of rows with a caption, and what else the rules want"
+    )
     degrade.add_argument(
         "--rules",
         metavar="KIND",
         help="who takes them apart (default: chat with an --endpoint, else world)",
     )
-    degrade.add_argument("--out", type=_path, help="triplets, appended to (default: <captions>.triplets.jsonl)")
-    degrade.add_argument("--seed", type=_seed, default=0, help="of the sampled strategies")
+    degrade.add_argument("--out", type=path_option, help="triplets, appended to (default: <captions>.triplets.jsonl)")
+    degrade.add_argument("--seed", type=seed_option, default=0, help="of the sampled strategies")
     degrade.add_argument("--workers", type=int, default=8, help="captions asked about at a time")
     degrade.set_defaults(run=commands.degrade)
     for command in (enhance, degrade):
@@ -171,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = verbs.add_parser("train", help="train a stage by a recipe")
     train.add_argument("stage", choices=commands.STAGES)
-    train.add_argument("--recipe", type=_path, required=True, help="recipes/<family>/<stage>.yaml")
+    train.add_argument("--recipe", type=path_option, required=True, help="recipes/<family>/<stage>.yaml")
     train.add_argument(
         "--resume",
         action="store_true",
@@ -183,40 +172,20 @@ def _parser() -> argparse.ArgumentParser:
 
     speedrun = verbs.add_parser("speedrun", help="train and measure a family's whole chain from nothing")
     speedrun.add_argument("family", help="micro (two CPU cores) or mini (one GPU)")
-    speedrun.add_argument("--recipes", type=_path, default=Path("recipes"), help="folder of the families' recipes")
-    speedrun.add_argument("--runs", type=_path, default=Path("runs"), help="folder for the runs")
+    speedrun.add_argument(
+        "--recipes", type=path_option, default=Path("recipes"), help="folder of the families' recipes"
+    )
+    speedrun.add_argument("--runs", type=path_option, default=Path("runs"), help="folder for the runs")
     speedrun.add_argument("--n", type=int, default=200, help="prompts and scenes to measure on")
     speedrun.add_argument("--json", action="store_true", help="print one JSON object")
     speedrun.set_defaults(run=commands.speedrun)
 
     evaluate = verbs.add_parser("eval", help="measure a model")
     subjects = evaluate.add_subparsers(required=True, metavar="WHAT", dest="what")
-    composition = subjects.add_parser("composition", help="objects, colours, relations and words of held-out prompts")
-    composition.add_argument("--n", type=int, default=200, help="prompts")
-    composition.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
-    composition.add_argument("--guidance", type=float, help="guidance scale")
-    composition.add_argument("--captions", choices=("mixed", "short", "rich"), default="mixed", help="kind of prompts")
-    composition.add_argument(
-        "--split",
-        choices=("heldout", "train"),
-        default="heldout",
-        help="combinations that training never shows, or does",
-    )
-    composition.add_argument("--first", type=_seed, default=0, help="seed of the first prompt")
-    composition.add_argument("--batch", type=int, default=8, help="pictures drawn together; does not change them")
-    composition.add_argument("--sheet", type=_path, help="write a sheet of the first 32 pictures with the verdicts")
-    reconstruction = subjects.add_parser("reconstruction", help="PSNR, SSIM, LPIPS and NED of autoencoders")
-    reconstruction.add_argument("--n", type=int, default=200, help="held-out scenes and pages, or pictures at most")
-    reconstruction.add_argument("--images", type=_path, help="a folder, a picture or .tar shards in place of the world")
-    reconstruction.add_argument(
-        "--peer", dest="peers", type=_name, action="append", default=[], help="autoencoder beside it"
-    )
-    reconstruction.add_argument("--read", action="store_true", help="read the words of both sides (needs RapidOCR)")
-    reconstruction.add_argument("--lpips", type=_path, help="folder or file of published LPIPS weights: measure it too")
-    reconstruction.add_argument("--sheet", type=_path, help="write originals, reconstructions and differences")
-    for subject in (composition, reconstruction):
+    if "eval" in argv:  # what there is to measure is looked up only then
+        add_evaluations(subjects)
+    for subject in subjects.choices.values():
         subject.add_argument("--model", type=_name, help="folder or hub id (default: the best bundled model)")
-        subject.add_argument("--world", type=_path, help="world.yaml (default: the model's own world.json)")
         subject.add_argument("--device", help="cpu, cuda … (default: the GPU if there is one)")
         subject.add_argument("--json", action="store_true", help="print one JSON object")
         subject.set_defaults(run=commands.evaluate)
@@ -249,7 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     server.set_defaults(run=commands.serve)
 
     needs = verbs.add_parser("estimate", help="say what a distillation needs, before it is started")
-    needs.add_argument("recipe", type=_path, help="recipes/<family>/distill.yaml")
+    needs.add_argument("recipe", type=path_option, help="recipes/<family>/distill.yaml")
     needs.add_argument("overrides", nargs="*", metavar="key=value", help="change a number of the recipe")
     needs.add_argument("--text-tokens", type=int, default=400, help="of a prompt")
     needs.add_argument("--tflops", type=float, default=400, help="10^12 operations a second that are really reached")
