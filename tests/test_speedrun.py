@@ -52,6 +52,6 @@ def test_speedrun_trains_measures_and_writes_a_card(tiny_recipes, tmp_path, caps
     assert f"{scores['reconstruction']['world']['psnr']:.1f} dB on held-out pictures of world" in card
     assert json.loads((folder / "data.json").read_text())["world"]["width"] == 32
     assert Pipeline.from_pretrained(folder)("a red circle", seed=1).images[0].size == (32, 32)
-    states = [(tmp_path / "runs" / "tiny" / stage / "state" / "state.pt").stat().st_mtime for stage in ("vae", "dit")]
+    states = [(tmp_path / "runs" / "tiny" / stage / "state" / "state.json").stat().st_mtime for stage in ("vae", "dit")]
     speedrun("tiny", tiny_recipes, tmp_path / "runs", n=4)  # what is done is not done again
-    assert states == [(tmp_path / "runs" / "tiny" / s / "state" / "state.pt").stat().st_mtime for s in ("vae", "dit")]
+    assert states == [(tmp_path / "runs" / "tiny" / s / "state" / "state.json").stat().st_mtime for s in ("vae", "dit")]

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Literal, get_args
 
-Group = Literal["datasets", "filters", "labels", "judges", "validators", "rewards", "caption_rules", "evaluations"]
+Group = Literal[
+    "datasets", "filters", "labels", "judges", "validators", "rewards", "caption_rules", "evaluations", "trackers"
+]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
 

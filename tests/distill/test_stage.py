@@ -268,7 +268,7 @@ def test_max_minutes_ends_in_a_model(recipe):
     run = dataclasses.replace(recipe.run, steps=10**9, max_minutes=0.01)
     folder = train_distill(dataclasses.replace(recipe, run=run, watch=_lenient(recipe)))
     assert (folder / "model_index.json").exists()
-    assert (run.out / "state" / "state.pt").exists()
+    assert (run.out / "state" / "state.json").exists()
 
 
 @pytest.mark.parametrize("family", ["micro", "mini", "7b"])

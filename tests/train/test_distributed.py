@@ -11,7 +11,8 @@ import torch
 
 from fourstroke import Pipeline
 from fourstroke.data.stream import batches
-from fourstroke.parallel import collectives
+from fourstroke.parallel import mesh
+from fourstroke.parallel.checkpoint import load_values, read_state
 from fourstroke.parallel.collectives import local_rows, on_rank0, rank0_first
 from fourstroke.parallel.mesh import process_group, world_size
 from fourstroke.parallel.sharding import Sharded
@@ -28,17 +29,8 @@ CLOSE = 5e-5
 
 
 def _state(recipe):
-    return torch.load(recipe.run.out / "state" / "state.pt", weights_only=True)
-
-
-def _tensors(value, name=""):
-    """The tensors of a nested state by name."""
-    if isinstance(value, torch.Tensor):
-        return {name: value}
-    found = {}
-    for key, part in value.items() if isinstance(value, dict) else ():
-        found |= _tensors(part, f"{name}/{key}")
-    return found
+    """The tensors of a saved state by name."""
+    return read_state(recipe.run.out / "state")
 
 
 def _at(recipe, name: str, steps: int, **changes):
@@ -66,8 +58,8 @@ def test_the_ranks_rows_are_those_of_one_batch(monkeypatch):
     x = torch.arange(12)  # six samples of two rows
     parts = []
     for rank in range(3):
-        monkeypatch.setattr(collectives, "world_size", lambda: 3)
-        monkeypatch.setattr(collectives, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(mesh, "world_size", lambda: 3)
+        monkeypatch.setattr(mesh, "rank", lambda rank=rank: rank)
         parts.append(local_rows(x, 2).tolist())
     assert parts == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
 
@@ -96,11 +88,11 @@ def test_two_ranks_reach_the_weights_of_one_process(steady, launch, whole):
     """And again after an interruption, on two ranks as well as in one process."""
     one = _at(steady, "one", 4)
     train_dit(one)
-    expected = _tensors(_state(one))
+    expected = _state(one)
     two = _at(steady, "two", 4, batch_size=2)
     code, out, errors = launch("dit", two, whole=whole)
     assert code == 0, errors
-    found = _tensors(_state(two))
+    found = _state(two)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=CLOSE, msg=name)
@@ -123,12 +115,12 @@ def test_two_ranks_reach_the_weights_of_one_process(steady, launch, whole):
     trainer = Trainer(DitStage(alone), alone.run, alone.optimizer, {})
     trainer.load(alone.run.out / "state")
     assert launch("dit", parts[1], "--resume", whole=whole)[0] == 0
-    resumed = _tensors(_state(parts[1]))
+    resumed = _state(parts[1])
     assert all(torch.equal(value, found[name]) for name, value in resumed.items())
     for _ in range(2):
         trainer.update()
     trainer.save(alone.run.out / "state")
-    for name, value in _tensors(_state(alone)).items():
+    for name, value in _state(alone).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=CLOSE, msg=name)
 
 
@@ -147,10 +139,10 @@ def test_models_that_are_split_and_whole_train_together(steady, launch, semantic
     sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in trainer.stage.models.items()}
     assert min(sizes.values()) < split_from <= max(sizes.values())
     trainer.run()
-    expected = _tensors(_state(one))
+    expected = _state(one)
     code, _, errors = launch("dit", two, split_from=split_from)
     assert code == 0, errors
-    found = _tensors(_state(two))
+    found = _state(two)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=CLOSE, msg=name)
@@ -167,12 +159,12 @@ def test_two_ranks_train_the_autoencoder_of_one_process(vae_recipe, launch):
     steady = dataclasses.replace(vae_recipe, optimizer=optimizer, **own)
     one = _at(steady, "one", 3)
     train_vae(one)
-    expected = _tensors(_state(one))
+    expected = _state(one)
     two = _at(steady, "two", 3, batch_size=2)
     code, out, errors = launch("vae", two)
     assert code == 0, errors
     assert out.count("samples at step 3") == 1
-    found = _tensors(_state(two))
+    found = _state(two)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=CLOSE, msg=name)
@@ -184,4 +176,4 @@ def test_an_interrupt_stops_all_ranks_with_a_state(steady, launch):
     code, out, errors = launch("dit", recipe, stop_when=recipe.run.out / "log.jsonl")
     assert code != 0
     assert out.count("continue with --resume") == 1, errors
-    assert 0 < _state(recipe)["step"] < 10**6
+    assert 0 < load_values(recipe.run.out / "state")["step"] < 10**6

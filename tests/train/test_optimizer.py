@@ -12,14 +12,13 @@ from torch.distributed.tensor import distribute_tensor
 
 from fourstroke.parallel.collectives import clip_grad_norm
 from fourstroke.parallel.sharding import full_tensor
+from fourstroke.train.muon import Muon, newton_schulz
 from fourstroke.train.optimizer import (
     CombinedOptimizer,
     MovingAverage,
-    Muon,
     OptimizerConfig,
     build_optimizers,
     learning_rate,
-    newton_schulz,
 )
 
 

@@ -14,6 +14,7 @@ import torch
 
 from fourstroke import registry
 from fourstroke.commands import STAGES
+from fourstroke.parallel.checkpoint import load_values
 from fourstroke.ranges import Range
 from fourstroke.recipe import RecipeError, load_recipe
 from fourstroke.registry import Registered
@@ -169,7 +170,7 @@ def test_home_is_expanded_in_recipes(tmp_path, monkeypatch):
 def test_no_minutes_means_at_once(vae_recipe):
     recipe = dataclasses.replace(vae_recipe, run=dataclasses.replace(vae_recipe.run, max_minutes=0.0, steps=10**6))
     assert (train_vae(recipe) / "config.json").exists()
-    assert torch.load(recipe.run.out / "state" / "state.pt", weights_only=True)["step"] == 0
+    assert load_values(recipe.run.out / "state")["step"] == 0
 
 
 def _moved(recipe, scale: float, clip: float) -> torch.Tensor:

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
+from fourstroke.parallel.checkpoint import load_values
 from fourstroke.recipe import RecipeError, resolved
 from fourstroke.train.loop import Trainer
 from fourstroke.train.session import check_folder
@@ -44,7 +44,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    "files", [["recipe.json", "log.jsonl", "model/weights.bin"], ["notes.txt"], ["state/state.pt"]]
+    "files", [["recipe.json", "log.jsonl", "model/weights.bin"], ["notes.txt"], ["state/state.json"]]
 )
 @pytest.mark.parametrize("resume", [False, True])
 def test_somebodys_folder_is_refused_and_stays(vae_recipe, files, resume):
@@ -76,7 +76,7 @@ def test_an_empty_folder_and_a_run_that_never_saved_are_taken(vae_recipe):
 
 def test_a_finished_model_whose_state_was_removed_is_not_replaced(vae_recipe):
     folder = train_vae(vae_recipe)
-    (vae_recipe.run.out / "state" / "state.pt").unlink()
+    (vae_recipe.run.out / "state" / "state.json").unlink()
     before = _contents(folder)
     with pytest.raises(RecipeError, match="finished model"):
         train_vae(vae_recipe)
@@ -89,7 +89,7 @@ def test_a_second_run_is_refused_until_the_first_is_killed(vae_recipe, tmp_path)
     recipe = _endless(vae_recipe)
     with subprocess.Popen(_command(recipe, tmp_path), stdout=subprocess.DEVNULL) as first:
         try:
-            _wait((out / "state" / "state.pt").exists, first)
+            _wait((out / "state" / "state.json").exists, first)
             assert first.poll() is None
             second = subprocess.run(
                 _command(recipe, tmp_path, "--resume"), capture_output=True, text=True, timeout=SECONDS
@@ -153,7 +153,7 @@ def test_a_resume_takes_the_recipes_own_numbers_and_tells_them(vae_recipe, capsy
     run = dataclasses.replace(recipe.run, steps=7)
     trainer = Trainer(VaeStage(changed), run, changed.optimizer, resolved(changed))
     trainer.run(resume=True)
-    groups = [group for _, each in trainer._optimizers() for group in each.param_groups]
+    groups = [group for each in trainer.optimizer_groups[""].optimizers.values() for group in each.param_groups]
     assert {(group["betas"], group["weight_decay"]) for group in groups} == {((0.5, 0.6), 0.5)}
     assert "changed: optimizer.betas [0.9, 0.99] -> [0.5, 0.6]" in capsys.readouterr().out
 
@@ -164,8 +164,7 @@ def test_a_closed_pipe_does_not_end_training(vae_recipe, tmp_path):
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done
     assert len(done.stdout.splitlines()) == 1
-    state = torch.load(vae_recipe.run.out / "state" / "state.pt", weights_only=True)
-    assert state["step"] == vae_recipe.run.steps
+    assert load_values(vae_recipe.run.out / "state")["step"] == vae_recipe.run.steps
     assert (vae_recipe.run.out / "model" / "config.json").exists()
 
 
@@ -180,7 +179,7 @@ def test_streams_that_were_never_open_do_not_end_training(vae_recipe, tmp_path):
 def test_a_terminal_that_closes_does_not_end_training(vae_recipe, tmp_path):
     out = vae_recipe.run.out
     with subprocess.Popen(_command(_endless(vae_recipe), tmp_path), stdout=subprocess.DEVNULL) as process:
-        _wait((out / "state" / "state.pt").exists, process)
+        _wait((out / "state" / "state.json").exists, process)
         process.send_signal(signal.SIGHUP)
         time.sleep(0.5)
         assert process.poll() is None
@@ -193,7 +192,7 @@ def test_a_run_that_is_told_to_end_saves_first(vae_recipe, tmp_path):
     recipe = dataclasses.replace(
         _endless(vae_recipe), run=dataclasses.replace(_endless(vae_recipe).run, save_minutes=60)
     )
-    log, state = recipe.run.out / "log.jsonl", recipe.run.out / "state" / "state.pt"
+    log, state = recipe.run.out / "log.jsonl", recipe.run.out / "state" / "state.json"
     with subprocess.Popen(_command(recipe, tmp_path), stdout=subprocess.PIPE, text=True) as process:
         _wait(lambda: log.exists() and log.stat().st_size > 0, process)
         assert not state.exists()
@@ -209,7 +208,7 @@ def test_a_run_that_is_told_to_end_saves_first(vae_recipe, tmp_path):
 def test_a_full_disk_ends_a_run_in_one_line_and_the_last_state_stays(vae_recipe, tmp_path):
     """A limit of the size of files stands in for the disk."""
     train_vae(vae_recipe)
-    state = (vae_recipe.run.out / "state" / "state.pt").read_bytes()
+    state = (vae_recipe.run.out / "state" / "state.json").read_bytes()
     more = dataclasses.replace(vae_recipe, run=dataclasses.replace(vae_recipe.run, steps=8))
     command = _command(more, tmp_path, "--resume")[1:]
     program = tmp_path / "program.py"
@@ -226,7 +225,7 @@ def test_a_full_disk_ends_a_run_in_one_line_and_the_last_state_stays(vae_recipe,
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1, done.stderr
     assert "state: File too large" in done.stderr
-    assert (vae_recipe.run.out / "state" / "state.pt").read_bytes() == state
+    assert (vae_recipe.run.out / "state" / "state.json").read_bytes() == state
     assert not list(vae_recipe.run.out.rglob("*.partial-*"))
 
 
@@ -234,7 +233,7 @@ def test_what_a_killed_run_left_unfinished_is_cleared(vae_recipe):
     train_vae(vae_recipe)
     left = vae_recipe.run.out / ".state.partial-abc"
     left.mkdir()
-    (left / "state.pt").write_bytes(b"x")
+    (left / "state.json").write_bytes(b"x")
     train_vae(vae_recipe, resume=True)
     assert not left.exists()
 
@@ -243,10 +242,10 @@ def test_a_log_row_is_whole_or_absent(tmp_path):
     program = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from fourstroke.train.loop import Log, RunConfig\n"
+        "from fourstroke.train.log import Log\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "path = Path(sys.argv[1])\n"
-        "log = Log(path, RunConfig(out=path.parent, steps=9), 0.0)\n"
+        "log = Log(path.parent, 0.0)\n"
         "log.scores(1, 1.0, {'a': 1.0})\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 9, resource.RLIM_INFINITY))\n"
         "try:\n    log.scores(2, 2.0, {'a': 1.0})\nexcept OSError as error:\n    print(error)\n"

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from fourstroke import Pipeline
+from fourstroke.parallel.checkpoint import load_values, read_state
 from fourstroke.recipe import RecipeError
 from fourstroke.train.dit import DitStage, SemanticsConfig, train_dit
 from fourstroke.train.features import known_cross_entropy
-from fourstroke.train.loop import DivergedError, Log, RunConfig, Trainer
+from fourstroke.train.log import Log
+from fourstroke.train.loop import DivergedError, Trainer
 from fourstroke.train.vae import VaeStage, train_vae
 from fourstroke.vae import Autoencoder
 from fourstroke.world.cells import UNKNOWN
@@ -145,14 +147,14 @@ def test_max_minutes_ends_cleanly_with_a_state_and_a_model(vae_recipe):
     run = dataclasses.replace(vae_recipe.run, steps=10**9, max_minutes=0.02)
     folder = train_vae(dataclasses.replace(vae_recipe, run=run))
     assert Autoencoder.from_pretrained(folder)
-    assert (run.out / "state" / "state.pt").exists()
+    assert (run.out / "state" / "state.json").exists()
 
 
 def test_no_step_is_looked_at_or_saved_twice(vae_recipe):
     run = dataclasses.replace(vae_recipe.run, steps=3, sample_first=True, sample_minutes=0.0, save_minutes=0.0)
     trainer = Trainer(VaeStage(vae_recipe), run, vae_recipe.optimizer, {})
     saved, save = [], trainer.save
-    trainer.save = lambda folder: (saved.append(trainer.step), save(folder))
+    trainer.save = lambda folder, wait=True: (saved.append(trainer.step), save(folder, wait))
     trainer.run()
     rows = [json.loads(line) for line in (run.out / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "scores" in row] == [0, 1, 2, 3]
@@ -180,14 +182,12 @@ def test_a_gradient_that_is_no_number_ends_a_run_before_it_is_saved(vae_recipe):
     trainer = Trainer(stage, run, vae_recipe.optimizer, {})
     with pytest.raises(DivergedError, match="step 5"):
         trainer.run()
-    state = torch.load(run.out / "state" / "state.pt", weights_only=True)
-    assert state["step"] == 4
-    assert all(torch.isfinite(weight).all() for weight in state["average"].values())
+    assert load_values(run.out / "state")["step"] == 4
+    assert all(torch.isfinite(weight).all() for weight in read_state(run.out / "state", "average.").values())
 
 
 def test_rates_and_means_are_those_of_what_was_trained(tmp_path, capsys):
-    run = RunConfig(out=tmp_path, steps=10, log_seconds=2.0)
-    log = Log(tmp_path / "log.jsonl", run, 0.0)
+    log = Log(tmp_path, log_seconds=2.0)
     log.add(1, 1.0, {"loss": torch.tensor(1.0), "rare": torch.tensor(8.0)}, 0.1, 4)
     log.add(2, 2.0, {"loss": torch.tensor(3.0)}, 0.2, 12)
     row = json.loads((tmp_path / "log.jsonl").read_text())

@@ -26,7 +26,7 @@ from fourstroke.distill.teachers import EDIT, prompt_category
 from fourstroke.dit.layout import Grid
 from fourstroke.flow.sampler import check_finite
 from fourstroke.parallel.collectives import local_rows
-from fourstroke.parallel.mesh import world_size
+from fourstroke.parallel.mesh import data_shard
 from fourstroke.pipeline import Pipeline
 from fourstroke.sizes import tokens_per_slot
 from fourstroke.text import TextFeatures
@@ -100,7 +100,7 @@ class Batches:
         )
 
     def _choose(self, among: int, generator: torch.Generator) -> Tensor:
-        size = self.size * world_size()
+        size = self.size * data_shard().count
         return local_rows(torch.randint(among, (size,), generator=generator))
 
     def _encode(self, prompts: list[str], pictures: list[list[Image.Image]] | None = None) -> TextFeatures:

@@ -11,24 +11,25 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from fourstroke.parallel.mesh import rank, world_size
+from fourstroke.parallel.mesh import data_shard, rank, world_size
 from fourstroke.parallel.sharding import full_tensor, local_tensor
 
 T = TypeVar("T")
 
 
 def local_rows(x: Tensor, each: int = 1) -> Tensor:
-    """This rank's rows of what was drawn for all, `(n each) ... -> (n / ranks each) ...`: every n-th sample's."""
-    return x if world_size() == 1 else x.unflatten(0, (-1, each))[rank() :: world_size()].flatten(0, 1)
+    """This rank's rows of what was drawn for all, `(n each) ... -> (n / shards each) ...` (see `data_shard`)."""
+    shard = data_shard()
+    return x if shard.count == 1 else x.unflatten(0, (-1, each))[shard.index :: shard.count].flatten(0, 1)
 
 
-def all_reduce_max(value: float) -> float:
-    """The largest of the ranks' values, on all of them."""
+def all_reduce_max(*values: float) -> tuple[float, ...]:
+    """The largest of the ranks' values, each on its own, on all of them."""
     if world_size() == 1:
-        return value
-    found = torch.tensor(value, dtype=torch.float64)
+        return values
+    found = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(found, dist.ReduceOp.MAX)
-    return found.item()
+    return tuple(found.tolist())
 
 
 def all_reduce_mean(scalars: dict[str, Tensor]) -> dict[str, Tensor]:

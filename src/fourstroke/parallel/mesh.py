@@ -1,7 +1,8 @@
 """The processes that torchrun started: which this one is, how many there are, and how they are laid out.
 
 Every rank draws its own rows of one common batch, so that N ranks with batches of b see what one process with a batch
-of N b would. In one process, without torchrun, nothing in this package does anything.
+of N b would. Gradient accumulation is the same once more: each of the n micro-batches of a step has the rows that one
+of n times as many ranks would have. In one process, without torchrun, nothing in this package does anything.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import datetime
 import functools
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -22,6 +24,8 @@ from fourstroke.recipe import RecipeError
 
 TIMEOUT = datetime.timedelta(hours=2)
 """How long ranks wait for one another; the first may draw pictures for a while."""
+
+_micro = (0, 1)
 
 
 @runtime_checkable
@@ -70,6 +74,31 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows `index`, `index + count`, `index + 2 count` … of a common batch: those that are drawn now, by this rank."""
+
+    index: int
+    count: int
+
+
+def data_shard() -> Shard:
+    """The rows that this rank draws now; within `micro_batch` they are those of one micro-batch."""
+    index, count = _micro
+    return Shard(index * world_size() + rank(), count * world_size())
+
+
+@contextlib.contextmanager
+def micro_batch(index: int, count: int) -> Iterator[None]:
+    """Within the block the `index`-th of `count` micro-batches of a step is drawn."""
+    global _micro
+    before, _micro = _micro, (index, count)
+    try:
+        yield
+    finally:
+        _micro = before
 
 
 @functools.cache

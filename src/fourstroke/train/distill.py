@@ -48,7 +48,7 @@ from fourstroke.flow.schedule import UNSHIFTED, fixed_sigmas
 from fourstroke.folder import ModelInfo
 from fourstroke.lora import save_adapter
 from fourstroke.parallel.collectives import local_rows, rank0_first
-from fourstroke.parallel.mesh import process_group, world_size
+from fourstroke.parallel.mesh import data_shard, process_group
 from fourstroke.parallel.sharding import Sharded
 from fourstroke.pipeline import Pipeline
 from fourstroke.ranges import Count, Natural, NonNegative, PositiveFraction, check_ranges
@@ -144,7 +144,9 @@ class CollapsedError(RuntimeError):
 
 
 class DistillStage:
-    """The turns of fake score and student, the monitors, and the best checkpoint so far."""
+    """The losses of fake score and student, the monitors, and the best checkpoint so far."""
+
+    accumulates = True
 
     def __init__(self, recipe: DistillRecipe) -> None:
         self.recipe, self.device = recipe, pick_device()
@@ -385,12 +387,12 @@ class DistillStage:
         return int(torch.randint(len(self.recipe.sigmas), (1,), generator=generator))
 
     def _noise(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        rows, tokens = self.batch_size * world_size(), math.prod(batch.grid)
+        rows, tokens = self.batch_size * data_shard().count, math.prod(batch.grid)
         noise = torch.randn((rows, tokens, self.student.config.in_channels), generator=generator)
         return local_rows(noise, self.recipe.draws).to(self.device)
 
     def _times(self, generator: torch.Generator) -> Tensor:
-        times = self.recipe.renoise.sample(self.batch_size * world_size(), generator)
+        times = self.recipe.renoise.sample(self.batch_size * data_shard().count, generator)
         return local_rows(times, self.recipe.draws).to(self.device)
 
 

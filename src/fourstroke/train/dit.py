@@ -29,7 +29,7 @@ from fourstroke.flow import path
 from fourstroke.flow.schedule import ScheduleConfig
 from fourstroke.folder import ModelInfo
 from fourstroke.parallel.collectives import local_rows, on_rank0, rank0_first
-from fourstroke.parallel.mesh import process_group, world_size
+from fourstroke.parallel.mesh import data_shard, process_group, world_size
 from fourstroke.parallel.sharding import Sharded
 from fourstroke.pipeline import Pipeline
 from fourstroke.ranges import Count, Finite, Fraction, Natural, NonNegative, check_ranges
@@ -119,6 +119,8 @@ class DitRecipe:
 class DitStage:
     """Batches, loss, samples and export of the transformer and its text encoder."""
 
+    accumulates = True
+
     def __init__(self, recipe: DitRecipe) -> None:
         self.recipe, self.device = recipe, pick_device()
         self.autoencoder = Autoencoder.from_pretrained(recipe.vae, device=str(self.device)).eval()
@@ -126,7 +128,7 @@ class DitStage:
         with rank0_first():
             self.cache = self._encoded("train", recipe.samples)
             self.held_out = self._encoded("heldout", recipe.held_out)
-        if len(self.cache) < recipe.batch_size * world_size():
+        if len(self.cache) < recipe.batch_size * recipe.run.accumulate * world_size():
             raise ValueError(f"samples={recipe.samples} are fewer than one batch on {world_size()} ranks")
         torch.manual_seed(recipe.run.seed)  # after the caches: building one draws from the global generator
         if recipe.init is not None:
@@ -163,13 +165,13 @@ class DitStage:
         """Mean squared error of the velocity over the batch of this step."""
         recipe = self.recipe
         generator = torch.Generator().manual_seed(recipe.run.seed * 1_000_003 + step)
-        ranks = world_size()
+        shards = data_shard().count
         indices = local_rows(torch.tensor(self._indices(step)))
-        dropped = local_rows(torch.rand(len(indices) * ranks, generator=generator) < recipe.drop_prompt)
+        dropped = local_rows(torch.rand(len(indices) * shards, generator=generator) < recipe.drop_prompt)
         captions = self.cache.short if step % 2 else self.cache.rich
         prompts = ["" if drop else captions[i] for i, drop in zip(indices.tolist(), dropped.tolist(), strict=True)]
         x_0 = self.cache.latents[indices].float()
-        flow = self._error(prompts, x_0, recipe.draws, generator, ranks).mean()
+        flow = self._error(prompts, x_0, recipe.draws, generator, shards).mean()
         if self.semantics is None or recipe.semantics is None:
             return {"loss": flow}
         named = self.semantics.losses(indices.tolist(), dropped, recipe.draws)
@@ -222,16 +224,18 @@ class DitStage:
             recipe.cache / split, self.autoencoder, recipe.world, count, split=split, workers=recipe.workers
         )
 
-    def _error(self, prompts: list[str], x_0: Tensor, draws: int, generator: torch.Generator, ranks: int = 1) -> Tensor:
+    def _error(
+        self, prompts: list[str], x_0: Tensor, draws: int, generator: torch.Generator, shards: int = 1
+    ) -> Tensor:
         """Squared error of the velocity, averaged over tokens and channels: (len(prompts) * draws,).
 
-        With `ranks` the generator draws for all of them, and the prompts are one rank's.
+        With `shards` the generator draws for all of them, and the prompts are those of one (see `parallel.mesh`).
         """
         x_0 = x_0.repeat_interleave(draws, dim=0)
-        noise = torch.randn((len(x_0) * ranks, *x_0.shape[1:]), generator=generator)
+        noise = torch.randn((len(x_0) * shards, *x_0.shape[1:]), generator=generator)
         mean, std = self.recipe.time_mean, self.recipe.time_std
         t = path.sample_times(len(noise), mean=mean, std=std, generator=generator)
-        if ranks > 1:
+        if shards > 1:
             noise, t = local_rows(noise, draws), local_rows(t, draws)
         x_0, noise, t = x_0.to(self.device), noise.to(self.device), t.to(self.device)
         with autocast(self.device):
@@ -245,7 +249,7 @@ class DitStage:
 
     def _indices(self, step: int) -> list[int]:
         """The samples of this step, of all ranks: every epoch is a permutation of its own."""
-        size, count = self.recipe.batch_size * world_size(), len(self.cache)
+        size, count = self.recipe.batch_size * data_shard().count, len(self.cache)
         per_epoch = math.floor(count / size)
         epoch, place = divmod(step, per_epoch)
         if getattr(self, "_epoch", None) != epoch:

@@ -1,23 +1,25 @@
 """The one training loop: time limit, checkpoints, moving average, resume, progress, samples.
 
 Every random choice of a stage is a function of (seed, step), so a run that was interrupted and resumed goes through
-the same states as one that was not. A state is written to a sibling folder, flushed and renamed: complete or absent.
+the same states as one that was not. States are written while training goes on (see `parallel.checkpoint`), each to a
+sibling folder that is flushed and renamed: complete or absent.
 
 Most stages have one loss for all their models. A stage whose models have losses of their own (distillation: student
-and fake score) yields them in turns; each loss moves its own model, with its own optimiser and schedule.
+and fake score) yields them in turns; each loss moves its own model, with its own optimiser and schedule. With
+`accumulate` a step has several micro-batches, whose gradients it adds up before it moves.
 
-Under torchrun the same loop runs on every rank (see `parallel`): they agree on the time and on interrupts, and the
-first alone samples, exports and writes. A state is written whole, so that any number of ranks can take it up.
+Under torchrun the same loop runs on every rank (see `parallel`): once a step they agree on the time and on interrupts;
+the first alone samples, exports and logs. Any number of ranks can take a state up.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
+import shutil
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -26,19 +28,25 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from fourstroke.checkpoint import CheckpointError, read_pickle
-from fourstroke.files import append_line, atomic_folder
-from fourstroke.parallel.checkpoint import gather_state, load_model_state, load_optimizer_state
+from fourstroke.checkpoint import pick
+from fourstroke.device import Precision, training_precision
+from fourstroke.evaluate.validation import BestCheckpoint, CheckpointPolicy
+from fourstroke.files import atomic_folder
+from fourstroke.parallel.checkpoint import VALUES, Checkpointer, load_tensors, load_values, stored_tensors
 from fourstroke.parallel.collectives import all_reduce_max, on_rank0
-from fourstroke.parallel.mesh import ShardedStage, rank, require_sharded, world_size
-from fourstroke.parallel.sharding import distribute_like
+from fourstroke.parallel.mesh import ShardedStage, micro_batch, require_sharded, world_size
 from fourstroke.ranges import Count, NonNegative, TrainingSeed, check_ranges
 from fourstroke.recipe import RecipeError
 from fourstroke.train import session
+from fourstroke.train.log import Log
 from fourstroke.train.optimizer import MovingAverage, OptimizerConfig, OptimizerGroup, Scalars
+from fourstroke.train.trackers import Tracking
 
-STATE = {"step": int, "seconds": float, "updates": dict, "models": dict, "average": dict, "optimizers": dict}
-"""What a saved state holds."""
+STATE = {"step": int, "seconds": float, "updates": dict[str, int], "optimizers": dict[str, int]}
+"""What stands in a saved state beside its tensors; `optimizers` counts the weights that each moves."""
+
+BEST = "best"
+"""In a run's folder: the checkpoint that a stage's policy keeps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +55,9 @@ class RunConfig:
 
     `out` is new, empty, or holds this run; one process, or the ranks of one run, write there at a time.
 
-    `sample_first` draws a sheet of the untrained models too: the floor that a run starts from.
+    `sample_first` draws a sheet of the untrained models too: the floor that a run starts from. `accumulate` is the
+    number of micro-batches a step: so many times the batch in the memory of one. `precision` is that of matrix
+    products, of which `auto` is bf16 on GPUs; weights stay float32.
     """
 
     out: Path
@@ -58,9 +68,14 @@ class RunConfig:
     sample_first: bool = False
     log_seconds: NonNegative = 15.0
     seed: TrainingSeed = 0
+    accumulate: Count = 1
+    precision: Precision = "auto"
+    tracker: Tracking | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.tracker is not None:
+            self.tracker.check()
 
 
 class Part(Protocol):
@@ -94,6 +109,20 @@ class AlternatingStage(Part, Protocol):
         """How much of what a model has to learn is done, 0 to 1; `progress` is that of the run."""
 
 
+@runtime_checkable
+class AccumulatingStage(Protocol):
+    """A stage that draws its rows by `parallel.mesh.data_shard`, so that a step may have several micro-batches."""
+
+    accumulates: bool
+
+
+@runtime_checkable
+class ValidatedStage(Protocol):
+    """A stage that says by which of its scores the checkpoint of a run is kept; None keeps the last."""
+
+    policy: CheckpointPolicy | None
+
+
 class DivergedError(RuntimeError):
     """The loss stopped being a number."""
 
@@ -113,6 +142,9 @@ class Trainer:
         record: dict[str, Any],
     ) -> None:
         require_sharded(stage)
+        if run.accumulate > 1 and not (isinstance(stage, AccumulatingStage) and stage.accumulates):
+            name = type(stage).__name__.removesuffix("Stage").lower()
+            raise RecipeError(f"train {name} has one batch a step; leave run.accumulate at 1 and raise batch_size")
         self.stage, self.run_config, self.record = stage, run, record
         if isinstance(optimizer, OptimizerConfig):
             self.optimizer_groups = {"": OptimizerGroup(stage.models, optimizer)}
@@ -122,8 +154,11 @@ class Trainer:
             }
         first = next(iter(self.optimizer_groups.values()))
         self.average = MovingAverage(first.models, first.config.ema)
+        policy = stage.policy if isinstance(stage, ValidatedStage) else None
+        self.best = BestCheckpoint(policy) if policy is not None else None
         self.step, self.seconds = 0, 0.0
-        self._interrupted = False
+        self.checkpointer = Checkpointer()
+        self._interrupted = self._stopped = False
 
     def run(self, resume: bool = False) -> Path:
         """Train, and return the folder of the exported model.
@@ -146,9 +181,10 @@ class Trainer:
             try:
                 self._loop()
             finally:
+                self.checkpointer.close()
                 for end, handler in zip(ends, previous, strict=True):
                     signal.signal(end, handler)
-            if self._stopped():
+            if self._stopped:
                 print(f"interrupted at step {self.step}; continue with --resume", flush=True)
                 raise KeyboardInterrupt
             with self.average.applied(), self._gathered():
@@ -162,105 +198,145 @@ class Trainer:
         limit = math.inf if minutes is None else 60 * minutes
         return max(self.step / self.run_config.steps, self.seconds / limit if self.seconds < limit else 1.0)
 
-    def save(self, folder: Path) -> None:
-        """Write everything that a resume needs, atomically."""
-        state = gather_state(self._state())
+    def save(self, folder: Path, wait: bool = True) -> None:
+        """Write everything that a resume needs, atomically; without `wait` it is written while training goes on.
 
-        def write() -> None:
-            with atomic_folder(folder) as partial, (partial / "state.pt").open("wb") as file:
-                torch.save(state, file)
-
-        on_rank0(write)
+        Raises:
+            WriteError: if this save, or the one before it, could not be written.
+        """
+        self.checkpointer.save(folder, self._tensors(), self._values(), wait)
 
     def load(self, folder: Path) -> None:
         """Take up a state written by `save`, on however many ranks.
 
         Raises:
-            CheckpointError: if the file is no state.
+            CheckpointError: if a file of it is missing or damaged.
             RecipeError: if it is that of other models or optimisers; the message names the keys that differ.
         """
-        several = world_size() > 1  # then each reads from the file no more than its part
-        file = folder / "state.pt"
-        state = read_pickle(file, mmap=several)
-        for key, kind in STATE.items():
-            if not isinstance(state.get(key), kind):
-                raise CheckpointError(
-                    f"{file} is no state of a run, its {key!r} is missing; start anew in another folder"
-                )
-        if _outline(state) != _outline(self._state()):
-            found = session.listed(session.changes(folder.parent, self.record)) or "another recipe"
-            raise RecipeError(f"{folder} is not of these models and optimisers; what differs: {found}")
-        for key, model in self.stage.models.items():
-            load_model_state(model, state["models"][key])
-        for key, optimizer in self._optimizers():
-            load_optimizer_state(optimizer, state["optimizers"][key])
-        for name, weight in state["average"].items():
-            own = self.average.weights[name]
-            own.copy_(distribute_like(weight, own))
-        self.step, self.seconds = state["step"], state["seconds"]
+        file = folder / VALUES
+        values = load_values(folder)
+        found = {key: pick(values, key, kind, file) for key, kind in STATE.items()}
+        stored = stored_tensors(folder)
+        weights = dict(self._weights())
+        moments = {name: kind for name, kind in stored.items() if name.startswith("optimizer.")}
+        shapes = {name: kind[0] for name, kind in stored.items() if name not in moments}
+        if found["optimizers"] != self._values()["optimizers"] or shapes != {k: x.shape for k, x in weights.items()}:
+            told = session.listed(session.changes(folder.parent, self.record)) or "another recipe"
+            raise RecipeError(f"{folder} is not of these models and optimisers; what differs: {told}")
+        load_tensors(folder, weights)
         for key, group in self.optimizer_groups.items():
-            group.updates = state["updates"][key]
+            prefix = _prefix(key)
+            own = {name.removeprefix(prefix): kind for name, kind in moments.items() if name.startswith(prefix)}
+            room = group.room_for(own)
+            load_tensors(folder, {prefix + name: x for name, x in room.items()})
+            group.restore(room)
+            group.updates = found["updates"][key]
+        self.step, self.seconds = found["step"], found["seconds"]
+        if self.best is not None:
+            self.best.load(folder.parent / f"{BEST}.json")
 
     def update(self) -> Scalars:
-        """One optimiser step for each loss of this step; where models take turns, scalars bear their names."""
+        """One optimiser step for each loss of this step; returns this rank's scalars.
+
+        Where models take turns, scalars bear their names.
+        """
         scalars: Scalars = {}
-        for name, values in self._losses():
-            progress = self.progress
+        count = self.run_config.accumulate
+        batches = [self._losses() for _ in range(count)]
+        while (found := [self._next(batch, index) for index, batch in enumerate(batches)])[0] is not None:
+            name, progress = found[0][0], self.progress
             if isinstance(self.stage, AlternatingStage):
                 progress = self.stage.lr_progress(name, self.step, progress)
-            done = self.optimizer_groups[name].update(values, progress)
-            scalars |= {f"{name}_{key}" if name else key: value for key, value in done.items()}
+            means = {key: torch.stack([part[1][key] for part in found if part]).mean(0) for key in found[0][1]}
+            means["grad_norm"] = self.optimizer_groups[name].step(progress)
+            scalars |= {f"{name}_{key}" if name else key: value for key, value in means.items()}
         self.average.update(self.step)
         self.step += 1
         return scalars
 
-    def _state(self) -> dict[str, Any]:
+    def _next(self, losses: Iterator[tuple[str, Scalars]], index: int) -> tuple[str, Scalars] | None:
+        """The next loss of a micro-batch, whose gradient is added to those of the others."""
+        count = self.run_config.accumulate
+        with micro_batch(index, count), training_precision(self.run_config.precision):
+            found = next(losses, None)
+        if found is None:
+            return None
+        name, scalars = found
+        if index == 0:
+            self.optimizer_groups[name].zero_grad()
+        (scalars["loss"] / count if count > 1 else scalars["loss"]).backward()
+        return name, {key: value.detach() for key, value in scalars.items()}
+
+    def _weights(self) -> Iterator[tuple[str, Tensor]]:
+        seen = set()
+        for key, model in self.stage.models.items():
+            for name, x in model.state_dict(keep_vars=True).items():
+                if id(x) not in seen:  # tied weights, and models under two names, are there once
+                    seen.add(id(x))
+                    yield f"model.{key}.{name}", x.detach()
+        for name, x in self.average.weights.items():
+            yield f"average.{name}", x
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self._weights()
+        for key, group in self.optimizer_groups.items():
+            for name, x in group.state():
+                yield _prefix(key) + name, x
+
+    def _values(self) -> dict[str, Any]:
+        groups = self.optimizer_groups.items()
         return {
             "step": self.step,
             "seconds": self.seconds,
-            "updates": {key: group.updates for key, group in self.optimizer_groups.items()},
-            "models": {key: model.state_dict() for key, model in self.stage.models.items()},
-            "average": self.average.weights,
-            "optimizers": {key: optimizer.state_dict() for key, optimizer in self._optimizers()},
+            "updates": {key: group.updates for key, group in groups},
+            "optimizers": {_prefix(key) + kind: n for key, group in groups for kind, n in group.counts().items()},
         }
 
-    def _losses(self) -> Iterable[tuple[str, Scalars]]:
+    def _losses(self) -> Iterator[tuple[str, Scalars]]:
         if isinstance(self.stage, AlternatingStage):
-            return self.stage.losses(self.step)
-        return [("", self.stage.loss(self.step))]
-
-    def _optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer]]:
-        for name, group in self.optimizer_groups.items():
-            for key, optimizer in group.optimizers.items():
-                yield f"{name}.{key}" if name else key, optimizer
+            yield from self.stage.losses(self.step)
+        else:
+            yield "", self.stage.loss(self.step)
 
     def _loop(self) -> None:
         run = self.run_config
-        log = Log(run.out / "log.jsonl", run, self.seconds)
-        saved = sampled = self.seconds
-        scalars: Scalars = {}
-        if run.sample_first and self.step == 0:
-            self._sample(log)
-        while self.progress < 1 and not self._stopped():
-            start = time.perf_counter()
-            scalars = self.update()
-            if self.step % 20 == 0:
-                self._check_finite(scalars)
-            self.seconds = all_reduce_max(self.seconds + time.perf_counter() - start)
-            log.add(self.step, self.seconds, scalars, self.progress, self.stage.batch_size * world_size())
-            if self.progress >= 1:
-                break  # the last state and look are taken below, whatever the clock says
-            if self.seconds - saved > 60 * run.save_minutes:
-                self._check_finite(scalars)
-                self.save(run.out / "state")
-                saved = self.seconds
-            if self.seconds - sampled > 60 * run.sample_minutes:
+        with Log(run.out, run.log_seconds, self.seconds, run.tracker, self.record) as log:
+            saved = sampled = self.seconds
+            scalars: Scalars = {}
+            self._agree(0.0)
+            if run.sample_first and self.step == 0:
                 self._sample(log)
-                sampled = self.seconds
-        self._check_finite(scalars)
-        self.save(run.out / "state")
-        if not self._stopped():
-            self._sample(log)
+            while self.progress < 1 and not self._stopped:
+                start = time.perf_counter()
+                scalars = self.update()
+                if self.step % 20 == 0:
+                    self._check_finite(scalars)
+                self._agree(time.perf_counter() - start)
+                rows = self.stage.batch_size * world_size() * run.accumulate
+                log.add(self.step, self.seconds, scalars, self.progress, rows, self._rates())
+                if self.progress >= 1:
+                    break  # the last state and look are taken below, whatever the clock says
+                if self.seconds - saved > 60 * run.save_minutes:
+                    self._check_finite(scalars)
+                    self.save(run.out / "state", wait=False)
+                    saved = self.seconds
+                if self.seconds - sampled > 60 * run.sample_minutes:
+                    self._sample(log)
+                    sampled = self.seconds
+            self._check_finite(scalars)
+            self.save(run.out / "state")
+            if not self._stopped:
+                self._sample(log)
+
+    def _agree(self, seconds: float) -> None:
+        """What all ranks have to know at the same step: the time, an interrupt of one, a save that failed."""
+        told = all_reduce_max(self.seconds + seconds, self._interrupted, self.checkpointer.failed)
+        self.seconds, self._stopped = told[0], told[1] > 0
+        if told[2]:
+            self.checkpointer.wait()
+
+    def _rates(self) -> dict[str, float]:
+        return {f"{key}_lr" if key else "lr": group.rate for key, group in self.optimizer_groups.items()}
 
     def _open(self) -> None:
         out = self.run_config.out
@@ -269,12 +345,12 @@ class Trainer:
         session.write_record(out, self.record)
 
     def _export(self) -> None:
-        with atomic_folder(self.run_config.out / "model") as partial:
-            self.stage.export(partial)
-
-    def _stopped(self) -> bool:
-        """Whether any rank was interrupted; all ask at the same places."""
-        return all_reduce_max(self._interrupted) > 0
+        out = self.run_config.out
+        with atomic_folder(out / "model") as partial:
+            if self.best is None or self.best.value is None:
+                self.stage.export(partial)
+            else:
+                shutil.copytree(out / BEST, partial, dirs_exist_ok=True)
 
     def _gathered(self) -> contextlib.AbstractContextManager[None]:
         """The models in one piece on the first rank, where there are several."""
@@ -299,7 +375,12 @@ class Trainer:
 
     def _draw(self, folder: Path) -> dict[str, float]:
         folder.mkdir(exist_ok=True)
-        return self.stage.sample(folder, self.step)
+        scores = self.stage.sample(folder, self.step)
+        if self.best is not None and self.best.update(scores, self.step):
+            with atomic_folder(self.run_config.out / BEST) as partial:
+                self.stage.export(partial)
+            self.best.save(self.run_config.out / f"{BEST}.json", scores)
+        return scores
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         if self._interrupted and world_size() > 1:
@@ -310,55 +391,6 @@ class Trainer:
         print("\ninterrupted: saving after this step (press again to stop at once)", flush=True)
 
 
-class Log:
-    """Averages scalars over a few seconds of training, prints a line, and appends it to `log.jsonl`."""
-
-    def __init__(self, path: Path, run: RunConfig, seconds: float) -> None:
-        self.path, self.run, self.since = path, run, seconds
-        self.values: dict[str, list[Tensor]] = {}
-        self.samples = 0
-
-    def add(self, step: int, seconds: float, scalars: Scalars, progress: float, batch_size: int) -> None:
-        """Count one step in; print when `log_seconds` of training have passed."""
-        for key, value in scalars.items():
-            self.values.setdefault(key, []).append(value.float())
-        self.samples += batch_size
-        elapsed = seconds - self.since
-        if elapsed < self.run.log_seconds and progress < 1:
-            return
-        means = {key: round(float(torch.stack(found).mean()), 5) for key, found in self.values.items()}
-        rate = self.samples / max(elapsed, 1e-9)
-        left = seconds * (1 - progress) / max(progress, 1e-9)
-        self._write({"step": step, "seconds": round(seconds, 1), "rate": round(rate, 2), **means})
-        values = "  ".join(f"{key} {value:.4f}" for key, value in means.items())
-        print(
-            f"{100 * progress:5.1f} %  step {step}  {values}  {rate:.1f} samples/s  "
-            f"{_clock(seconds)} gone, {_clock(max(0.0, left))} left",
-            flush=True,
-        )
-        self.values, self.samples, self.since = {}, 0, seconds
-
-    def scores(self, step: int, seconds: float, scores: dict[str, float]) -> None:
-        """Record the scores of a sample sheet."""
-        self._write({"step": step, "seconds": round(seconds, 1), "scores": scores})
-        print(f"samples at step {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()), flush=True)
-
-    def _write(self, row: dict[str, Any]) -> None:
-        if rank() > 0:
-            return
-        append_line(self.path, json.dumps(row))
-
-
-def _outline(state: dict[str, Any]) -> dict[str, Any]:
-    """What has to agree in a state: names and shapes of weights, kinds of optimisers and how much each moves."""
-    weights = state["models"] | {"average": state["average"]}
-    optimizers = state["optimizers"].items()
-    return {
-        "weights": {key: {name: tuple(x.shape) for name, x in part.items()} for key, part in weights.items()},
-        "optimizers": {key: [len(group["params"]) for group in part["param_groups"]] for key, part in optimizers},
-    }
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+def _prefix(group: str) -> str:
+    """How names of an optimiser group's state begin."""
+    return f"optimizer.{group}." if group else "optimizer."

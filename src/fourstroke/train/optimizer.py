@@ -1,8 +1,7 @@
 """Optimiser, learning-rate schedule and moving average.
 
-Matrices inside blocks (and convolution kernels, seen as matrices) take Muon steps: momentum, made orthogonal by
-Newton-Schulz iterations (K. Jordan, 2024), scaled so that its entries have AdamW's usual size and one learning rate
-serves both. Everything else takes AdamW steps.
+Matrices inside blocks (and convolution kernels, seen as matrices) take Muon steps, scaled so that their entries have
+AdamW's usual size and one learning rate serves both. Everything else takes AdamW steps.
 """
 
 from __future__ import annotations
@@ -16,13 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fourstroke.parallel.collectives import all_reduce_mean, average_gradients, clip_grad_norm, map_rows
-from fourstroke.parallel.sharding import distribute_like, full_tensor, local_tensor
+from fourstroke.parallel.collectives import average_gradients, clip_grad_norm
+from fourstroke.parallel.sharding import local_tensor
 from fourstroke.ranges import Decay, Fraction, Natural, NonNegative, check_ranges
-
-GATHERED = 8
-"""So many matrices that lie on several ranks are in one piece at a time."""
-
+from fourstroke.train.adamw import adamw, put_slot, room_for_slot, set_rate, slot_as_float
+from fourstroke.train.muon import Muon
 
 Scalars = dict[str, Tensor]
 """Named scalars of one loss; the one named `loss` is differentiated."""
@@ -33,6 +30,7 @@ class OptimizerConfig:
     """How weights move: `lr` is the peak; `warmup` is in steps; `cooldown` is the last share of the run.
 
     `clip` bounds the norm of all gradients together, 0 leaves them as they are; `ema` is the decay of the average.
+    `eight_bit` keeps AdamW's moments in 8 bits (torchao): a quarter of their memory.
     """
 
     kind: Literal["muon", "adamw"] = "muon"
@@ -44,6 +42,7 @@ class OptimizerConfig:
     warmup: Natural = 100
     cooldown: Fraction = 0.3
     ema: Decay = 0.999
+    eight_bit: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -68,13 +67,8 @@ def build_optimizers(
     if matrices:
         optimizers["muon"] = Muon(matrices, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     if others:
-        mixed = len({p is local_tensor(p) for p in others}) > 1  # one step takes sharded or whole ones
-        optimizers["adamw"] = torch.optim.AdamW(
-            others,
-            lr=config.lr,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            foreach=False if mixed else None,
+        optimizers["adamw"] = adamw(
+            others, config.eight_bit, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
     return optimizers
 
@@ -87,84 +81,65 @@ class OptimizerGroup:
         self.models, self.config = dict(models), config
         self.optimizers = build_optimizers(named, config)
         self.parameters = [p for _, p in named if p.requires_grad]
-        self.updates = 0
+        self.names = {id(p): name for name, p in named}
+        self.updates, self.rate = 0, 0.0
 
     def update(self, scalars: Scalars, progress: float) -> Scalars:
         """One optimiser step down the gradient of `scalars["loss"]`; returns them with the gradient's norm."""
-        rate = learning_rate(self.updates, progress, self.config)
-        self.updates += 1
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.zero_grad(set_to_none=True)
         scalars["loss"].backward()
+        return {key: value.detach() for key, value in scalars.items()} | {"grad_norm": self.step(progress)}
+
+    def step(self, progress: float) -> Tensor:
+        """Move down the gradients, at the rate of this progress (0 to 1), and forget them.
+
+        Returns their norm before clipping, the same on all ranks.
+        """
+        self.rate = learning_rate(self.updates, progress, self.config)
+        self.updates += 1
         average_gradients(self.parameters)
-        scalars["grad_norm"] = clip_grad_norm(self.parameters, self.config.clip or math.inf)
+        norm = clip_grad_norm(self.parameters, self.config.clip or math.inf)
         for optimizer in self.optimizers.values():
+            set_rate(optimizer, self.rate)
             optimizer.step()
-        return all_reduce_mean({key: value.detach() for key, value in scalars.items()})
+        self.zero_grad()
+        return norm
 
+    def zero_grad(self) -> None:
+        """Forget gradients; those that another group's loss left are none of this one's."""
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
 
-class Muon(torch.optim.Optimizer):
-    """Momentum whose update, for each matrix, is replaced by the nearest (semi-)orthogonal one.
+    def counts(self) -> dict[str, int]:
+        """How many weights each optimiser moves."""
+        return {kind: sum(len(g["params"]) for g in one.param_groups) for kind, one in self.optimizers.items()}
 
-    Parameters of one kind and shape are updated in one batch of matrix products. Where a matrix lies on several ranks,
-    each of them gathers and orthogonalises all of it and keeps its own rows: the same work everywhere, but nothing to
-    agree on. Matrices that every rank holds whole are shared out instead, each orthogonalised by one of them for all.
-    """
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """What the optimisers remember, as `kind.parameter.slot`, one after another."""
+        for kind, optimizer in self.optimizers.items():
+            for p, slots in optimizer.state.items():
+                for slot, value in slots.items():
+                    yield f"{kind}.{self.names[id(p)]}.{slot}", slot_as_float(value)
 
-    def __init__(self, params: Iterable[Tensor], *, lr: float, momentum: float, weight_decay: float) -> None:
-        super().__init__(list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up a state, by the names of `state`, in tensors that `room_for` made."""
+        owners = self._owners()
+        for name, value in tensors.items():
+            owner, _, slot = name.rpartition(".")
+            put_slot(*owners[owner], slot, value)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update; parameters without a gradient stay."""
-        for group in self.param_groups:
-            kinds: dict[tuple[bool, int, int], list[Tensor]] = {}
-            for p in group["params"]:
-                if p.grad is not None:
-                    kinds.setdefault((p is not local_tensor(p), p.shape[0], p.numel() // p.shape[0]), []).append(p)
-            for (sharded, *shape), alike in kinds.items():
-                size = GATHERED if sharded else len(alike)
-                for start in range(0, len(alike), size):
-                    self._move(alike[start : start + size], sharded, shape, group)
+    def room_for(self, stored: Mapping[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Tensor]:
+        """Empty tensors, sharded as the weights are, for a state of these shapes and types."""
+        owners = self._owners()
+        return {name: room_for_slot(*owners[name.rpartition(".")[0]], *kind) for name, kind in stored.items()}
 
-    def _move(self, batch: list[Tensor], sharded: bool, shape: list[int], group: dict[str, Any]) -> None:
-        updates = [full_tensor(self._momentum(p, group["momentum"])).reshape(shape) for p in batch]
-        scale = 0.2 * max(shape) ** 0.5
-        whole = torch.stack(updates)
-        for p, update in zip(batch, newton_schulz(whole) if sharded else map_rows(whole, newton_schulz), strict=True):
-            p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.add_(distribute_like(update.view(p.shape), p), alpha=-group["lr"] * scale)
-
-    def _momentum(self, p: Tensor, momentum: float) -> Tensor:
-        assert p.grad is not None
-        state: dict[str, Any] = self.state[p]
-        buffer = state.setdefault("momentum", torch.zeros_like(p, memory_format=torch.contiguous_format))
-        buffer.lerp_(p.grad, 1 - momentum)
-        return p.grad.lerp(buffer, momentum)  # Nesterov
-
-
-def newton_schulz(m: Tensor, steps: int = 5) -> Tensor:
-    """Matrices (B, rows, columns) with their singular values brought to about 1, by a quintic iteration.
-
-    Every factor is a polynomial of the Gram matrix, so the iteration runs on small square matrices and the matrix
-    itself is multiplied once: a third of the work for convolution kernels.
-    """
-    a, b, c = 3.4445, -4.7750, 2.0315
-    x = m.float()
-    tall = x.shape[-2] > x.shape[-1]
-    x = x.mT if tall else x
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    identity = torch.eye(x.shape[-2], device=x.device)
-    gram, product = x @ x.mT, None
-    for step in range(steps):
-        factor = a * identity + torch.baddbmm(b * gram, gram, gram, beta=1, alpha=c)
-        product = factor if product is None else factor @ product
-        if step + 1 < steps:
-            gram = gram @ (factor @ factor)
-    x = product @ x
-    return (x.mT if tall else x).to(m.dtype)
+    def _owners(self) -> dict[str, tuple[torch.optim.Optimizer, nn.Parameter]]:
+        """The optimiser and the weight of each name in `state`."""
+        return {
+            f"{kind}.{self.names[id(p)]}": (optimizer, p)
+            for kind, optimizer in self.optimizers.items()
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
 
 
 class CombinedOptimizer(torch.optim.Optimizer):

@@ -63,7 +63,7 @@ def check_folder(out: Path, resume: bool) -> None:
 
 def saved_states(out: Path) -> list[Path]:
     """What a run in this folder could be resumed from."""
-    return [*(out / "state").glob("state.pt"), *checkpoints(out)]
+    return [*(out / "state").glob("state.json"), *checkpoints(out)]
 
 
 def checkpoints(out: Path) -> list[Path]:
