@@ -168,6 +168,19 @@ def degrade(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"triplets": str(out), **dataclasses.asdict(tally)}
 
 
+def prepare(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Look at a recipe's data and encode it into its cache."""
+    from fourstroke.data.prepare import PrepareRecipe, prepare
+    from fourstroke.recipe import load_recipe
+
+    _quiet()
+    recipe = load_recipe(PrepareRecipe, arguments.recipe, list(arguments.overrides), others=True)
+    answer = prepare(recipe, arguments.split or ("train", "heldout"), arguments.ray, arguments.actors)
+    if not arguments.json:
+        print(recipe.cache)
+    return answer
+
+
 def _refuse_empty(prompts: list[str]) -> None:
     from fourstroke.enhance.protocol import clean
 

@@ -32,8 +32,10 @@ class RecipeError(ValueError):
     """A recipe that cannot be used; the message names the file or key and what to do."""
 
 
-def load_recipe(kind: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
+def load_recipe(kind: type[T], path: Path, overrides: Sequence[str] = (), *, others: bool = False) -> T:
     """Read a recipe into the dataclass `kind`, with `key.sub=value` overrides applied last.
+
+    With `others`, keys that `kind` does not have are passed over: they are another reader's.
 
     Raises:
         RecipeError: for a missing file, bad YAML, an unknown or missing key, or a value of another type.
@@ -50,6 +52,9 @@ def load_recipe(kind: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
             if not isinstance(node, dict):
                 raise RecipeError(f"override '{override}': '{parent}' is a value, not a group of keys")
         node[last] = _parse(text, f"override '{override}'")
+    if others:
+        known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        tree = {key: value for key, value in tree.items() if key in known}
     return build(kind, tree, str(path))
 
 

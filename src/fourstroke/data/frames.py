@@ -30,7 +30,8 @@ class Bucketed:
     """Each picture at the nearest ratio, at every area for which it is large enough."""
 
     def __init__(self, buckets: Buckets) -> None:
-        self.buckets, self.shares = buckets, buckets.config.shares()
+        self.buckets = buckets
+        self.shares: Sequence[float] = buckets.config.shares()
         self.fixed = buckets.config.crop == "center"
 
     def place(self, shape: Shape) -> dict[int, Shape]:
@@ -65,7 +66,7 @@ class Windows:
 
     def __init__(self, sizes: Sequence[Size]) -> None:
         self.sizes = list(sizes)
-        self.shares = [1 / len(self.sizes)] * len(self.sizes)
+        self.shares: Sequence[float] = [1 / len(self.sizes)] * len(self.sizes)
 
     def place(self, shape: Shape) -> dict[int, Shape]:
         """Every size."""

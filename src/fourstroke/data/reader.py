@@ -26,7 +26,7 @@ class Latents(Protocol):
 class Features(Protocol):
     """Features of captions that were made beforehand."""
 
-    def find(self, dataset: Dataset, index: int, caption: str, sizes: Shape) -> Tensor | None:
+    def find(self, dataset: Dataset, index: int, caption: str, sizes: Shape, crops: Sequence[Crop]) -> Tensor | None:
         """(length, channels), or None if they are not there."""
 
 
@@ -100,7 +100,7 @@ class BatchReader(torch.utils.data.Dataset[Made]):
             caption = ""
         crops = self.frames.crops((record.size, record.inputs[: len(target[1])]), target, row.drawn, rng)
         found = None if self.latents is None else self.latents.find(self.dataset, index, target, crops)
-        features = None if self.features is None else self.features.find(self.dataset, index, caption, target)
+        features = None if self.features is None else self.features.find(self.dataset, index, caption, target, crops)
         read = _Read(index, record, caption, crops, [], found, features)
         if found is None:
             return self._shown(read, target, wanted if isinstance(wanted, Sample) else self.dataset.sample(index))

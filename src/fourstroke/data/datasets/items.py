@@ -67,6 +67,8 @@ class Item:
     mask: Blob | None = None
     sizes: tuple[Size, ...] = ()
     """Of the picture and its inputs, where they are known already."""
+    digest: str = ""
+    """Of the pictures' bytes, where it is known already."""
     repeat: int = 1
     meta: Mapping[str, Any] = field(default_factory=dict)
 
@@ -104,6 +106,8 @@ class ItemDataset:
     def digest(self, index: int) -> str:
         """Of the bytes of the picture's file and of those of its inputs; raises SampleError."""
         item, digest = self.items[index], hashlib.blake2b(digest_size=16)
+        if item.digest:
+            return item.digest
         with named(item.name):
             for blob in (item.image, *item.inputs):
                 data = _read(blob)

@@ -198,7 +198,7 @@ def _noted(items: Sequence[Item], keys: Sequence[str], skipped: dict[str, tuple[
     dataset, rows = ItemDataset("", items, Hints(), keys), []
     for index, item in enumerate(items):
         try:
-            record = dataset.record(index)
+            record, digest = dataset.record(index), dataset.digest(index)
         except SampleError as error:
             skipped[item.name] = error.stage, str(error)
             continue
@@ -206,6 +206,7 @@ def _noted(items: Sequence[Item], keys: Sequence[str], skipped: dict[str, tuple[
         rows.append(
             {
                 "name": item.name,
+                "digest": digest,
                 "files": [[file.offset, file.size] for file in files if isinstance(file, File)],
                 "sizes": [record.size, *record.inputs],
                 "captions": [[caption.text, caption.kind] for caption in record.captions],
@@ -219,6 +220,7 @@ def _remote_item(row: dict[str, Any], store: ShardStore, shard: str) -> Item:
     sizes = tuple((width, height) for width, height in row["sizes"])
     return Item(
         name=row["name"],
+        digest=row["digest"],
         image=files[0],
         inputs=tuple(files[1 : len(sizes)]),
         mask=files[len(sizes)] if len(files) > len(sizes) else None,
