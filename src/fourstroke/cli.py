@@ -154,7 +154,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     degrade.add_argument("--workers", type=int, default=8, help="captions asked about at a time")
     degrade.set_defaults(run=commands.degrade)
     prepare = kinds.add_parser("prepare", help="look at a recipe's pictures, and keep their latents and features")
-    prepare.add_argument("--recipe", type=_path, required=True, help="any recipe with data and cache")
+    prepare.add_argument("--recipe", type=path_option, required=True, help="any recipe with data and cache")
     prepare.add_argument("--split", choices=("train", "heldout"), nargs=1, help="of the data (default: both)")
     prepare.add_argument("--ray", metavar="ADDRESS", help="encode on a Ray cluster: host:port, auto, or local")
     prepare.add_argument("--actors", type=int, default=1, help="with --ray, encoders at a time")
