@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from pages import axes_of, draw_points, paragraphs, save, spread, table, write
-from steps import composition
+from steps import composition, draw_seeds
 
-from fourstroke.distill.watch import draw_seeds
+from fourstroke.data.prompts import PromptsData
 from fourstroke.evaluate.image_metrics import diversity, saturation, stack
 from fourstroke.files import write_text
 from fourstroke.pipeline import Pipeline
@@ -41,6 +41,8 @@ KINDS: Mapping[str, tuple[float, ...]] = {
 }
 """How often scenes have one, two and three things."""
 DIVERSE, SEEDS_A_PROMPT = 16, 4
+HELD_OUT = 2
+"""Of an arm's prompts: the student is compared with its teacher on them, which chooses nothing here."""
 FINDINGS: tuple[str, ...] = (
     """Flash's finding is not reproduced, and this world cannot test it well: all students lie within a prompt or two
     of one another and of their teacher, which draws nearly every one of these prompts in four steps itself. Mixed
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(f"{kind}, seed {seed}: composition {found['all']:.3f}", flush=True)
             results[kind].append(json.loads(file.read_text(encoding="utf-8")))
     floor = measured(Pipeline.from_pretrained(arguments.teacher), config, arguments.n, len(recipe.sigmas))
-    write(arguments.out, {"results": results, "teacher": floor}, page(results, floor, arguments, recipe.watch.prompts))
+    write(arguments.out, {"results": results, "teacher": floor}, page(results, floor, arguments, HELD_OUT))
     figure, (axes,) = axes_of(1, width=7.0)
     draw_points(
         axes, {k: [r["all"] for r in v] for k, v in results.items()}, "composition", "students by their prompts"
@@ -112,7 +114,7 @@ def distilled(
     )
     student = train_distill(
         dataclasses.replace(
-            recipe, world=None, cache=None, samples=0, prompts=prompts, run=run, warm=warm,
+            recipe, data=PromptsData(path=prompts, held_out=HELD_OUT), run=run, warm=warm, validators=(),
             width=config.width, height=config.height,
         )
     )  # fmt: skip
@@ -143,7 +145,7 @@ def page(
     said = f"\n## What it says\n\n{paragraphs(*FINDINGS)}\n" if FINDINGS else ""
     about = (
         f"Four-step students of one teacher, each distilled with {a.prompts} prompts of its own kind, of which the "
-        f"monitors take {watched}: {a.warm} steps along the teacher's path, then {a.steps - a.warm} that match "
+        f"validation takes {watched}: {a.warm} steps along the teacher's path, then {a.steps - a.warm} that match "
         f"distributions; {a.seeds} seeds, mean (lowest to highest). All draw the same {a.n} held-out prompts; columns "
         "are the composition score on all of them and on those with one, two and three things (the latter say more of "
         "few prompts), diversity as the mean distance between seeds, saturation."

@@ -2,7 +2,7 @@
 
     python studies/steps.py --teacher runs/micro/dit/model --student runs/micro/distill/model
 
-Qwen-Image-2.0 report, few-step distillation; the monitors are those of `fourstroke.distill.monitors`. Writes
+Qwen-Image-2.0 report, few-step distillation; the metrics are those of `fourstroke.evaluate.image_metrics`. Writes
 docs/studies/steps.md (the table), steps.png (the plot), steps-sheet.png (one column a prompt, one row a setting, the
 same noise in every row) and steps.json beside it.
 """
@@ -21,18 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import find_device
-from fourstroke.distill.monitors import ratio
-from fourstroke.distill.watch import draw_seeds, is_flat, likeness
+from fourstroke.distill.comparison import ratio
 from fourstroke.evaluate.image_metrics import diversity, flat_noise, saturation, stack
 from fourstroke.evaluate.statistics import share
 from fourstroke.files import atomic_file, save_image, write_text
 from fourstroke.pipeline import Pipeline
 from fourstroke.world import World
 from fourstroke.world.find import find_world
+from fourstroke.world.graph import Scene
 from fourstroke.world.judging.composition import Prompt, draw, held_out_prompts, judge_pictures, summarise
 from fourstroke.world.judging.judge import Judge, Verdict
 
@@ -280,6 +281,36 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
     figure.tight_layout()
     with atomic_file(file) as partial:
         figure.savefig(partial)
+
+
+def draw_seeds(
+    pipe: Pipeline, prompts: Sequence[Prompt], seeds: int, steps: int | None, guidance: float | None
+) -> Tensor:
+    """(prompts, seeds, 3, H, W) in [0, 1]: every prompt from the same number of seeds."""
+    rows = []
+    for prompt in prompts:
+        out = pipe(
+            prompt.caption,
+            width=prompt.scene.width,
+            height=prompt.scene.height,
+            num_images=seeds,
+            seed=1000 * prompt.seed,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+        )
+        rows.append(stack([np.asarray(image) for image in out.images]))
+    return torch.stack(rows)
+
+
+def likeness(verdicts: Sequence[Verdict]) -> float:
+    """Mean over all asked objects of how well their own pictures explain what was drawn, 0 to 1."""
+    return float(np.mean([score for verdict in verdicts for score in verdict.likeness]))
+
+
+def is_flat(scene: Scene) -> bool:
+    """Whether the background is of one colour, so that all that moves on it is noise."""
+    background = scene.background
+    return background.kind == "flat" and background.texture == "plain" and background.light == "even"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fourstroke.commands import _open
 from fourstroke.data.images import Images
-from fourstroke.distill.edits import open_input
+from fourstroke.data.prompts import PromptLine, Prompts
 from fourstroke.enhance.endpoint import data_url
 from fourstroke.folder import ModelInfo
 from fourstroke.sizes import fit
@@ -156,11 +156,21 @@ def uploaded(path: Path) -> Image.Image:
     return fit(read_upload(path.read_bytes(), "image", 10_000), INFO)
 
 
+def asked(path: Path | str) -> np.ndarray:
+    """The input image of an edit in a file of prompts."""
+    return Prompts(Path("edits") / "prompts.jsonl", [PromptLine("edit", "edit", (str(path),))]).inputs(0)[0]
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Without an alpha channel that says nothing."""
+    return image.convert("RGB") if image.getextrema()[3] == (255, 255) else image
+
+
 DOORS = {
     "command": lambda path: fit(_open(path), INFO),
     "python": lambda path: fit(Image.open(path), INFO),
     "server": uploaded,
-    "distillation": lambda path: open_input(path, INFO),
+    "distillation": lambda path: fit(_opaque(Image.fromarray(asked(path))), INFO),
     "folder": lambda path: fit(Image.fromarray(next(iter(Images(path)))[1]), INFO),
 }
 SERVED = (".png", ".jpg", ".webp")
@@ -243,7 +253,7 @@ def test_what_is_no_picture_is_refused_in_one_line(door, data, reason, tmp_path)
 
 def test_a_hundred_megapixels_are_refused_without_a_warning_of_pillow(tmp_path, recwarn):
     Image.new("1", (10_000, 10_000)).save(tmp_path / "big.png")
-    for read in (_open, lambda path: open_input(path, INFO)):
+    for read in (_open, asked):
         with pytest.raises(ValueError, match="10000 x 10000 pixels, more than 64000000"):
             read(tmp_path / "big.png")
     assert list(Images(tmp_path)) == []
@@ -252,7 +262,7 @@ def test_a_hundred_megapixels_are_refused_without_a_warning_of_pillow(tmp_path, 
         fit(Image.new("1", (10_000, 10_000)), INFO)
 
 
-@pytest.mark.parametrize("read", [_open, Images, lambda path: open_input(Path("edits") / path, INFO)])
+@pytest.mark.parametrize("read", [_open, Images, asked])
 def test_an_address_is_told_from_a_file(read):
     with pytest.raises(ValueError, match="address; download"):
         read("https://example.com/cat.png")

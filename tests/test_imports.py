@@ -41,8 +41,6 @@ INFERENCE = {"enhancer", "protocol", "checks", "places", "endpoint"}
 MIGRATING = {
     "data/cache.py": {"world"},
     "data/stream.py": {"world"},
-    "distill/watch.py": {"world"},
-    "train/distill.py": {"world"},
     "train/dit.py": {"world"},
     "train/features.py": {"world"},
     "train/naming.py": {"world"},

@@ -16,9 +16,9 @@ from PIL import Image
 
 from fourstroke import Pipeline
 from fourstroke.data.cache import build_cache
+from fourstroke.data.prompts import PromptLine, Prompts, PromptsData
 from fourstroke.distill.batch import Batches
-from fourstroke.distill.prompts import PromptSet
-from fourstroke.distill.rollout import bind
+from fourstroke.dit import condition
 from fourstroke.flow.sampler import seeded_noise
 from fourstroke.lora import LoraConfig, add_lora, save_adapter
 from fourstroke.world import WorldConfig
@@ -101,12 +101,12 @@ def test_edits_are_distilled_as_the_pipeline_draws_them(factor, tmp_path):
     RED.save(tmp_path / "red.png")
     (tmp_path / "edits.jsonl").write_text(json.dumps({"prompt": "make it blue", "images": ["red.png"]}))
     grid = pipe.info.grid(64, 32)
-    words = PromptSet(short=["a cat"], rich=["a cat"], grid=grid)
-    batch = Batches(pipe, words, 1, tmp_path / "edits.jsonl", 1.0).make(0, torch.Generator().manual_seed(0))
+    words, edits = Prompts(tmp_path, [PromptLine("a cat", "a cat")]), PromptsData(path=tmp_path / "edits.jsonl")
+    batch = Batches(pipe, words, (64, 32), 1, edits.open(), 1.0).make(0, torch.Generator().manual_seed(0))
     assert (batch.grid, batch.inputs.grids) == (grid, (grid,))
     x, t = seeded_noise([1], math.prod(grid), KINDS[factor][1]), torch.ones(1)
     with torch.no_grad():
-        found = bind(pipe.transformer, batch.text, batch.grid, 1, batch.inputs)(x, t)
+        found = condition(pipe.transformer, batch.text, batch.grid, batch.inputs)(x, t)
         wanted = pipe.condition(["make it blue"], [RED], grid)(x, t)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 

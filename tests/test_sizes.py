@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from fourstroke.data.images import random_window
-from fourstroke.distill.edits import open_input
 from fourstroke.folder import ModelInfo
-from fourstroke.sizes import fit, shaped
+from fourstroke.sizes import fit, fit_size, shaped
 
 OPEN = ModelInfo()
 MICRO = ModelInfo(name="micro", width=96, height=96, max_side=128)
@@ -64,9 +63,8 @@ def test_what_is_too_long_is_refused_at_every_door(tiny, tmp_path):
         tiny("a cat", images=[long])
     with pytest.raises(ValueError, match=r"100x600 pixels is 6\.0 times as high as it is wide.*crop it first"):
         tiny("a cat", images=[long.transpose(Image.Transpose.ROTATE_90)], width=64, height=32)
-    long.save(tmp_path / "long.png")
-    with pytest.raises(ValueError, match=r"long\.png: an input image of 600x100 pixels"):
-        open_input(tmp_path / "long.png", tiny.info)
+    with pytest.raises(ValueError, match="an input image of 600x100 pixels"):
+        fit_size(600, 100, tiny.info)
 
 
 @pytest.mark.parametrize("size", [(40, 400), (400, 40), (33, 35), (8, 300), (200, 200)])

@@ -33,15 +33,18 @@ def fit(image: Image.Image, info: ModelInfo) -> Image.Image:
     Raises:
         ValueError: for a shape that the model does not draw, or an image that cannot be read (`ImageError`).
     """
+    image = to_rgb(image)
+    return image.resize(fit_size(*image.size, info), Image.Resampling.LANCZOS)
+
+
+def fit_size(width: int, height: int, info: ModelInfo) -> tuple[int, int]:
+    """The size that `fit` gives an upright image of `width` x `height`; raises ValueError as `fit` does."""
     if SLOT_SIZE % info.factor:
         raise ValueError(
             f"{info.name} reads no input images: its latents are {info.factor} pixels wide, not a part of the "
             f"{SLOT_SIZE} of a vision slot"
         )
-    image = to_rgb(image)
-    what = f"an input image of {image.width}x{image.height} pixels"
-    sides = _sides(image.width / image.height, info, what, "crop it first")
-    return image.resize(sides, Image.Resampling.LANCZOS)
+    return _sides(width / height, info, f"an input image of {width}x{height} pixels", "crop it first")
 
 
 def sized(

@@ -83,7 +83,6 @@ def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("ru
         overrides = [
             f"run.out={runs / family / 'distill'}",
             f"teacher={dit.folder}",
-            f"cache={runs / family / 'latents'}",
         ]
         stages["distill"] = _stage(
             runs / family / "distill",

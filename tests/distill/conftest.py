@@ -1,4 +1,4 @@
-"""A tiny teacher with random weights and the latent cache of its world, made once."""
+"""A tiny teacher with random weights, made once, and scenes to distil with."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from fourstroke.distill.watch import WatchConfig
+from fourstroke.distill.comparison import ComparisonConfig
 from fourstroke.pipeline import Pipeline
 from fourstroke.train.distill import DistillRecipe
 from fourstroke.train.loop import RunConfig
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.world import WorldConfig
+from fourstroke.world.dataset import WorldData
 
 from ..conftest import build_tiny_pipeline
 
@@ -35,11 +36,9 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def recipe(teacher_folder: Path, tmp_path: Path) -> DistillRecipe:
     return DistillRecipe(
-        world=WORLD,
+        data=WorldData(world=WORLD, samples=64, held_out=8),
         teacher=str(teacher_folder),
         guidance=2.0,
-        cache=teacher_folder.parent / "latents",
-        samples=64,
         sigmas=(1.0, 0.8, 0.6, 0.3),
         run=RunConfig(out=tmp_path / "run", steps=6, log_seconds=0),
         student=OptimizerConfig(kind="adamw", lr=1e-3, warmup=2),
@@ -47,5 +46,5 @@ def recipe(teacher_folder: Path, tmp_path: Path) -> DistillRecipe:
         batch_size=3,
         draws=2,
         fake_updates=2,
-        watch=WatchConfig(prompts=2, diversity_prompts=1, seeds=2, teacher_steps=4),
+        validation=ComparisonConfig(prompts=2, diversity_prompts=1, seeds=2, teacher_steps=4),
     )

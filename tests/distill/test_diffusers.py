@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fourstroke import Pipeline
-from fourstroke.distill.monitors import CollapseLimits
+from fourstroke.distill.comparison import CollapseLimits
 from fourstroke.flow.sampler import seeded_noise
 from fourstroke.folder import find_model, read_info
 from fourstroke.train.distill import DistillRecipe, DistillStage
@@ -38,8 +38,9 @@ def peer() -> Pipeline:
 def lenient(peer: Pipeline, recipe: DistillRecipe, tmp_path: Path) -> DistillRecipe:
     """A recipe of that teacher without limits: random pictures say little about a collapse."""
     peer.save_pretrained(tmp_path / "teacher")
-    watch = dataclasses.replace(recipe.watch, limits=CollapseLimits(diversity=0.0, saturation=1e6))
-    return dataclasses.replace(recipe, teacher=str(tmp_path / "teacher"), cache=tmp_path / "latents", watch=watch)
+    limits = CollapseLimits(diversity=0.0, saturation=1e6)
+    validation = dataclasses.replace(recipe.validation, limits=limits)
+    return dataclasses.replace(recipe, teacher=str(tmp_path / "teacher"), validation=validation)
 
 
 def _kept(recipe: DistillRecipe) -> Path:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from fourstroke import Pipeline
+from fourstroke.data.prompts import PromptLine, Prompts, PromptsData
 from fourstroke.distill.batch import Batches, is_edit
-from fourstroke.distill.prompts import PromptSet
-from fourstroke.distill.rollout import bind
 from fourstroke.distill.teachers import SpecialistConfig, Teacher
+from fourstroke.dit import condition
 from fourstroke.flow.sampler import guided, seeded_noise
 from fourstroke.train.distill import DistillStage
 from fourstroke.train.loop import Trainer
 
 from .conftest import small_pipeline
 
-WORDS = PromptSet(short=["a cat", "a dog"], rich=["a cat to the left", "a green dog"], grid=(4, 4))
+LINES = [PromptLine("a cat to the left", "a cat"), PromptLine("a green dog", "a dog")]
+WORDS = Prompts(Path("words.txt"), LINES)
 
 
 def _picture(colour: tuple[int, ...], size: tuple[int, int]) -> Image.Image:
@@ -50,14 +52,18 @@ def edits(tmp_path):
 
 @pytest.fixture
 def edit_recipe(recipe, edits):
-    return dataclasses.replace(recipe, edits=edits, edit_share=0.5)
+    return dataclasses.replace(recipe, edits=PromptsData(path=edits), edit_share=0.5)
+
+
+def _batches(pipe, count, edits, share):
+    return Batches(pipe, WORDS, (64, 64), count, PromptsData(path=edits).open(), share)
 
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_an_edit_is_what_the_pipeline_makes_of_it(edits, causal):
     pipe = small_pipeline(causal)
     pipe.info = dataclasses.replace(pipe.info, width=64, height=64)
-    batches, shapes, found = Batches(pipe, WORDS, 3, edits, 1.0), set(), []
+    batches, shapes, found = _batches(pipe, 3, edits, 1.0), set(), []
     opened = {row["prompt"]: row["images"] for row in map(json.loads, edits.read_text().split("\n")[:4])}
     for step in range(12):
         batch = batches.make(step, torch.Generator().manual_seed(step))
@@ -65,7 +71,7 @@ def test_an_edit_is_what_the_pipeline_makes_of_it(edits, causal):
         tokens = batch.grid[0] * batch.grid[1]
         noise = seeded_noise(range(6), tokens, 64)
         with torch.no_grad():
-            v = bind(pipe.transformer, batch.text, batch.grid, 2, batch.inputs)(noise, torch.ones(6))
+            v = condition(pipe.transformer, batch.text, batch.grid, batch.inputs, 2)(noise, torch.ones(6))
         for row, prompt in enumerate(batch.prompts):
             images = [Image.open(edits.parent / name) for name in opened[prompt]]
             found.clear()  # the first step of the pipeline: the clean latent that it sees in the noise
@@ -86,7 +92,7 @@ def test_an_edit_is_what_the_pipeline_makes_of_it(edits, causal):
 def test_the_teacher_of_an_edit_is_guided_as_the_pipeline_is(edits, causal):
     pipe = small_pipeline(causal)
     pipe.info = dataclasses.replace(pipe.info, width=64, height=64)
-    batch = Batches(pipe, WORDS, 1, edits, 1.0).make(0, torch.Generator().manual_seed(3))
+    batch = _batches(pipe, 1, edits, 1.0).make(0, torch.Generator().manual_seed(3))
     noise, found = seeded_noise([1], batch.grid[0] * batch.grid[1], 64), []
     velocity = Teacher(pipe, 3.0).velocity(batch.prompts, batch.grid, 1, None, batch.pictures, batch.inputs)
     pipe(
@@ -97,8 +103,8 @@ def test_the_teacher_of_an_edit_is_guided_as_the_pipeline_is(edits, causal):
         on_step=lambda step, steps, x: found.append(x),
     )
     torch.testing.assert_close(noise - velocity(noise, torch.ones(1)), found[0], atol=1e-5, rtol=1e-4)
-    words = bind(pipe.transformer, batch.text, batch.grid, 1, batch.inputs)
-    blind = bind(pipe.transformer, pipe.text_encoder.encode([""]), batch.grid, 1)
+    words = condition(pipe.transformer, batch.text, batch.grid, batch.inputs)
+    blind = condition(pipe.transformer, pipe.text_encoder.encode([""]), batch.grid)
     assert not torch.allclose(
         velocity(noise, torch.ones(1)), guided(words, blind, 3.0)(noise, torch.ones(1)), atol=1e-4
     )
@@ -113,11 +119,11 @@ def test_the_ratio_is_kept_in_every_stretch_of_steps(share):
 
 def test_short_and_rich_captions_take_turns_between_edits(edits):
     pipe = small_pipeline()
-    batches = Batches(pipe, WORDS, 1, edits, 0.5)
+    batches = _batches(pipe, 1, edits, 0.5)
     made = [batches.make(step, torch.Generator().manual_seed(step)) for step in range(8)]
     assert [batch.inputs is not None for batch in made] == [False, True] * 4
     plain = [batch.prompts[0] for batch in made if batch.inputs is None]
-    assert [prompt in WORDS.short for prompt in plain] == [False, True] * 2
+    assert [prompt in {line.short for line in LINES} for prompt in plain] == [True, False] * 2
     assert {batch.categories[0] for batch in made} == {"General", "Edit"}
 
 
@@ -177,20 +183,13 @@ def test_a_specialist_may_teach_edits_alone(edit_recipe, teacher_folder):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ('{"prompt": "make it blue", "images": ["gone.png"]}', "line 2: .*gone.png: cannot be read"),
-        ('{"prompt": "make it blue", "images": ["torn.png"]}', "line 2: .*torn.png: "),
-        ('{"prompt": "make it blue", "images": []}', "line 2: .*names its input images"),
-        ('{"prompt": "make it blue", "images": "in/a.png"}', "line 2: .*names its input images"),
-        ('{"prompt": " ", "images": ["in/a.png"]}', "line 2: .*no prompt"),
-        ('["make it blue"]', "line 2: .*no prompt"),
+        ('{"prompt": "make it blue", "images": "in/a.png"}', "line 2 names its input images otherwise"),
+        ('{"prompt": " ", "images": ["in/a.png"]}', "line 2 has neither 'rich' nor 'prompt'"),
         ('{"prompt": "make it', "line 2 is not JSON"),
-        (json.dumps({"prompt": "blue " * 2000, "images": ["in/a.png"]}), "line 2: .*tokens and the limit"),
-        ('{"prompt": "<|image_pad|>", "images": ["in/a.png"]}', "line 2: .*stands for input images"),
     ],
 )
 def test_a_broken_row_is_named_before_the_run_starts(edit_recipe, row, message):
-    file = edit_recipe.edits
-    (file.parent / "torn.png").write_bytes((file.parent / "in" / "a.png").read_bytes()[:60])
+    file = edit_recipe.edits.path
     file.write_text('{"prompt": "fine", "images": ["in/a.png"]}\n' + row)
     with pytest.raises(ValueError, match=message) as error:
         DistillStage(edit_recipe)
@@ -198,12 +197,52 @@ def test_a_broken_row_is_named_before_the_run_starts(edit_recipe, row, message):
     assert "edits.jsonl" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ('{"prompt": "make it blue", "images": ["gone.png"]}', "gone.png: cannot be read"),
+        ('{"prompt": "make it blue", "images": ["none.png"]}', "none.png: "),
+        ('{"prompt": "make it blue", "images": []}', "needs an input image"),
+        ("make it blue", "needs an input image"),
+        (json.dumps({"prompt": "blue " * 2000, "images": ["in/a.png"]}), "tokens and the limit"),
+        ('{"prompt": "<|image_pad|>", "images": ["in/a.png"]}', "stands for input images"),
+    ],
+)
+def test_an_edit_that_cannot_be_used_is_skipped_and_named(edits, row, reason, capsys):
+    (edits.parent / "none.png").write_bytes(b"no picture")
+    edits.write_text(row + '\n{"prompt": "fine", "images": ["in/a.png"]}')
+    batches = _batches(small_pipeline(), 2, edits, 1.0)
+    said = capsys.readouterr().out
+    assert said.startswith("skipped edits, sample 0: ")
+    assert reason in said
+    for step in range(3):
+        assert batches.make(step, torch.Generator().manual_seed(step)).prompts == ["fine", "fine"]
+    edits.write_text(row)
+    with pytest.raises(ValueError, match="no edit that can be used"):
+        _batches(small_pipeline(), 2, edits, 1.0)
+
+
+def test_a_file_that_goes_amiss_while_the_run_goes_on_does_not_end_it(edits, capsys):
+    edits.write_text("\n".join(edits.read_text().splitlines()[:2]))
+    batches = _batches(small_pipeline(), 4, edits, 1.0)
+    assert set(batches.make(0, torch.Generator().manual_seed(0)).prompts) == set(
+        batches_prompts := ["make it blue", "make the square green, please"]
+    )
+    picture = edits.parent / "in" / "a.png"
+    picture.write_bytes(picture.read_bytes()[:60])
+    assert set(batches.make(0, torch.Generator().manual_seed(0)).prompts) == {batches_prompts[1]}
+    assert capsys.readouterr().out.count("skipped") == 1  # named once
+    (edits.parent / "in" / "b.jpg").unlink()
+    with pytest.raises(ValueError, match="in a row cannot be used"):
+        batches.make(0, torch.Generator().manual_seed(0))
+
+
 def test_edits_that_are_not_there_or_never_asked_for_are_refused(edit_recipe, tmp_path):
-    with pytest.raises(ValueError, match="cannot read the edits"):
-        DistillStage(dataclasses.replace(edit_recipe, edits=tmp_path / "none.jsonl"))
+    with pytest.raises(ValueError, match="cannot read the prompts"):
+        DistillStage(dataclasses.replace(edit_recipe, edits=PromptsData(path=tmp_path / "none.jsonl")))
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(ValueError, match="holds no edit"):
-        DistillStage(dataclasses.replace(edit_recipe, edits=tmp_path / "empty.jsonl"))
+    with pytest.raises(ValueError, match="holds no prompt"):
+        DistillStage(dataclasses.replace(edit_recipe, edits=PromptsData(path=tmp_path / "empty.jsonl")))
     for share in (0.0, 1.5):
         with pytest.raises(ValueError, match="edit_share"):
             dataclasses.replace(edit_recipe, edit_share=share)

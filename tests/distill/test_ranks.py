@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fourstroke import Pipeline
-from fourstroke.distill.monitors import CollapseLimits
+from fourstroke.distill.comparison import CollapseLimits
 from fourstroke.parallel.checkpoint import read_state
 from fourstroke.train.distill import train_distill
 
@@ -18,8 +18,8 @@ from ..train.conftest import Launch, launch  # noqa: F401
 @pytest.mark.slow
 @pytest.mark.parametrize(("rank", "whole"), [(0, False), (2, False), (0, True), (2, True)])
 def test_two_ranks_distil_what_one_process_does(recipe, launch: Launch, rank, whole):  # noqa: F811
-    lenient = dataclasses.replace(recipe.watch, limits=CollapseLimits(diversity=0.0, saturation=1e6))
-    changes = {"lora_rank": rank, "watch": lenient, "gradient_checkpointing": bool(rank)}
+    lenient = dataclasses.replace(recipe.validation, limits=CollapseLimits(diversity=0.0, saturation=1e6))
+    changes = {"lora_rank": rank, "validation": lenient, "gradient_checkpointing": bool(rank)}
     runs = [
         dataclasses.replace(recipe.run, out=recipe.run.out.with_name(name), steps=2, sample_first=True)
         for name in ("one", "two")
@@ -40,7 +40,7 @@ def test_two_ranks_distil_what_one_process_does(recipe, launch: Launch, rank, wh
 
 @pytest.mark.slow
 def test_a_collapse_ends_all_ranks(recipe, launch: Launch):  # noqa: F811
-    strict = dataclasses.replace(recipe.watch, limits=CollapseLimits(saturation=1.0))
-    code, _, errors = launch("distill", dataclasses.replace(recipe, watch=strict))
+    strict = dataclasses.replace(recipe.validation, limits=CollapseLimits(saturation=1.0))
+    code, _, errors = launch("distill", dataclasses.replace(recipe, validation=strict))
     assert code != 0
     assert errors.count("the student collapsed at step 6") == 2

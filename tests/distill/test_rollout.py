@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fourstroke.distill.rollout import bind, clean_prediction, rollout, trajectory, trajectory_loss
+from fourstroke.distill.rollout import clean_prediction, rollout, trajectory, trajectory_loss
 from fourstroke.distill.teachers import SpecialistConfig, Teacher, load_specialists, prompt_category, teacher_mix
+from fourstroke.dit import condition
 from fourstroke.flow.sampler import euler, guided, seeded_noise
 from fourstroke.flow.schedule import UNSHIFTED, fixed_sigmas
 
@@ -19,7 +20,7 @@ PROMPTS = ["a cat", "a green square to the left of a red circle"]
 @pytest.mark.parametrize("causal", [True, False])
 def test_rollout_gives_the_inputs_and_the_result_of_inference(causal):
     pipe = small_pipeline(causal)
-    velocity = bind(pipe.transformer, pipe.text_encoder.encode(PROMPTS), (2, 2), repeats=2)
+    velocity = condition(pipe.transformer, pipe.text_encoder.encode(PROMPTS), (2, 2), repeats=2)
     noise, inputs = seeded_noise(range(4), 4, 64), []
 
     def recording(x, t):
@@ -38,7 +39,7 @@ def test_rollout_gives_the_inputs_and_the_result_of_inference(causal):
 
 def test_a_trajectory_is_euler_on_a_finer_grid():
     pipe = small_pipeline()
-    velocity = bind(pipe.transformer, pipe.text_encoder.encode(PROMPTS), (2, 2), repeats=2)
+    velocity = condition(pipe.transformer, pipe.text_encoder.encode(PROMPTS), (2, 2), repeats=2)
     noise = seeded_noise(range(4), 4, 64)
     states = trajectory([velocity] * 4, noise, SIGMAS, substeps=2)
     fine = torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6, 0.45, 0.3, 0.15, 0.0])
@@ -68,7 +69,7 @@ def test_rollout_is_what_the_pipeline_does():
     pipe.schedule = UNSHIFTED
     pipe.info = pipe.info.__class__(name="s", width=32, height=32, sample_sigmas=(1.0, 0.8, 0.6, 0.3))
     pipe(PROMPTS[0], seed=5, on_step=lambda step, steps, x: seen.append(x))
-    velocity = bind(pipe.transformer, pipe.text_encoder.encode(PROMPTS[:1]), (2, 2), repeats=1)
+    velocity = condition(pipe.transformer, pipe.text_encoder.encode(PROMPTS[:1]), (2, 2), repeats=1)
     with torch.no_grad():
         for k in range(4):
             x_k = rollout(velocity, seeded_noise([5], 4, 64), SIGMAS, k)
@@ -78,7 +79,7 @@ def test_rollout_is_what_the_pipeline_does():
 def test_only_the_trained_step_has_a_gradient():
     pipe = small_pipeline()
     pipe.transformer.requires_grad_(True)
-    velocity = bind(pipe.transformer, pipe.text_encoder.encode(PROMPTS), (2, 2), repeats=1)
+    velocity = condition(pipe.transformer, pipe.text_encoder.encode(PROMPTS), (2, 2), repeats=1)
     x_k = rollout(velocity, seeded_noise(range(2), 4, 64), SIGMAS, 2)
     assert not x_k.requires_grad
     clean_prediction(velocity, x_k, SIGMAS[2]).sum().backward()
@@ -90,7 +91,7 @@ def test_a_teacher_is_guided_and_frozen():
     text, nothing = pipe.text_encoder.encode(PROMPTS), pipe.text_encoder.encode(["", ""])
     x, t = seeded_noise(range(4), 4, 64).requires_grad_(True), torch.full((4,), 0.7)
     velocity = Teacher(pipe, 3.0).velocity(PROMPTS, (2, 2), 2)
-    pair = [bind(pipe.transformer, one, (2, 2), 2) for one in (text, nothing)]
+    pair = [condition(pipe.transformer, one, (2, 2), repeats=2) for one in (text, nothing)]
     torch.testing.assert_close(velocity(x, t), guided(*pair, 3.0)(x, t))
     velocity(x, t).sum().backward()
     assert all(p.grad is None and not p.requires_grad for p in pipe.transformer.parameters())

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
-from PIL import Image
 
 from fourstroke import Pipeline
 from fourstroke.checkpoint import read_tensors
-from fourstroke.distill.monitors import CollapseLimits, Readings
-from fourstroke.distill.rollout import bind
+from fourstroke.data.prompts import PromptsData
+from fourstroke.distill.comparison import CollapseLimits
 from fourstroke.distill.teachers import SpecialistConfig
-from fourstroke.dit import Transformer, TransformerConfig
+from fourstroke.dit import Transformer, TransformerConfig, condition
 from fourstroke.folder import ADAPTER_WEIGHTS, ModelInfo
 from fourstroke.recipe import RecipeError, load_recipe
 from fourstroke.train.distill import CollapsedError, DistillRecipe, DistillStage, WarmConfig, train_distill
@@ -124,13 +126,13 @@ def test_warming_up_teaches_where_the_guided_teacher_goes(recipe):
 def test_the_fake_score_overfits_a_frozen_student(recipe):
     stage = DistillStage(dataclasses.replace(recipe, batch_size=2, draws=4))
     with torch.no_grad():
-        for p in stage.pupils.fake.proj_out.parameters():
+        for p in stage.distilled.fake.proj_out.parameters():
             p.mul_(-1)
     noise = torch.Generator().manual_seed(0)
     batch = stage.batches.make(0, noise)
-    optimizer = torch.optim.Adam(stage.pupils.fake.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(stage.distilled.fake.parameters(), lr=3e-3)
     with torch.no_grad():
-        student = bind(stage.student, batch.text, stage.batches.prompts.grid, 4)
+        student = condition(stage.student, batch.text, batch.grid, repeats=4)
     losses = []
     for _ in range(60):
         loss = stage.fake_loss(batch, student, torch.Generator().manual_seed(7))
@@ -149,7 +151,7 @@ def test_flow_matching_counts_at_the_first_step_alone(recipe, monkeypatch):
             monkeypatch.setattr(stage, "_random_step", lambda generator, step=step: step)
             generator = torch.Generator().manual_seed(0)
             batch = stage.batches.make(0, generator)
-            student = bind(stage.student, batch.text, stage.batches.prompts.grid, recipe.draws)
+            student = condition(stage.student, batch.text, batch.grid, repeats=recipe.draws)
             losses[weight, step] = stage.student_loss(batch, student, generator)["loss"].item()
     assert losses[1.0, 0] > losses[0.0, 0]
     assert losses[1.0, 1] == losses[0.0, 1]
@@ -161,7 +163,7 @@ def test_a_specialist_with_the_whole_share_replaces_the_base_teacher(recipe, tea
     batch = stage.batches.make(0, torch.Generator().manual_seed(0))
     x, t = torch.randn(6, 4, 64, generator=torch.Generator().manual_seed(1)), torch.full((6,), 0.5)
     with torch.no_grad():
-        own = bind(stage.base.pipe.transformer, batch.text, (2, 2), 2)(x, t)
+        own = condition(stage.base.pipe.transformer, batch.text, (2, 2), repeats=2)(x, t)
         base = stage.base.velocity(batch.prompts, (2, 2), 2)(x, t)
         found = [stage.teachers(batch, k)(x, t) for k in (0, 2, 3)]
     for value, expected in zip(found, (base, own, 0.5 * base + 0.5 * own), strict=True):
@@ -170,7 +172,7 @@ def test_a_specialist_with_the_whole_share_replaces_the_base_teacher(recipe, tea
 
 def test_a_run_ends_in_a_student_of_four_steps(recipe):
     run = dataclasses.replace(recipe.run, sample_first=True)
-    folder = train_distill(dataclasses.replace(recipe, run=run, watch=_lenient(recipe)))
+    folder = train_distill(dataclasses.replace(recipe, run=run, validation=_lenient(recipe)))
     steps = []
     pipe = Pipeline.from_pretrained(folder)
     pipe("a red circle", seed=1, on_step=lambda step, n, x: steps.append((step, n)))
@@ -180,28 +182,53 @@ def test_a_run_ends_in_a_student_of_four_steps(recipe):
     rows = [json.loads(line) for line in (run.out / "log.jsonl").read_text().splitlines()]
     scores = [row["scores"]["score"] for row in rows if "scores" in row]
     assert len(scores) == 2
-    assert json.loads((folder / "distill.json").read_text())["score"] == max(scores)
-    assert len(list((run.out / "samples").glob("*.png"))) == 2
+    assert json.loads((folder / "distill.json").read_text())["value"] == scores[1]
+    assert {file.name for file in (run.out / "samples").glob("*.png")} == {
+        "teacher.png",
+        "step-000000.png",
+        "step-000006.png",
+    }
     with pytest.raises(RecipeError, match="--resume"):
         train_distill(dataclasses.replace(recipe, run=run))
 
 
-def test_the_best_checkpoint_is_kept_not_the_last(recipe, monkeypatch, tmp_path):
-    stage = DistillStage(recipe)
-    teacher = Readings(composition=0.8, words=None, diversity=0.2, saturation=0.3, flat_noise=None)
-    looks = [dataclasses.replace(teacher, composition=c) for c in (0.5, 0.7, 0.6)]
-    monkeypatch.setattr(stage, "reference", lambda: teacher)
-    pictures = stage.watch.look(stage.base.pipe, 1)[1]
-    for step, readings in enumerate(looks):
-        with torch.no_grad():
-            stage.student.proj_out.weight.fill_(step)
-        monkeypatch.setattr(stage.watch, "look", lambda pipe, readings=readings: (readings, pictures))
-        stage.sample(tmp_path, step)
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """A validator that says what it was told, one value a look, the teacher's first."""
+
+    kind: ClassVar[str] = "told"
+    values: tuple[float, ...]
+
+    def open(self):
+        left = iter(self.values)
+        return SimpleNamespace(run=lambda *_: {"composition": next(left)})
+
+
+def test_the_best_checkpoint_is_kept_not_the_last(recipe, tmp_path):
+    told = dataclasses.replace(recipe, validators=(Told(values=(0.8, 0.5, 0.7, 0.6)),), validation=_lenient(recipe))
+    stage = DistillStage(told)
+    scores = []
+    for step in range(3):
+        with torch.no_grad():  # what is drawn stays nearly the same, so that the score is that of the composition
+            stage.student.proj_out.weight[0, 0] = step / 100
+        scores.append(stage.sample(tmp_path, step)["score"])
+    assert scores == pytest.approx([0.5, 0.7, 0.6], abs=0.05)
     stage.export(tmp_path / "model")
-    assert Pipeline.from_pretrained(tmp_path / "model").transformer.proj_out.weight.mean() == 1
-    again = DistillStage(recipe)
+    assert Pipeline.from_pretrained(tmp_path / "model").transformer.proj_out.weight[0, 0].item() == pytest.approx(0.01)
+    again = DistillStage(told)
     again.recall()
-    assert again.best == stage.best == (0.7, 0.7, 1)
+    assert (again.best.value, again.best.step, again.highest) == (stage.best.value, 1, 0.7)
+
+
+def test_a_fall_of_composition_ends_the_run_also_after_a_resume(recipe, tmp_path):
+    told = dataclasses.replace(recipe, validators=(Told(values=(0.8, 0.2, 0.8)),), validation=_lenient(recipe))
+    stage = DistillStage(told)
+    for step in range(2):
+        stage.sample(tmp_path, step)
+    again = DistillStage(dataclasses.replace(told, validators=(Told(values=(0.8, 0.1)),)))
+    again.recall()
+    with pytest.raises(CollapsedError, match=r"step 2: composition fell from 0\.800 to 0\.100; the best .* of step 1"):
+        again.sample(tmp_path, 2)
 
 
 @pytest.fixture
@@ -210,8 +237,8 @@ def by_prompts(recipe, tmp_path):
     colours, shapes = ("red", "blue", "green", "yellow"), ("circle", "square", "triangle")
     (tmp_path / "prompts.txt").write_text("\n".join(f"a {c} {s}" for c in colours for s in shapes))
     run = dataclasses.replace(recipe.run, sample_first=True, sample_minutes=0.0)
-    changes = {"world": None, "cache": None, "samples": 0, "prompts": tmp_path / "prompts.txt", "lora_rank": 2}
-    return dataclasses.replace(recipe, **changes, run=run, watch=_lenient(recipe))
+    changes = {"data": PromptsData(path=tmp_path / "prompts.txt", held_out=2), "lora_rank": 2}
+    return dataclasses.replace(recipe, **changes, run=run, validation=_lenient(recipe))
 
 
 def test_a_run_by_prompts_exports_the_student_that_came_nearest_to_its_teacher(by_prompts):
@@ -224,23 +251,22 @@ def test_a_run_by_prompts_exports_the_student_that_came_nearest_to_its_teacher(b
     assert len(set(errors)) == 7  # no ceiling: every look has its own
     kept = json.loads((folder / "distill.json").read_text())
     assert kept["step"] > 1  # the first that was acceptable is not the last word
-    assert kept["score"] == max(value for step, value in scores.items() if step)
+    assert kept["value"] == max(value for step, value in scores.items() if step)
     tensors = read_tensors(folder / "lora", ADAPTER_WEIGHTS)
     assert all(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
 
 
-@pytest.mark.parametrize(("errors", "best"), [((0.0, 0.3, 0.1, 0.2), 2), ((0.0, 0.3, 0.3), 1), ((0.2,), 0)])
-def test_an_untrained_student_is_kept_only_until_there_is_another(by_prompts, monkeypatch, tmp_path, errors, best):
+def test_an_untrained_student_is_kept_only_until_there_is_another(by_prompts, tmp_path):
     stage = DistillStage(by_prompts)
-    readings = Readings(composition=None, words=None, diversity=0.2, saturation=0.3, flat_noise=None)
-    grey = [[Image.new("RGB", (32, 32), (round(255 * e),) * 3)] * 2 for e in (0.0, *errors)]
-    looks = iter([(readings, pictures) for pictures in grey])
-    monkeypatch.setattr(stage.watch, "look", lambda *_: next(looks))
-    for step in range(len(errors)):
-        stage.sample(tmp_path, step)
-    assert stage.best is not None
-    assert stage.best[2] == best
-    assert stage.best[0] == pytest.approx(-errors[best], abs=0.002)
+    first = stage.sample(tmp_path, 0)
+    assert (first["teacher_error"], stage.best.step) != (0.0, 1)
+    assert (by_prompts.run.out / "best" / "model_index.json").exists()  # should the run end here
+    with torch.no_grad():
+        for name, p in stage.models["student"].named_parameters():
+            p.add_(0.5 if "lora_B" in name else 0.0)
+    second = stage.sample(tmp_path, 1)
+    assert second["score"] < first["score"]
+    assert stage.best.step == 1
 
 
 def test_a_collapsed_run_is_caught_and_its_best_checkpoint_stays(recipe):
@@ -266,7 +292,7 @@ def test_latents_that_are_not_finite_say_so(recipe):
 
 def test_max_minutes_ends_in_a_model(recipe):
     run = dataclasses.replace(recipe.run, steps=10**9, max_minutes=0.01)
-    folder = train_distill(dataclasses.replace(recipe, run=run, watch=_lenient(recipe)))
+    folder = train_distill(dataclasses.replace(recipe, run=run, validation=_lenient(recipe)))
     assert (folder / "model_index.json").exists()
     assert (run.out / "state" / "state.json").exists()
 
@@ -282,14 +308,45 @@ def test_the_teacher_of_the_open_weights_is_asked_as_it_is_meant_to_be_sampled()
     assert recipe.guidance == ModelInfo().guidance_scale == 1.0
 
 
+def test_frozen_parts_may_be_half_precision_while_all_weights_are_trained_in_single(recipe):
+    trainer = _trainer(dataclasses.replace(recipe, dtype="bfloat16"))
+    stage, base = trainer.stage, trainer.stage.base.pipe
+    frozen = {p.dtype for part in (base.transformer, base.text_encoder, base.autoencoder) for p in part.parameters()}
+    assert frozen == {torch.bfloat16}
+    assert {p.dtype for model in stage.models.values() for p in model.parameters()} == {torch.float32}
+    before = _weights(trainer)
+    before = {key: value.clone() for key, value in before.items()}
+    scalars = trainer.update()
+    assert all(torch.isfinite(value) for value in scalars.values())
+    moved = {key: value for key, value in _weights(trainer).items() if not torch.equal(value, before[key])}
+    assert moved.keys() == before.keys()
+    assert any((value - value.bfloat16().float()).abs().max() > 0 for value in moved.values())  # finer than bfloat16
+
+
+def test_the_teachers_prefix_without_a_prompt_is_computed_once(recipe, monkeypatch):
+    stage = DistillStage(recipe)
+    batch = stage.batches.make(0, torch.Generator().manual_seed(0))
+    x, t = torch.randn(6, 4, 64, generator=torch.Generator().manual_seed(1)), torch.full((6,), 0.5)
+    first = stage.base.velocity(batch.prompts, (2, 2), 2)(x, t)
+    seen, prefill = [], stage.base.pipe.transformer.prefill
+
+    def counted(features, *rest):
+        seen.append(features.shape[0])
+        return prefill(features, *rest)
+
+    monkeypatch.setattr(stage.base.pipe.transformer, "prefill", counted)
+    torch.testing.assert_close(stage.base.velocity(batch.prompts, (2, 2), 2)(x, t), first)
+    assert seen == [3]  # the prompts alone
+    stage.base.velocity(batch.prompts, (4, 2), 2)
+    assert seen == [3, 3, 1]  # another grid has another
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"sigmas": (0.9, 0.5)}, "start at 1.0"),
         ({"sigmas": (1.0, 0.5, 0.5)}, "fall strictly"),
         ({"fake_updates": 0}, "at least 1"),
-        ({"prompts": Path("prompts.txt")}, "either a world"),
-        ({"dtype": "bfloat16"}, "needs dtype float32"),
     ],
 )
 def test_bad_recipes_are_refused(recipe, changes, message):
@@ -298,14 +355,14 @@ def test_bad_recipes_are_refused(recipe, changes, message):
 
 
 def _lenient(recipe):
-    return dataclasses.replace(recipe.watch, limits=CollapseLimits(diversity=0.0, saturation=1e6))
+    return dataclasses.replace(recipe.validation, limits=CollapseLimits(diversity=0.0, saturation=1e6))
 
 
 def test_an_adapter_is_distilled_from_a_file_of_prompts_and_merged_when_loaded(recipe, tmp_path):
     lines = [f"a {colour} {shape}" for colour in ("red", "blue", "green") for shape in ("circle", "square")]
     (tmp_path / "prompts.txt").write_text("\n".join(lines) + '\n{"rich": "a red cat", "short": "cat"}\n')
-    changes = {"world": None, "cache": None, "samples": 0, "prompts": tmp_path / "prompts.txt", "lora_rank": 2}
-    adapted = dataclasses.replace(recipe, **changes, gradient_checkpointing=True, watch=_lenient(recipe))
+    changes = {"data": PromptsData(path=tmp_path / "prompts.txt", held_out=2), "lora_rank": 2}
+    adapted = dataclasses.replace(recipe, **changes, gradient_checkpointing=True, validation=_lenient(recipe))
     stage = DistillStage(adapted)
     state = stage.base.pipe.transformer.state_dict()
     teacher = {k: v.clone() for k, v in state.items() if ".lora_" not in k}
@@ -323,13 +380,13 @@ def test_an_adapter_is_distilled_from_a_file_of_prompts_and_merged_when_loaded(r
     batch = stage.batches.make(0, torch.Generator().manual_seed(0))
     text = stage.base.pipe.text_encoder.encode(batch.prompts[:2])
     with torch.no_grad():
-        merged, before = (bind(p.transformer, text, (2, 2), 1)(x, t) for p in (pipe, plain))
+        merged, before = (condition(p.transformer, text, (2, 2))(x, t) for p in (pipe, plain))
     assert not torch.allclose(merged, before)
 
 
 def test_gradients_of_an_adapter_survive_recomputation(recipe, tmp_path):
     (tmp_path / "prompts.txt").write_text("\n".join(f"a circle {n}" for n in range(8)))
-    changes = {"world": None, "cache": None, "samples": 0, "prompts": tmp_path / "prompts.txt", "lora_rank": 2}
+    changes = {"data": PromptsData(path=tmp_path / "prompts.txt", held_out=2), "lora_rank": 2}
     norms = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
@@ -350,9 +407,10 @@ def test_the_recipe_of_the_open_weights_runs_on_a_narrow_copy_of_them(tmp_path):
         pipe.transformer.proj_out.weight.normal_(std=0.05)
     pipe.save_pretrained(tmp_path / "teacher")
     (tmp_path / "prompts.txt").write_text("\n".join(f"a circle number {n}" for n in range(4)))
-    changes = [f"teacher={tmp_path / 'teacher'}", f"prompts={tmp_path / 'prompts.txt'}", f"run.out={tmp_path / 'run'}"]
-    changes += ["width=64", "height=32", "run.steps=2", "watch.prompts=2", "watch.diversity_prompts=1"]
-    changes += ["watch.seeds=2", "watch.teacher_steps=2", "watch.limits={diversity: 0.0, saturation: 1000000.0}"]
+    changes = [f"teacher={tmp_path / 'teacher'}", f"data.path={tmp_path / 'prompts.txt'}", "data.held_out=2"]
+    changes += [f"run.out={tmp_path / 'run'}", "width=64", "height=32", "run.steps=2", "validation.prompts=2"]
+    changes += ["validation.diversity_prompts=1", "validation.seeds=2", "validation.teacher_steps=2"]
+    changes += ["validation.limits={diversity: 0.0, saturation: 1000000.0}"]
     folder = train_distill(load_recipe(DistillRecipe, RECIPES / "7b" / "distill.yaml", changes))
     student = Pipeline.from_pretrained(folder)
     assert student.info.sample_sigmas == (1.0, 0.9, 0.75, 0.5)

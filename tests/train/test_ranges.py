@@ -121,7 +121,7 @@ def test_values_out_of_range_are_one_line_with_the_key(override):
         ("distill", "guidance=.nan"),
         ("distill", "student.ema=1.5"),
         ("distill", "warm.substeps=0"),
-        ("distill", "watch.limits={saturation: 0.5}"),
+        ("distill", "validation.limits={saturation: 0.5}"),
         ("distill", "renoise={std: -1}"),
         ("enhance-sft", "lr=-1"),
         ("enhance-sft", "beta2=1"),

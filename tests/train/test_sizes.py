@@ -10,7 +10,6 @@ import yaml
 from fourstroke.cli import main
 from fourstroke.enhance.small import SmallEnhancerConfig, build_model, build_tokenizer
 from fourstroke.recipe import RecipeError, agree, resolved
-from fourstroke.train.distill import DistillRecipe
 from fourstroke.train.dit import DitStage, train_dit
 from fourstroke.train.enhance_sft import EnhanceSftRecipe, _model
 from fourstroke.train.features import FeaturesRecipe
@@ -91,11 +90,5 @@ def test_only_what_a_recipe_says_must_agree():
 
 def test_what_a_recipe_would_not_read_is_refused(tmp_path):
     run, optimizer = RunConfig(out=tmp_path, steps=1), OptimizerConfig()
-    common = {"teacher": "x", "guidance": 1.0, "sigmas": (1.0, 0.5), "run": run, "student": optimizer}
-    common |= {"fake": optimizer, "batch_size": 1}
-    with pytest.raises(ValueError, match="a world has its own"):
-        DistillRecipe(**common, world=WORLD, cache=tmp_path, samples=8, width=64)
-    with pytest.raises(ValueError, match="of a file every prompt is taken"):
-        DistillRecipe(**common, prompts=tmp_path / "prompts.txt", samples=8)
     with pytest.raises(ValueError, match="come from the world"):
         FeaturesRecipe(world=WORLD, model=SemanticConfig(things=("cat",)), run=run, optimizer=optimizer, batch_size=1)

@@ -11,6 +11,7 @@ offer(
     edits=f"{_DATASETS}.edits:EditsData",
     mixture=f"{_DATASETS}.mixture:MixtureData",
     leaves=f"{_DATASETS}.leaves:LeavesData",
+    prompts="fourstroke.data.prompts:PromptsData",
 )
 offer(
     "filters",

@@ -1,36 +1,41 @@
 """What a step of the distillation draws: prompts alone, or edits with their input images, in a set ratio.
 
 Qwen-Image-Flash (arXiv 2606.03746): half the steps on edits make the best student, of words alone too. A batch is of
-one kind, since all its rows share one layout. Everything about it is a function of (seed, step). Where several
-ranks train, each takes its rows of one that is drawn for all.
+one kind, since all its rows share one layout. Everything about it is a function of (seed, step). Where several ranks
+train, each takes its rows of one that is drawn for all.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from fourstroke.data.prompts import input_images
+from fourstroke.data.sample import Dataset, Record, Size
 from fourstroke.device import autocast
-from fourstroke.distill.edits import by_shape, open_input, read_edits
-from fourstroke.distill.prompts import PromptSet
-from fourstroke.distill.rollout import Inputs
 from fourstroke.distill.teachers import EDIT, prompt_category
+from fourstroke.dit import InputImages
 from fourstroke.dit.layout import Grid
 from fourstroke.flow.sampler import check_finite
 from fourstroke.parallel.collectives import local_rows
 from fourstroke.parallel.mesh import data_shard
 from fourstroke.pipeline import Pipeline
-from fourstroke.sizes import tokens_per_slot
+from fourstroke.sizes import fit, fit_size, tokens_per_slot
 from fourstroke.text import TextFeatures
 from fourstroke.vae import Autoencoder
+
+T = TypeVar("T")
+
+TRIES = 1000
+"""Samples in a row that may be unusable before a dataset is given up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +46,10 @@ class Batch:
     text: TextFeatures
     grid: Grid
     latents: Tensor | None = None
-    """The cached pictures of the prompts, (P, N, C), where there are any."""
+    """The pictures of the prompts (P, N, C), where they were asked for."""
     pictures: list[list[Image.Image]] | None = None
     """The input images of each prompt, where they are edits."""
-    inputs: Inputs | None = None
+    inputs: InputImages | None = None
     """The same as latents."""
 
     @property
@@ -54,54 +59,129 @@ class Batch:
 
 
 class Batches:
-    """Makes the batch of a step: `size` prompts, or, in a share of the steps, as many edits."""
+    """Makes the batch of a step: `count` prompts, or, in a share of the steps, as many edits.
 
-    def __init__(self, pipe: Pipeline, prompts: PromptSet, size: int, edits: Path | None = None, share: float = 0.0):
-        self.pipe, self.prompts, self.size = pipe, prompts, size
-        height, width = (pipe.info.factor * side for side in prompts.grid)
-        self.info = dataclasses.replace(pipe.info, width=width, height=height)
-        found = [] if edits is None else read_edits(edits, self.info, pipe.text_encoder)
-        self.groups, self.share = by_shape(found), share if found else 0.0
+    Prompts are drawn at `size` (width, height) and edits at its area. Of several captions of a sample one is taken,
+    each in turn. With `latents` prompts come with their pictures, scaled and cropped to the size.
+    A sample that cannot be used is named, and the next one stands in for it.
+    """
+
+    def __init__(
+        self,
+        pipe: Pipeline,
+        data: Dataset,
+        size: Size,
+        count: int,
+        edits: Dataset | None = None,
+        share: float = 0.0,
+        latents: bool = False,
+    ) -> None:
+        self.pipe, self.data, self.edits, self.count = pipe, data, edits, count
+        self.info = dataclasses.replace(pipe.info, width=size[0], height=size[1])
+        self.grid, self.latents = pipe.info.grid(*size), latents
+        self._named: set[str] = set()
+        self._records: dict[int, Record] = {}
+        self.groups = [] if edits is None else self._by_shape(edits)
+        self.share = share if self.groups else 0.0
 
     def make(self, step: int, generator: torch.Generator) -> Batch:
-        """The batch of a step; `generator` is the step's own."""
+        """The batch of a step; `generator` is the step's own, the same on all ranks."""
         if is_edit(step, self.share):
-            return self._edits(generator)
+            return self._edits(step, generator)
         return self._words(step - math.floor(step * self.share), generator)
 
     def _words(self, turn: int, generator: torch.Generator) -> Batch:
-        """Prompts alone; `turn` counts such batches, in which short and rich captions take turns."""
-        indices = self._choose(len(self.prompts), generator)
-        captions = self.prompts.short if turn % 2 else self.prompts.rich
-        prompts = [captions[i] for i in indices.tolist()]
-        latents = self.prompts.latents
-        return Batch(
-            prompts=prompts,
-            text=self._encode(prompts),
-            grid=self.prompts.grid,
-            latents=None if latents is None else latents[indices].float().to(self.pipe.device),
-        )
+        """Prompts alone; `turn` counts such batches, in which the captions of a sample take turns."""
 
-    def _edits(self, generator: torch.Generator) -> Batch:
-        """Edits of one shape, every edit of the file as likely as another; the target has their last image's size."""
+        def read(index: int) -> tuple[str, Image.Image | None]:
+            prompt = self._caption(self.data.record(index), turn)
+            return prompt, self._picture(index) if self.latents else None
+
+        found = self._read(self.data, range(len(self.data)), generator, read)
+        prompts, pictures = [prompt for prompt, _ in found], [picture for _, picture in found if picture is not None]
+        latents = encode_images(self.pipe.autoencoder, pictures).float() if self.latents else None
+        return Batch(prompts=prompts, text=self._encode(prompts), grid=self.grid, latents=latents)
+
+    def _edits(self, turn: int, generator: torch.Generator) -> Batch:
+        """Edits of one shape, every edit as likely as another; the target has their last image's size."""
+        assert self.edits is not None
+        edits = self.edits
+
+        def read(index: int) -> tuple[str, list[Image.Image]]:
+            images = [fit(Image.fromarray(pixels), self.info) for pixels in input_images(edits, index)]
+            return self._caption(self._records[index], turn), images
+
         sizes = torch.tensor([len(group) for group in self.groups], dtype=torch.float64)
         group = self.groups[int(torch.multinomial(sizes, 1, generator=generator))]
-        chosen = [group[i] for i in self._choose(len(group), generator).tolist()]
-        pictures = [[open_input(path, self.info) for path in edit.images] for edit in chosen]
-        prompts = [edit.prompt for edit in chosen]
-        grids = group[0].grids
-        tokens = input_tokens(self.pipe.autoencoder, pictures)
+        found = self._read(edits, group, generator, read)
+        prompts, pictures = [prompt for prompt, _ in found], [images for _, images in found]
+        grids = tuple(self.info.grid(*image.size) for image in pictures[0])
+        columns = [encode_images(self.pipe.autoencoder, column) for column in zip(*pictures, strict=True)]
         return Batch(
             prompts=prompts,
             text=self._encode(prompts, pictures),
             grid=grids[-1],
             pictures=pictures,
-            inputs=Inputs(tokens=tokens, grids=grids, tokens_per_slot=tokens_per_slot(self.info)),
+            inputs=InputImages(
+                tokens=torch.cat(columns, dim=1), grids=grids, tokens_per_slot=tokens_per_slot(self.info)
+            ),
         )
 
-    def _choose(self, among: int, generator: torch.Generator) -> Tensor:
-        size = self.size * data_shard().count
-        return local_rows(torch.randint(among, (size,), generator=generator))
+    def _read(
+        self, dataset: Dataset, among: Sequence[int], generator: torch.Generator, read: Callable[[int], T]
+    ) -> list[T]:
+        """`read` of this rank's `count` random samples; one that cannot be read is named, and the next stands in."""
+        chosen = local_rows(torch.randint(len(among), (self.count * data_shard().count,), generator=generator))
+        found = []
+        for first in chosen.tolist():
+            for place in range(first, first + min(TRIES, len(among))):
+                index = among[place % len(among)]
+                try:
+                    found.append(read(index))
+                    break
+                except ValueError as error:
+                    self._name(dataset, index, error)
+            else:
+                raise ValueError(f"{dataset.name}: {TRIES} samples in a row cannot be used; the reasons are above")
+        return found
+
+    def _by_shape(self, edits: Dataset) -> list[list[int]]:
+        """The edits in groups that fit into one batch: the same sizes of input images, in the same order."""
+        groups: dict[tuple[Size, ...], list[int]] = {}
+        for index in range(len(edits)):
+            try:
+                record = edits.record(index)
+                self._caption(record, 0)
+                if not record.inputs:
+                    raise ValueError("an edit needs an input image, and this one has none")
+                sizes = tuple(fit_size(*size, self.info) for size in record.inputs)
+            except ValueError as error:
+                self._name(edits, index, error)
+                continue
+            self._records[index] = record
+            groups.setdefault(sizes, []).append(index)
+        if not groups:
+            raise ValueError(f"{edits.name} holds no edit that can be used; the reasons are above")
+        return list(groups.values())
+
+    def _caption(self, record: Record, turn: int) -> str:
+        """The caption of this turn; raises ValueError if there is none or the text encoder refuses it."""
+        if not record.captions:
+            raise ValueError("it has no caption")
+        text = record.captions[turn % len(record.captions)].text
+        self.pipe.text_encoder.tokenize([text])
+        return text
+
+    def _picture(self, index: int) -> Image.Image:
+        """The picture at the size of the batch, RGBA; what does not fit its shape is cut off on both sides alike."""
+        size = self.info.width, self.info.height
+        return ImageOps.fit(Image.fromarray(self.data.sample(index).image), size, Image.Resampling.LANCZOS)
+
+    def _name(self, dataset: Dataset, index: int, error: ValueError) -> None:
+        said = f"{dataset.name}, sample {index}: {error}"
+        if said not in self._named:
+            self._named.add(said)
+            print(f"skipped {said}", flush=True)
 
     def _encode(self, prompts: list[str], pictures: list[list[Image.Image]] | None = None) -> TextFeatures:
         with autocast(self.pipe.device):
@@ -114,12 +194,9 @@ def is_edit(step: int, share: float) -> bool:
 
 
 @torch.no_grad()
-def input_tokens(autoencoder: Autoencoder, pictures: Sequence[Sequence[Image.Image]]) -> Tensor:
-    """The input images of each prompt, sizes alike, as clean latent tokens (P, tokens of all images, C)."""
+def encode_images(autoencoder: Autoencoder, pictures: Sequence[Image.Image]) -> Tensor:
+    """Pictures of one size as clean latent tokens (B, h * w, C), row by row."""
     parameter = next(autoencoder.parameters())
-    parts = []
-    for column in zip(*pictures, strict=True):
-        pixels = torch.from_numpy(np.stack([np.array(image.convert("RGBA")) for image in column]))
-        x = pixels.permute(0, 3, 1, 2).to(parameter.device, parameter.dtype) / 127.5 - 1
-        parts.append(check_finite(autoencoder.encode(x), "encoding the input images").flatten(2).mT)
-    return torch.cat(parts, dim=1)
+    pixels = torch.from_numpy(np.stack([np.array(image.convert("RGBA")) for image in pictures]))
+    x = pixels.permute(0, 3, 1, 2).to(parameter.device, parameter.dtype) / 127.5 - 1
+    return check_finite(autoencoder.encode(x), "encoding the input images").flatten(2).mT

@@ -5,29 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fourstroke.dit import InputImages, Transformer, condition
-from fourstroke.dit.layout import Grid
 from fourstroke.flow.path import predict_x0
 from fourstroke.flow.sampler import Velocity, euler
-from fourstroke.text import TextFeatures
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """Input images of P prompts as clean latent tokens (P, tokens of all images, C), and the grid of each image.
-
-    `tokens_per_slot` of them take the place of a vision slot (`sizes.tokens_per_slot`).
-    """
-
-    tokens: Tensor
-    grids: tuple[Grid, ...]
-    tokens_per_slot: int
 
 
 @torch.no_grad()
@@ -80,14 +64,3 @@ def clean_prediction(velocity: Velocity, x_t: Tensor, t: Tensor) -> Tensor:
     """The clean latent (B, N, C), in float32, that a model sees in x_t at times t (B,), or at the one time t ()."""
     t = t.to(x_t.device).expand(len(x_t))
     return predict_x0(x_t, velocity(x_t, t).float(), t)
-
-
-def bind(model: Transformer, text: TextFeatures, grid: Grid, repeats: int, inputs: Inputs | None = None) -> Velocity:
-    """The velocity of a model under prompts of its own (and input images), each serving `repeats` rows side by side.
-
-    Where the prefix does not depend on t it is computed here, once, with a gradient if the model is being trained.
-    """
-    images = None
-    if inputs is not None:
-        images = InputImages(tokens=inputs.tokens, grids=inputs.grids, tokens_per_slot=inputs.tokens_per_slot)
-    return condition(model, text, grid, images, repeats)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fourstroke.distill.rollout import Inputs, bind
+from fourstroke.dit import InputImages, PrefixCache, condition, prefill
 from fourstroke.dit.layout import Grid
 from fourstroke.flow.sampler import Velocity, guided
 from fourstroke.lora import active_lora
@@ -77,6 +77,7 @@ class Teacher:
         for part in (pipe.transformer, pipe.autoencoder, pipe.text_encoder):
             part.requires_grad_(False).eval()
         self._nothing = pipe.text_encoder.encode([""])
+        self._unconditional: dict[Grid, PrefixCache] = {}
 
     @torch.no_grad()
     def velocity(
@@ -86,7 +87,7 @@ class Teacher:
         repeats: int,
         text: TextFeatures | None = None,
         pictures: Sequence[Sequence[Image.Image]] | None = None,
-        inputs: Inputs | None = None,
+        inputs: InputImages | None = None,
     ) -> Velocity:
         """The guided velocity under `prompts`, each serving `repeats` rows; `text` spares encoding them again.
 
@@ -96,12 +97,12 @@ class Teacher:
         model, encoder = self.pipe.transformer, self.pipe.text_encoder
         text = encoder.encode(prompts, pictures) if text is None else text
         with active_lora(model, None):  # a student may live in it as an adapter
-            velocity = bind(model, text, grid, repeats, inputs)
+            velocity: Velocity = condition(model, text, grid, inputs, repeats)
             if self.guidance != 1.0:
                 if pictures is None:
-                    nothing = bind(model, self._nothing, grid, repeats * len(prompts))
+                    nothing = self._blind(grid, repeats * len(prompts))
                 else:
-                    nothing = bind(model, encoder.encode([""] * len(prompts), pictures), grid, repeats, inputs)
+                    nothing = condition(model, encoder.encode([""] * len(prompts), pictures), grid, inputs, repeats)
                 velocity = guided(velocity, nothing, self.guidance)
 
         def plain(x: Tensor, t: Tensor) -> Tensor:
@@ -109,6 +110,16 @@ class Teacher:
                 return velocity(x, t)
 
         return plain
+
+    def _blind(self, grid: Grid, rows: int) -> Velocity:
+        """The velocity under the empty prompt; its prefix is the same at every step, and computed once for a grid."""
+        model = self.pipe.transformer
+        if not model.config.causal_condition:
+            return condition(model, self._nothing, grid, repeats=rows)
+        if grid not in self._unconditional:
+            self._unconditional[grid] = prefill(model, self._nothing, grid)
+        cache, dtype = self._unconditional[grid].repeat(rows), model.dtype
+        return lambda x, t: model.denoise(x.to(dtype), t, cache)
 
 
 def load_specialists(configs: Sequence[SpecialistConfig], base: Pipeline, steps: int) -> list[Teacher]:

@@ -3,3 +3,4 @@
 from fourstroke.registry import offer
 
 offer("judges", vision="fourstroke.evaluate.vision:VisionJudge")
+offer("validators", prompts="fourstroke.evaluate.prompts:PromptsConfig")

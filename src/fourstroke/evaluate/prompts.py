@@ -85,7 +85,7 @@ class PromptsValidator:
     def run(self, pipe: Pipeline, folder: Path, step: int) -> dict[str, float]:
         """Metrics of the pictures, and a sheet of the first ones."""
         drawing = self.draw(pipe)
-        self.sheet(drawing, folder, step)
+        self.sheet(drawing, folder, f"step-{step:06d}")
         prefix = f"{self.config.name}/" if self.config.name else ""
         return {prefix + name: value for name, value in drawing.metrics().items()}
 
@@ -111,9 +111,9 @@ class PromptsValidator:
         several = stack(drawn[: diverse * config.seeds]).unflatten(0, (diverse, config.seeds)) if diverse else None
         return Drawing(firsts, several)
 
-    def sheet(self, drawing: Drawing, folder: Path, step: int) -> None:
-        """Write the first pictures above their prompts."""
+    def sheet(self, drawing: Drawing, folder: Path, name: str) -> None:
+        """Write the first pictures above their prompts into `name.png`."""
         shown, texts = drawing.pictures[:SHEET], self.prompts[:SHEET]
         upscale = max(1, 192 // shown[0].shape[1])
-        name = "-".join(part for part in (self.config.name, f"step-{step:06d}") if part)
+        name = f"{self.config.name}-{name}" if self.config.name else name
         save_image(contact_sheet(shown, texts, columns=8, upscale=upscale), folder / f"{name}.png")

@@ -16,9 +16,7 @@ from typing import Annotated, ClassVar, Literal, Protocol
 from fourstroke.checkpoint import pick, read_json
 from fourstroke.files import write_json
 from fourstroke.pipeline import Pipeline
-from fourstroke.registry import Registered, offer
-
-offer("validators", prompts="fourstroke.evaluate.prompts:PromptsConfig")
+from fourstroke.registry import Registered
 
 
 class Validator(Protocol):

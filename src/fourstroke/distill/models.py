@@ -9,22 +9,21 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from fourstroke.distill.batch import Batch
-from fourstroke.distill.rollout import bind
-from fourstroke.dit import Transformer
+from fourstroke.dit import Transformer, condition
 from fourstroke.flow.sampler import Velocity
 from fourstroke.lora import LoraConfig, active_lora, add_lora, lora_module
 from fourstroke.parallel.sharding import Sharded
 from fourstroke.pipeline import Pipeline
 
-CALLED = ("prefill", "denoise")
-"""What is called of a transformer beside `forward`."""
+METHODS = ("prefill", "denoise")
+"""Those of a transformer that are called from outside, beside `forward`."""
 
 
-class Pupils:
+class DistillModels:
     """Student and fake score of one teacher; `models` holds what is trained of them.
 
-    With a rank they are adapters of the teacher's frozen transformer, which is in memory once. On several ranks all of
-    them are split.
+    With a rank they are adapters of the teacher's frozen transformer, which is in memory once; else they are float32
+    copies of it, whatever its own type: small updates would be lost in bfloat16. On several ranks all are sharded.
     """
 
     def __init__(self, teacher: Pipeline, lora_rank: int, seed: int, gradient_checkpointing: bool) -> None:
@@ -37,13 +36,13 @@ class Pupils:
         if lora_rank:
             for name in ("student", "fake"):
                 add_lora(base, LoraConfig(rank=lora_rank), name, seed)
-            self._base = Sharded(base, CALLED)
+            self._base = Sharded(base, METHODS)
             self.student = self.fake = base
             self.models = {name: lora_module(base, name) for name in ("student", "fake")}
-        else:  # each is split before the next is made: a GPU need never hold three whole ones
-            self._student = Sharded(copy.deepcopy(base).requires_grad_(True), CALLED)
-            fake = Sharded(copy.deepcopy(base).requires_grad_(True), CALLED)
-            self._base = Sharded(base, CALLED)
+        else:  # each is sharded before the next is made: a GPU need never hold three whole ones
+            self._student = Sharded(_master(base), METHODS)
+            fake = Sharded(_master(base), METHODS)
+            self._base = Sharded(base, METHODS)
             self.student, self.fake = self._student.model, fake.model
             self.models = {"student": self.student, "fake": self.fake}
         for model in (self.student, self.fake):
@@ -51,14 +50,14 @@ class Pupils:
         self._drawn = False
 
     def active(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """Within the block the transformer with adapters is this pupil."""
+        """Within the block the transformer with adapters is this one."""
         return active_lora(self.teacher.transformer, name) if self.lora_rank else contextlib.nullcontext()
 
-    def bind(self, name: str, batch: Batch, repeats: int) -> Velocity:
-        """The velocity of a pupil under a batch, `repeats` rows for each of its prompts."""
+    def velocity(self, name: str, batch: Batch, repeats: int) -> Velocity:
+        """The velocity of `student` or `fake` under a batch, `repeats` rows for each of its prompts."""
         model = self.student if name == "student" else self.fake
         with self.active(name):
-            velocity = bind(model, batch.text, batch.grid, repeats, batch.inputs)
+            velocity = condition(model, batch.text, batch.grid, batch.inputs, repeats)
 
         def adapted(x: Tensor, t: Tensor) -> Tensor:
             with self.active(name):
@@ -84,3 +83,8 @@ class Pupils:
                 yield
             finally:
                 pipe.transformer, self.student, self.fake = parts
+
+
+def _master(model: Transformer) -> Transformer:
+    """A float32 copy that is trained."""
+    return copy.deepcopy(model).float().requires_grad_(True)
