@@ -4,7 +4,7 @@ PROMPT ?=
 FAMILY ?= micro
 BIN := .venv/bin
 
-.PHONY: demo test test-all install lint speedrun clean
+.PHONY: demo test test-all install lint docs speedrun clean
 
 ifeq ($(PROMPT),)
 PROMPTS := "a cat on a mint background" "a rocket above a red circle" \
@@ -35,9 +35,14 @@ lint: ## what pre-commit runs
 	@$(PYTHON) scripts/install.py all
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+docs: ## the documentation site, into site/: strictly, and offline once its packages are there
+	@$(PYTHON) scripts/install.py docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "open site/index.html, or for the search: python3 -m http.server --directory site"
+
 speedrun: ## train the whole chain from nothing: FAMILY=micro (two cores, three hours by its limits) or mini (one GPU)
 	@$(PYTHON) scripts/install.py all
 	@$(BIN)/fourstroke speedrun $(FAMILY)
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache

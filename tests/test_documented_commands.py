@@ -78,7 +78,8 @@ def test_a_command_of_the_pages_is_taken(shown: str, monkeypatch: pytest.MonkeyP
 def test_there_are_commands_to_look_at() -> None:
     """The search itself works: the README's own are among those found."""
     found = [shown for shown in COMMANDS if shown.startswith("README.md")]
-    assert len(found) > 12
+    assert len(found) > 5
+    assert len(COMMANDS) > 40
     assert any("speedrun" in shown or "generate" in shown for shown in found)
 
 

@@ -93,7 +93,7 @@ def test_commands_that_start_servers_are_understood():
     ]
     assert len(lines) >= 2
     for line in lines:
-        assert _parser().parse_args(shlex.split(line)[1:]).run.__name__ == "serve"
+        assert _parser([]).parse_args(shlex.split(line)[1:]).run.__name__ == "serve"
 
 
 def test_the_unit_is_valid(tmp_path):
@@ -102,7 +102,7 @@ def test_the_unit_is_valid(tmp_path):
     unit.optionxform = str
     unit.read_string(text)
     command = shlex.split(unit["Service"]["ExecStart"])
-    assert _parser().parse_args(command[1:]).port == 8000
+    assert _parser([]).parse_args(command[1:]).port == 8000
     assert int(unit["Service"]["TimeoutStopSec"]) > 600
     if shutil.which("systemd-analyze"):
         (tmp_path / "fourstroke.service").write_text(text.replace(command[0], sys.executable))
@@ -124,6 +124,6 @@ def test_the_container_file_copies_what_exists_and_starts_what_is_installed():
     assert {project["readme"], *project["license-files"]} <= set(copied)
     (command,) = (json.loads(rest) for word, rest in steps if word == "CMD")
     assert command[0] in project["scripts"]
-    arguments = _parser().parse_args(command[1:])
+    arguments = _parser([]).parse_args(command[1:])
     assert arguments.host == "0.0.0.0"
     assert any(word == "USER" for word, _ in steps)

@@ -1,0 +1,20 @@
+"""Edit a picture by words. The call is the same for every model; no bundled one has learned edits yet.
+
+python examples/edit.py "make the background blue" picture.png
+"""
+
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+import fourstroke
+
+instruction, *files = sys.argv[1:] or ["make the background blue"]
+pipe = fourstroke.Pipeline.from_pretrained()
+images = [Image.open(file) for file in files] or pipe("a cat", seed=7).images
+out = pipe(instruction, images=images, seed=7)  # one input image or several; the last one gives the shape
+
+Path("outputs").mkdir(exist_ok=True)
+out.images[0].save("outputs/edited.png")
+print(f"outputs/edited.png, {out.images[0].width} x {out.images[0].height}")
