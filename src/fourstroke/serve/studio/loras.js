@@ -14,7 +14,7 @@ export function offer(loras) {
     slider.addEventListener("input", () => { shown.value = slider.value === "0" ? "off" : slider.value; });
     sliders.set(name, slider);
     set(slider, strength);
-    at("loras").append(make("label", { className: "field", htmlFor: id }, `${name} `, shown, slider));
+    at("loras").append(make("label", { className: "field", htmlFor: id }, make("span", {}, `${name} `, shown), slider));
   }
 }
 
