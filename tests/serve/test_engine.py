@@ -63,7 +63,7 @@ def engine(tiny):
     assert engine.close(20)
 
 
-ORDERS = [
+REQUESTS = [
     request(),
     request("a much longer prompt about a green square", 2, num_inference_steps=5),
     request("a red circle", 3, guidance_scale=4.0, negative_prompt="a cat"),
@@ -75,10 +75,10 @@ ORDERS = [
 
 
 def test_pictures_of_all_kinds_together_are_what_they_are_alone(engine, tiny):
-    for wanted, events in zip(ORDERS, draw(engine, ORDERS), strict=True):
+    for wanted, events in zip(REQUESTS, draw(engine, REQUESTS), strict=True):
         assert_same(events[-1].image, alone(tiny, wanted))
     assert engine.metrics.rows.value() > engine.metrics.steps.value()
-    assert engine.metrics.pictures.value(outcome="done") == len(ORDERS)
+    assert engine.metrics.pictures.value(outcome="done") == len(REQUESTS)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -86,7 +86,7 @@ def test_pictures_of_all_kinds_together_are_what_they_are_alone(engine, tiny):
 def test_newcomers_join_a_running_batch(causal):
     pipe = build_tiny_pipeline(causal=causal)
     runner, batch, pictures = ModelRunner(pipe), Batch(pipe), {}
-    first, second = runner.begin(ORDERS[1]), runner.begin(ORDERS[2])
+    first, second = runner.begin(REQUESTS[1]), runner.begin(REQUESTS[2])
     batch.add(first)
     while batch.sequences:
         latents = batch.step()
@@ -301,7 +301,12 @@ def test_the_first_preview_is_of_latents_where_decoding_would_take_longer_than_s
         runner.latent_preview = LatentPreview.fit(tiny.autoencoder)
     made = []
     real = runner.latent_previews
-    runner.latent_previews = lambda latents, requests: (made.append(len(requests)), real(latents, requests))[1]
+
+    def counted(latents, requests):
+        made.append(len(requests))
+        return real(latents, requests)
+
+    runner.latent_previews = counted
     for decode, rough in ((3.0, 1), (0.1, 0)):
         runner.decode_steps = decode
         events = draw(engine, [request(num_inference_steps=4)], previews=3)[0]

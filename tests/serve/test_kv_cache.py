@@ -36,7 +36,13 @@ def png(image=RED):
 def prefilled(monkeypatch, tiny):
     """Counts the prefixes that are computed."""
     made, real = [], tiny.transformer.prefill
-    monkeypatch.setattr(tiny.transformer, "prefill", lambda *a: (made.append(weakref.ref(c := real(*a))), c)[1])
+
+    def counted(*asked):
+        cache = real(*asked)
+        made.append(weakref.ref(cache))
+        return cache
+
+    monkeypatch.setattr(tiny.transformer, "prefill", counted)
     return made
 
 

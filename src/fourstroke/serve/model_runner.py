@@ -21,7 +21,7 @@ from torch import Tensor
 from fourstroke.dit import PrefixCache, condition, prefill
 from fourstroke.enhance.enhancer import Enhanced
 from fourstroke.flow.sampler import check_finite, seeded_noise
-from fourstroke.lora import set_lora
+from fourstroke.lora import lora_adapters
 from fourstroke.pipeline import Pipeline
 from fourstroke.serve.batch import Batch, Condition, Conditions, GenerationRequest, InpaintState, Sequence, Strengths
 from fourstroke.serve.kv_cache import Key, KVBudget, PrefixStore, fingerprint
@@ -53,6 +53,7 @@ class ModelRunner:
         self.prefixes = PrefixStore(cache_bytes)
         self.loras = pipe.loras
         self._used: Strengths | None = None
+        self._adapters = {name: [*lora_adapters(pipe.transformer, name).values()] for name in self.loras}
         self._alive: WeakValueDictionary[Key, PrefixCache] = WeakValueDictionary()  # too large to keep, but in use
         self.version = fingerprint(pipe)
         self.latent_preview: LatentPreview | None = None
@@ -105,10 +106,13 @@ class ModelRunner:
             return enhancer(prompt, images, seed=seed)
 
     def use_lora(self, lora: Strengths) -> None:
-        """Evaluate with these adapters from now on; they stand beside the weights, so that this costs nothing."""
-        if lora != self._used:
-            set_lora(self.pipe.transformer, dict(lora))
-            self._used = lora
+        """Evaluate with these adapters from now on; they stand beside the weights, so that no weight is touched."""
+        if lora == self._used:
+            return
+        strengths, self._used = dict(lora), lora
+        for name, parts in self._adapters.items():
+            for adapter in parts:
+                adapter.strength = strengths.get(name, 0.0)
 
     def begin(self, request: GenerationRequest, conditions: Conditions | None = None) -> Sequence:
         """Encode the words and input images, unless `conditions` of the same request hold them, and draw the noise."""
