@@ -27,8 +27,9 @@ import numpy as np
 
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.enhance.checks import lost_words, problems
-from fourstroke.enhance.enhancer import LocalModel, PromptEnhancer
+from fourstroke.enhance.enhancer import PromptEnhancer
 from fourstroke.enhance.generator import Generator, PipelineGenerator
+from fourstroke.enhance.local import LocalModel
 from fourstroke.enhance.measure import answers, rewrites, text_scores
 from fourstroke.enhance.prompts import requests_of
 from fourstroke.enhance.rewards import Reward, RewardBatch

@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from fourstroke.enhance.enhancer import EnhancerConfig, LocalModel, PromptEnhancer
+from fourstroke.enhance.enhancer import PromptEnhancer
+from fourstroke.enhance.local import EnhancerConfig, LocalModel
 from fourstroke.enhance.small import SYSTEM_PROMPT, SmallEnhancerConfig, build_model, build_tokenizer
 from fourstroke.enhance.triplet import Triplet
 from fourstroke.world import World, WorldConfig

@@ -14,8 +14,9 @@ from PIL import Image
 from fourstroke.enhance.chat import ChatDegrader
 from fourstroke.enhance.degrade import PROBABILITIES
 from fourstroke.enhance.endpoint import Endpoint, EndpointError, ImagesEndpoint, data_url
-from fourstroke.enhance.enhancer import EnhancerConfig, EnhancerWarning, PromptEnhancer
+from fourstroke.enhance.enhancer import EnhancerWarning, PromptEnhancer
 from fourstroke.enhance.generator import EndpointGenerator
+from fourstroke.enhance.local import EnhancerConfig
 from fourstroke.enhance.triplet import CATEGORIES, Annotation, RejectedError
 
 from .conftest import said
@@ -230,20 +231,22 @@ def test_pictures_are_sent_no_larger_than_the_protocol_says():
 
 
 def test_a_server_of_pictures_draws(serve):
-    asked = []
+    asked = {}
     stream = io.BytesIO()
     Image.new("RGB", (8, 4), (1, 2, 3)).save(stream, "PNG")
 
     def answer(request):
-        asked.append(request)
+        asked[request["prompt"]] = request
         return 200, {"data": [{"b64_json": base64.b64encode(stream.getvalue()).decode()}]}
 
     generator = EndpointGenerator(ImagesEndpoint(url=serve(answer), model="m"), 8, 4)
     pictures = generator.draw(["a cat", "a dog"], [2**40 + 1, 2])
     assert [picture.tolist() for picture in pictures] == [[[[1, 2, 3]] * 8] * 4] * 2
-    asked = {request["prompt"]: request for request in asked}
     assert asked["a cat"]["size"] == "8x4"
     assert 0 <= asked["a cat"]["seed"] < 2**31
-    assert asked["a dog"]["seed"] == 2
+    first = {text: request["seed"] for text, request in asked.items()}
+    generator.draw(["a cat", "a dog"], [2**41 + 1, 2])  # another noise, and the same
+    assert asked["a cat"]["seed"] != first["a cat"]
+    assert asked["a dog"]["seed"] == first["a dog"]
     with pytest.raises(EndpointError, match="without a picture"):
         ImagesEndpoint(url=serve(lambda _: (200, {"data": [{"url": "x"}]})), model="m").draw("a", 8, 8, 0)

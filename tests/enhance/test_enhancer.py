@@ -10,14 +10,8 @@ import torch
 from PIL import Image
 
 from fourstroke.checkpoint import CheckpointError
-from fourstroke.enhance.enhancer import (
-    EnhancerConfig,
-    EnhancerWarning,
-    LocalModel,
-    PresencePenalty,
-    PromptEnhancer,
-    Watch,
-)
+from fourstroke.enhance.enhancer import EnhancerWarning, PromptEnhancer
+from fourstroke.enhance.local import EnhancerConfig, HopelessCriteria, LocalModel, PresencePenalty
 from fourstroke.enhance.protocol import ANSWER_OPEN, messages, write_answer
 from fourstroke.folder import ModelInfo, find_model
 from fourstroke.pipeline import NoEffectWarning, Pipeline
@@ -161,7 +155,7 @@ def _tokens(enhancer, monkeypatch):
 def test_tries_share_one_budget_of_tokens_and_one_thread(enhancer, monkeypatch):
     lengths = _tokens(enhancer, monkeypatch)
     threads = []
-    monkeypatch.setattr(Watch, "_look", lambda watch, turn: threads.append(torch.get_num_threads()))
+    monkeypatch.setattr(HopelessCriteria, "_look", lambda watch, turn: threads.append(torch.get_num_threads()))
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -178,7 +172,7 @@ def test_tries_share_one_budget_of_tokens_and_one_thread(enhancer, monkeypatch):
 
 def _stops(tokenizer, lexicon, request, turn):
     """What is left to write, and why, when a turn is ended."""
-    watch = Watch(request, lexicon, tokenizer)
+    watch = HopelessCriteria(request, lexicon, tokenizer)
     ids = tokenizer(f"user {request}: ")["input_ids"]
     written = tokenizer(turn)["input_ids"]
     for count in range(1, len(written) + 1):

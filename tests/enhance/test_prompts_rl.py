@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fourstroke.enhance.endpoint import Endpoint, ImagesEndpoint
-from fourstroke.enhance.enhancer import EnhancerConfig, PromptEnhancer
+from fourstroke.enhance.enhancer import PromptEnhancer
+from fourstroke.enhance.local import EnhancerConfig
 from fourstroke.enhance.rewards.text import Valid
 from fourstroke.enhance.rewards.vision import Vision
 from fourstroke.enhance.small import SmallEnhancerConfig

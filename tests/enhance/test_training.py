@@ -15,7 +15,8 @@ from transformers import TrainerControl, TrainerState
 
 from fourstroke.cli import main
 from fourstroke.enhance import scorer
-from fourstroke.enhance.enhancer import EnhancerConfig, PromptEnhancer, render
+from fourstroke.enhance.enhancer import PromptEnhancer
+from fourstroke.enhance.local import EnhancerConfig, render
 from fourstroke.enhance.measure import answers, rewrites
 from fourstroke.enhance.prompts import requests_of
 from fourstroke.enhance.protocol import messages, write_answer
@@ -108,17 +109,19 @@ def test_a_batch_in_parts_is_the_same_batch(tmp_path):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-4)
 
 
-def test_triplets_of_a_file_are_trained_on_or_held_out_and_long_ones_left_out(triplets, tokenizer, tmp_path):
+def test_triplets_of_a_file_are_trained_on_or_held_out_and_long_ones_left_out(triplets, tokenizer, enhancer, tmp_path):
     file = tmp_path / "t.jsonl"
     file.write_text("\n".join(json.dumps({"id": str(i)} | t.to_dict()) for i, t in enumerate(triplets[:10])))
     recipe = _sft(tmp_path / "run", 1, data=None, rules=None, triplets=file, held_out=3)
     assert enhance_sft._data(recipe)[:2] == (triplets[:7], triplets[7:10])
     with_world = enhance_sft._data(_sft(tmp_path / "run", 1, samples=5, triplets=file))[0]
     assert with_world[5:] == triplets[:10]
-    rows = enhance_sft.dataset(triplets, tokenizer, "s", 10**6)
+    rows = enhance_sft.dataset(triplets, enhancer.backend, "s", 10**6)
     lengths = sorted(len(tokenizer(row["prompt"] + row["completion"])["input_ids"]) for row in rows)
     assert len(lengths) == len(triplets)
-    assert len(enhance_sft.dataset(triplets, tokenizer, "s", lengths[50])) == sum(n < lengths[50] for n in lengths)
+    assert len(enhance_sft.dataset(triplets, enhancer.backend, "s", lengths[50])) == sum(
+        n < lengths[50] for n in lengths
+    )
 
 
 def test_a_loss_that_is_no_number_ends_the_run_without_a_state_and_seconds_go_on(tmp_path):

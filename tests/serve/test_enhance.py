@@ -7,7 +7,8 @@ import json
 import httpx
 import pytest
 
-from fourstroke.enhance.enhancer import EnhancerConfig, PromptEnhancer
+from fourstroke.enhance.enhancer import PromptEnhancer
+from fourstroke.enhance.local import EnhancerConfig
 
 from ..conftest import build_tiny_pipeline
 from .conftest import running

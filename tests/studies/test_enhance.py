@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fourstroke.enhance.enhancer import EnhancerConfig, LocalModel, PromptEnhancer
+from fourstroke.enhance.enhancer import PromptEnhancer
+from fourstroke.enhance.local import EnhancerConfig, LocalModel
 from fourstroke.enhance.protocol import write_answer
 
 

@@ -140,14 +140,19 @@ class ImagesEndpoint(Service):
 
 
 def data_url(image: Image.Image) -> str:
-    """A picture as a `data:` URL, upright and scaled down to `MAX_PIXELS`; raises ImageError as `image_io.to_rgb`."""
+    """A picture as a `data:` URL, as `as_sent` makes it; raises ImageError as `image_io.to_rgb`."""
+    stream = io.BytesIO()
+    as_sent(image).save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def as_sent(image: Image.Image) -> Image.Image:
+    """A picture upright and scaled down to `MAX_PIXELS`, as models see it in training and in use."""
     image = to_rgb(image)
     shrink = min(1.0, (MAX_PIXELS / (image.width * image.height)) ** 0.5)
-    if shrink < 1:
-        image = image.resize((max(1, int(image.width * shrink)), max(1, int(image.height * shrink))))
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    if shrink == 1:
+        return image
+    return image.resize((max(1, int(image.width * shrink)), max(1, int(image.height * shrink))))
 
 
 def _excerpt(error: urllib.error.HTTPError) -> str:

@@ -10,44 +10,30 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from PIL import Image
-from transformers import (
-    AutoModelForCausalLM,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from fourstroke.checkpoint import config_of, read_json, read_text
 from fourstroke.device import Device, find_device, weights_dtype
 from fourstroke.enhance import protocol
-from fourstroke.enhance.checks import Lexicon, hopeless, problems, quoted
+from fourstroke.enhance.checks import Lexicon, problems, quoted
 from fourstroke.enhance.endpoint import Endpoint, EndpointError, data_url
+from fourstroke.enhance.images import load_image_processor
+from fourstroke.enhance.local import EnhancerConfig, HopelessCriteria, LocalModel
 from fourstroke.files import model_folder, write_json
 from fourstroke.folder import ENHANCER, find_model, lineage, part
 from fourstroke.pretrained import load_model, load_tokenizer
-from fourstroke.ranges import Count, Finite, Natural, NonNegative, Positive, PositiveFraction, check_ranges
 from fourstroke.seeds import check_seed, following
 
 SETTINGS, SYSTEM_FILE = "enhancer.json", "system_prompt.txt"
-SMALL = 50_000_000
-"""Parameters of a model below which one thread is enough for one turn."""
-_THREADS = threading.Lock()
-LOOK_EVERY = 4
-"""Tokens between two looks at a turn that is being written."""
 
 
 class RefusedError(ValueError):
@@ -56,33 +42,6 @@ class RefusedError(ValueError):
 
 class EnhancerWarning(UserWarning):
     """The user's own words are drawn; the message says why."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnhancerConfig:
-    """How an enhancer is asked; the defaults are those of Qwen-Image-2.1's text-to-image enhancer."""
-
-    max_new_tokens: Count = 16_256
-    """Of one try."""
-    token_budget: Count | None = None
-    """Of all tries in-process together; None sets no further bound."""
-    temperature: NonNegative = 1.0
-    """0 is greedy."""
-    top_p: PositiveFraction = 0.95
-    top_k: Natural = 20
-    presence_penalty: Finite = 1.5
-    max_seconds: Positive = 120.0
-    """For a request: generation in-process stops then, and no try begins later. An endpoint has its own limit too."""
-    max_characters: Count = 4000
-    """Longer requests say enough already: they come back as they are."""
-    attempts: Count = 2
-    """Tries, each from a seed of its own, until a rewrite passes the checks."""
-    things: tuple[str, ...] = ()
-    colours: tuple[str, ...] = ()
-    """What a small generator can draw; a request that names none of it comes back as it is."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +79,7 @@ class PromptEnhancer:
 
         Args:
             request: what the user wrote; control characters and broken UTF-8 are cleaned away.
-            images: of an editing request; they need an endpoint whose model sees.
+            images: of an editing request; they need a model that sees, here or behind an endpoint.
             seed: of the sampling, 0 to `seeds.MAX_SEED`.
 
         Raises:
@@ -129,14 +88,18 @@ class PromptEnhancer:
         seed, start = check_seed(seed), time.perf_counter()
         request = protocol.clean(request)
         reason = self._unfit(request, images)
-        watch = Watch(request, self.lexicon, self.backend.tokenizer) if isinstance(self.backend, LocalModel) else None
+        stop = (
+            HopelessCriteria(request, self.lexicon, self.backend.tokenizer)
+            if isinstance(self.backend, LocalModel)
+            else None
+        )
         for attempt in range(0 if reason else self.config.attempts):
-            config = self._left(time.perf_counter() - start, watch.tokens if watch else 0)
+            config = self._left(time.perf_counter() - start, stop.tokens if stop else 0)
             if config is None:
                 reason = f"its limits were reached before an answer passed ({reason or 'none came'})"
                 break
             try:
-                answer = self._ask(request, images, config, following(seed, attempt * 1_000_003), watch)
+                answer = self._ask(request, images, config, following(seed, attempt * 1_000_003), stop)
             except protocol.AnswerError as error:
                 reason = f"the answer cannot be used: {error}"
             except RefusedError as error:
@@ -163,7 +126,7 @@ class PromptEnhancer:
             return "there are none"
         if len(request) > self.config.max_characters:
             return f"{len(request)} characters need no enhancing (the limit is {self.config.max_characters})"
-        if images and isinstance(self.backend, LocalModel):
+        if images and isinstance(self.backend, LocalModel) and self.backend.processor is None:
             return "this enhancer sees no images; name an endpoint that does"
         if self.lexicon and not self.lexicon.titles(request) and not quoted(request):
             return "they name nothing that this small enhancer knows"
@@ -180,16 +143,21 @@ class PromptEnhancer:
         )
 
     def _ask(
-        self, request: str, images: Sequence[Image.Image], config: EnhancerConfig, seed: int, watch: Watch | None
+        self,
+        request: str,
+        images: Sequence[Image.Image],
+        config: EnhancerConfig,
+        seed: int,
+        stop: HopelessCriteria | None,
     ) -> protocol.Answer:
         """One answer that passes the checks; raises `AnswerError` or `RefusedError` for any other."""
         conversation = protocol.messages(request, self.system_prompt, [data_url(image) for image in images])
         if isinstance(self.backend, LocalModel):
-            turn = self.backend.complete(conversation, config, seed, watch)
+            turn = self.backend.complete(conversation, config, seed, stop)
         else:
             turn = self.backend.complete(conversation, config, seed)
-        if watch and watch.found:
-            raise RefusedError(", ".join(watch.found))
+        if stop and stop.found:
+            raise RefusedError(", ".join(stop.found))
         answer = protocol.parse_answer(turn)
         if found := problems(request, answer.prompt, self.lexicon):
             raise RefusedError(", ".join(found))
@@ -219,9 +187,12 @@ class PromptEnhancer:
             folder = part(lineage(folder), ENHANCER)
         device = find_device(device)
         dtype = weights_dtype(dtype, device)
-        model = load_model(AutoModelForCausalLM, folder, dtype, surplus=True)
-        tokenizer = load_tokenizer(folder)
-        return cls(LocalModel(model.to(device).eval(), tokenizer), read_config(folder), read_system_prompt(folder))
+        read_json(folder / "config.json")  # whoever names a folder means no hub id
+        images = load_image_processor(folder)
+        kind = AutoModelForCausalLM if images is None else AutoModelForImageTextToText
+        model = load_model(kind, folder, dtype, surplus=True)
+        local = LocalModel(model.to(device).eval(), load_tokenizer(folder), images)
+        return cls(local, read_config(folder), read_system_prompt(folder))
 
     @classmethod
     def from_endpoint(
@@ -244,69 +215,10 @@ class PromptEnhancer:
             model.to(dtype or own).save_pretrained(partial)
             model.to(own)
             self.backend.tokenizer.save_pretrained(partial)
+            if self.backend.processor is not None:
+                self.backend.processor.image_processor.save_pretrained(partial)
             (partial / SYSTEM_FILE).write_text(self.system_prompt + "\n", encoding="utf-8")
             write_json(partial / SETTINGS, dataclasses.asdict(self.config))
-
-
-class LocalModel:
-    """A causal language model in this process."""
-
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model, self.tokenizer = model, tokenizer
-
-    def complete(
-        self, messages: list[dict[str, Any]], config: EnhancerConfig, seed: int, watch: Watch | None = None
-    ) -> str:
-        """Sample one turn, to its end or until `watch` ends it; torch's global generators are left as they were."""
-        return self.complete_many([messages], config, seed, [watch] if watch else [])[0]
-
-    def complete_many(
-        self,
-        conversations: Sequence[Sequence[dict[str, Any]]],
-        config: EnhancerConfig,
-        seed: int,
-        stop: Sequence[StoppingCriteria] = (),
-    ) -> list[str]:
-        """A turn for each conversation, in one batch; where it samples, a turn depends on the batch it is in."""
-        texts = [render(self.tokenizer, messages) for messages in conversations]
-        inputs = self.tokenizer(
-            texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
-        ).to(self.model.device)
-        length = inputs["input_ids"].shape[1]
-        sampling: dict[str, Any] = {"do_sample": False}
-        if config.temperature > 0:
-            sampling = {"do_sample": True, "temperature": config.temperature}
-            sampling |= {"top_p": config.top_p, "top_k": config.top_k}
-        penalty = [PresencePenalty(config.presence_penalty, length)] if config.presence_penalty else []
-        devices = [self.model.device] if self.model.device.type == "cuda" else []
-        alone = len(conversations) == 1 and not devices and self.model.num_parameters() < SMALL
-        with _one_thread() if alone else nullcontext(), torch.random.fork_rng(devices=devices), torch.inference_mode():
-            torch.manual_seed(seed)
-            out = self.model.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                max_new_tokens=config.max_new_tokens,
-                max_time=config.max_seconds,
-                logits_processor=LogitsProcessorList(penalty),
-                stopping_criteria=StoppingCriteriaList(stop),
-                **sampling,
-            )
-        return [str(text) for text in self.tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread for what is too little work to be divided: several would wait for one another, long on a busy machine.
-
-    The number is torch's for the whole process, so that one caller at a time may change it.
-    """
-    with _THREADS:
-        number = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(number)
 
 
 class RemoteModel:
@@ -326,55 +238,6 @@ class RemoteModel:
             presence_penalty=config.presence_penalty,
             seed=seed,
         )
-
-
-class Watch(StoppingCriteria):
-    """Ends a small enhancer's turn at a request as soon as it can no longer be right, and counts tokens."""
-
-    def __init__(self, request: str, lexicon: Lexicon, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.request, self.lexicon, self.tokenizer = request, lexicon, tokenizer
-        self.found: list[str] = []
-        """What is wrong with the turn."""
-        self.tokens = 0
-        """Of all turns at this request."""
-        self._prompt = 0
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """(1, N) tokens, the request's turns first, to (1,): whether to stop."""
-        self._prompt = self._prompt or input_ids.shape[1] - 1
-        written = input_ids[0, self._prompt :]
-        self.tokens += 1
-        if len(written) == 1:
-            self.found = []
-        if self.lexicon and len(written) % LOOK_EVERY == 0:
-            self._look(str(self.tokenizer.decode(written, skip_special_tokens=True)))
-        return torch.full((1,), bool(self.found), device=input_ids.device)
-
-    def _look(self, turn: str) -> None:
-        thoughts, prompt, complete = protocol.unfinished(turn)
-        self.found = hopeless(self.request, thoughts, prompt, self.lexicon)
-        if complete and not self.found:
-            self.found = problems(self.request, prompt, self.lexicon)
-
-
-class PresencePenalty(LogitsProcessor):
-    """Lowers the logits of tokens that the answer already holds, each once (OpenAI's `presence_penalty`)."""
-
-    def __init__(self, penalty: float, prompt_length: int) -> None:
-        self.penalty, self.prompt_length = penalty, prompt_length
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """(B, N) tokens so far and (B, V) logits to logits."""
-        present = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, input_ids[:, self.prompt_length :], True)
-        return scores - self.penalty * present
-
-
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]]) -> str:
-    """A conversation in the model's own template, thinking on, the assistant's turn open behind `<think>`."""
-    text = str(
-        tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=True)
-    )
-    return text if text.rstrip().endswith(protocol.THINK_OPEN) else f"{text}{protocol.THINK_OPEN}\n"
 
 
 def read_system_prompt(folder: Path) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from fourstroke.enhance import protocol
 from fourstroke.enhance.checks import Lexicon, language_kept, lost_words
-from fourstroke.enhance.enhancer import EnhancerConfig, LocalModel
+from fourstroke.enhance.local import EnhancerConfig, LocalModel
 from fourstroke.evaluate.statistics import Share, share
 
 
@@ -18,17 +18,21 @@ def answers(
     system_prompt: str,
     config: EnhancerConfig,
     *,
+    images: Sequence[Sequence[str]] | None = None,
     seed: int = 0,
     batch: int = 32,
 ) -> list[str]:
     """The raw turns of a model on many requests, in batches; greedy ones are those of one request at a time.
+
+    `images` holds those of each request as `data:` URLs; None is none at all.
 
     Nobody waits for them, so `max_seconds` is not looked at.
     """
     config = replace(config, max_seconds=sys.float_info.max)
     found: list[str] = []
     for start in range(0, len(requests), batch):
-        conversations = [protocol.messages(request, system_prompt) for request in requests[start : start + batch]]
+        part = range(start, min(start + batch, len(requests)))
+        conversations = [protocol.messages(requests[i], system_prompt, images[i] if images else ()) for i in part]
         found += model.complete_many(conversations, config, seed + start)
     return found
 

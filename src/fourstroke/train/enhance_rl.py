@@ -24,8 +24,9 @@ from fourstroke.data.sample import Data, Record
 from fourstroke.enhance import protocol
 from fourstroke.enhance.degrade import degrade_dataset
 from fourstroke.enhance.endpoint import ImagesEndpoint
-from fourstroke.enhance.enhancer import LocalModel, PromptEnhancer, render
+from fourstroke.enhance.enhancer import PromptEnhancer
 from fourstroke.enhance.generator import EndpointGenerator, PipelineGenerator
+from fourstroke.enhance.local import LocalModel, render
 from fourstroke.enhance.measure import answers
 from fourstroke.enhance.prompts import read_prompts, requests_of
 from fourstroke.enhance.rewards import Reward
@@ -171,7 +172,8 @@ def _reinforce(trl: Any, recipe: EnhanceRlRecipe, checkpoint: str | None) -> Pat
         callbacks=[callback],
     )
     trainer.remove_callback(PrinterCallback)
-    callback.policy = LocalModel(trainer.model, tokenizer)
+    enhancer.backend.model = trainer.model
+    callback.policy = enhancer.backend
     if checkpoint is None:
         callback.look(trainer.state)  # where the policy starts from
     if recipe.run.max_minutes != 0:
@@ -233,7 +235,7 @@ def export(recipe: EnhanceRlRecipe, enhancer: PromptEnhancer, model: Any) -> Pat
 
             set_peft_model_state_dict(model, load_peft_weights(str(out / "best"), device="cpu"))
             assert isinstance(enhancer.backend, LocalModel)
-            whole = LocalModel(model.merge_and_unload(), enhancer.backend.tokenizer)
-            PromptEnhancer(whole, enhancer.config, enhancer.system_prompt).save_pretrained(partial)
+            enhancer.backend.model = model.merge_and_unload()
+            enhancer.save_pretrained(partial)
             shutil.copy(out / "best" / "held_out.json", partial)
     return out / "model"

@@ -2,7 +2,8 @@
 
 Qwen-Image-2.0 report, prompt enhancer: next-token loss on the thoughts and the answer, not on the request. TRL's
 `SFTTrainer`; a model from the hub or a folder, whole or with LoRA (PEFT), or a small one from nothing. Triplets come
-from a dataset whose captions are taken apart by rules, from a file of `fourstroke data degrade`, or from both.
+from a dataset whose captions are taken apart by rules, from a file of `fourstroke data degrade`, or from both. Those of
+edits are seen with their images where the base sees.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
 from transformers.trainer_callback import PrinterCallback
 
 from fourstroke.data.sample import Data
@@ -23,18 +24,15 @@ from fourstroke.enhance import protocol
 from fourstroke.enhance.bulk import read_triplets
 from fourstroke.enhance.checks import Lexicon
 from fourstroke.enhance.degrade import degrade_dataset
-from fourstroke.enhance.enhancer import (
-    EnhancerConfig,
-    LocalModel,
-    PromptEnhancer,
-    read_config,
-    read_system_prompt,
-    render,
-)
+from fourstroke.enhance.endpoint import as_sent, data_url
+from fourstroke.enhance.enhancer import PromptEnhancer, read_config, read_system_prompt
+from fourstroke.enhance.images import load_image_processor
+from fourstroke.enhance.local import EnhancerConfig, LocalModel, render
 from fourstroke.enhance.measure import answers, rewrites, text_scores
 from fourstroke.enhance.small import SYSTEM_PROMPT, SmallEnhancerConfig, build_model, build_tokenizer, sizes
 from fourstroke.enhance.triplet import Rules, Triplet
 from fourstroke.files import atomic_folder, user_path
+from fourstroke.image_io import open_image
 from fourstroke.parallel.mesh import require_one_process
 from fourstroke.pretrained import load_fitting, readable
 from fourstroke.ranges import Count, Decay, Natural, NonNegative, check_ranges
@@ -113,16 +111,21 @@ def _fine_tune(trl: Any, recipe: EnhanceSftRecipe, checkpoint: str | None) -> Pa
     out = recipe.run.out
     torch.manual_seed(recipe.run.seed)
     triplets, held_out, lexicon = _data(recipe)
-    model, tokenizer, system = _model(recipe, triplets)
+    local, system = _model(recipe, triplets)
+    model, tokenizer = local.model, local.tokenizer
+    if local.processor is None and (blind := sum(bool(triplet.inputs) for triplet in triplets)):
+        print(f"the images of {blind} edits are left out: this model sees none", flush=True)
+        triplets, held_out = ([dataclasses.replace(t, inputs=()) for t in part] for part in (triplets, held_out))
     settings = recipe.settings
     if recipe.base is None or read_config(Path(recipe.base)).things:  # one of the small ones, for the first time or on
         settings = dataclasses.replace(settings, things=lexicon.things, colours=tuple(sorted(lexicon.colours)))
 
     def score() -> dict[str, float]:
-        local = LocalModel(trainer.model, tokenizer)
+        local.model = trainer.model
         requests = [triplet.short for triplet in held_out]
         greedy = dataclasses.replace(settings, temperature=0.0)
-        turns = answers(local, requests, system, greedy)
+        images = [[data_url(open_image(file)) for file in triplet.inputs] for triplet in held_out]
+        turns = answers(local, requests, system, greedy, images=images)
         show(out / "samples", trainer.state.global_step, requests, turns)
         shares = text_scores(requests, rewrites(turns), lexicon)
         return {name: value.value for name, value in shares.items() if value is not None}
@@ -138,8 +141,8 @@ def _fine_tune(trl: Any, recipe: EnhanceSftRecipe, checkpoint: str | None) -> Pa
             max_length=None,
             completion_only_loss=True,
         ),
-        train_dataset=dataset(triplets, tokenizer, system, recipe.max_length),
-        processing_class=tokenizer,
+        train_dataset=dataset(triplets, local, system, recipe.max_length),
+        processing_class=local.processor or tokenizer,
         peft_config=peft,
         callbacks=[RunCallback(recipe.run, score)],
         optimizers=(None if recipe.optimizer == "adamw" else _muon(recipe, model), None),
@@ -148,23 +151,44 @@ def _fine_tune(trl: Any, recipe: EnhanceSftRecipe, checkpoint: str | None) -> Pa
     if recipe.run.max_minutes != 0:
         trainer.train(resume_from_checkpoint=checkpoint)
     finish(trainer.state, recipe.run)
-    trained = trainer.model.merge_and_unload() if peft is not None else trainer.model
+    local.model = trainer.model.merge_and_unload() if peft is not None else trainer.model
     with atomic_folder(out / "model") as partial:
-        PromptEnhancer(LocalModel(trained, tokenizer), settings, system).save_pretrained(partial)
+        PromptEnhancer(local, settings, system).save_pretrained(partial)
     return out / "model"
 
 
-def dataset(triplets: Iterable[Triplet], tokenizer: PreTrainedTokenizerBase, system: str, longest: int) -> Dataset:
-    """Prompt and completion as text, in the model's own template; samples beyond `longest` tokens are left out."""
+def dataset(triplets: Iterable[Triplet], local: LocalModel, system: str, longest: int) -> Dataset:
+    """Prompt and completion as text, in the model's own template, and for a model that sees the images of edits.
+
+    Samples beyond `longest` tokens, those of images not counted, are left out; so are those whose images are gone.
+    """
     from datasets import Dataset
 
-    rows = []
+    tokenizer, rows, gone = local.tokenizer, [], 0
     for triplet in triplets:
-        prompt = render(tokenizer, protocol.messages(triplet.short, system))
+        if not all(Path(file).is_file() for file in triplet.inputs):
+            gone += 1
+            continue
+        prompt = render(tokenizer, protocol.messages(triplet.short, system, triplet.inputs))
         completion = protocol.write_answer(triplet.rich, triplet.wh_ratio, triplet.reasoning)
+        if local.processor is not None:  # TRL ends texts alone
+            completion += tokenizer.eos_token
         if len(prompt) + len(completion) <= longest or len(tokenizer(prompt + completion)["input_ids"]) < longest:
-            rows.append({"prompt": prompt, "completion": completion})
-    return Dataset.from_list(rows)
+            images = {"images": list(triplet.inputs)} if local.processor is not None else {}
+            rows.append({"prompt": prompt, "completion": completion, **images})
+    if gone:
+        print(f"{gone} edits are left out: their images are gone", flush=True)
+    if not rows:
+        raise RecipeError(f"there is nothing to train on: of the triplets none has at most {longest} tokens")
+    found = Dataset.from_list(rows)
+    if local.processor is not None:
+        found.set_transform(_opened)
+    return found
+
+
+def _opened(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Rows with their images in place of the files' names."""
+    return {**rows, "images": [[as_sent(open_image(file)) for file in files] for files in rows["images"]]}
 
 
 def _muon(recipe: EnhanceSftRecipe, model: PreTrainedModel) -> torch.optim.Optimizer:
@@ -192,16 +216,18 @@ def _data(recipe: EnhanceSftRecipe) -> tuple[list[Triplet], list[Triplet], Lexic
     return triplets, held_out, lexicon
 
 
-def _model(recipe: EnhanceSftRecipe, triplets: list[Triplet]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
-    """The model to train, its tokenizer and its system prompt."""
+def _model(recipe: EnhanceSftRecipe, triplets: list[Triplet]) -> tuple[LocalModel, str]:
+    """The model to train and its system prompt; it sees if its base does and there are images to see."""
     if recipe.base is None:
         texts = (text for t in triplets[:TOKENIZER_TRIPLETS] for text in (t.short, t.reasoning, t.rich))
         config = recipe.model or SmallEnhancerConfig()
         tokenizer = build_tokenizer(itertools.chain(texts, [SYSTEM_PROMPT] * 8), config.vocab_size)
-        return build_model(config, tokenizer), tokenizer, SYSTEM_PROMPT
+        return LocalModel(build_model(config, tokenizer), tokenizer), SYSTEM_PROMPT
     dtype = torch.bfloat16 if torch.cuda.is_available() and recipe.lora is not None else torch.float32
-    model = load_fitting(AutoModelForCausalLM, recipe.base, dtype=dtype)
+    images = load_image_processor(recipe.base) if any(triplet.inputs for triplet in triplets) else None
+    kind = AutoModelForCausalLM if images is None else AutoModelForImageTextToText
+    model = load_fitting(kind, recipe.base, dtype=dtype)
     with readable(f"the tokenizer of {recipe.base}"):
         tokenizer = AutoTokenizer.from_pretrained(recipe.base)
     agree("model", recipe.model and sizes(recipe.model), model.config.to_dict(), recipe.base)
-    return model, tokenizer, read_system_prompt(Path(recipe.base))
+    return LocalModel(model, tokenizer, images), read_system_prompt(Path(recipe.base))

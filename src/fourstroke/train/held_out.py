@@ -13,7 +13,8 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 
 from fourstroke.checkpoint import pick, read_json
 from fourstroke.data.sample import Record
-from fourstroke.enhance.enhancer import LocalModel, PromptEnhancer
+from fourstroke.enhance.enhancer import PromptEnhancer
+from fourstroke.enhance.local import LocalModel
 from fourstroke.enhance.measure import answers, rewrites
 from fourstroke.enhance.rewards import RewardBatch
 from fourstroke.enhance.scorer import Scorer
