@@ -19,7 +19,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -29,6 +29,7 @@ from fourstroke.checkpoint import CheckpointError, read_json
 from fourstroke.files import atomic_file, atomic_folder, write_json
 from fourstroke.parallel.collectives import on_rank0
 from fourstroke.parallel.mesh import rank, world_size
+from fourstroke.parallel.sharding import put_parameter
 
 VALUES = "state.json"
 """Holds what is no tensor; a folder with it is a whole state."""
@@ -116,6 +117,34 @@ def load_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     with _told(folder), _quiet():
         dcp.load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+
+
+def fill(model: nn.Module, folder: Path, device: torch.device) -> None:
+    """Fill a model that was made on the meta device, sharded or whole, from a folder of safetensors.
+
+    Each rank reads its slices, so that none holds the whole of a sharded model. Precision is the model's.
+
+    Raises:
+        CheckpointError: if a file is missing or damaged, or names and shapes are not those of the model.
+        ValueError: if the model has buffers that no file holds.
+    """
+    names = model.state_dict(keep_vars=True)
+    if lost := sorted(name for name, _ in model.named_buffers() if name not in names):
+        raise ValueError(f"the buffer {lost[0]} is in no checkpoint; make this model on the CPU")
+    stored, tied = stored_tensors(folder), dict[int, str]()
+    for name, x in names.items():  # of tied weights a file may hold one
+        if name in stored or id(x) not in tied:
+            tied[id(x)] = name
+    wanted = {name: names[name].shape for name in tied.values()}
+    wrong = sorted({name for name, shape in wanted.items() if name not in stored or stored[name][0] != shape})
+    if wrong or (wrong := sorted(stored.keys() - names.keys())):
+        raise CheckpointError(f"the weights in {folder} do not fit their config: first {wrong[0]}")
+    model.to_empty(device=device)  # which unties
+    filled = model.state_dict(keep_vars=True)
+    for name, x in names.items():
+        if name != (kept := tied[id(x)]):
+            put_parameter(model, name, cast(nn.Parameter, filled[kept]))
+    load_tensors(folder, {name: filled[name].detach() for name in wanted})
 
 
 def read_state(folder: Path, prefix: str = "") -> dict[str, Tensor]:

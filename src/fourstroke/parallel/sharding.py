@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,11 @@ class Sharded(Generic[M]):
 
     Of fewer than `SHARD_THRESHOLD` parameters every rank keeps all: they fit, and gathering them would take longer
     than the step. `methods` are those that are called from outside beside `forward`. Whatever stands in a `ModuleList`
-    (the blocks) is gathered when it runs and let go afterwards; the rest is gathered while the model runs.
+    (the blocks) is gathered when it runs and let go afterwards; the rest is gathered while the model runs. Scales of
+    norms and biases, all that has one axis, are whole and in their own precision on every rank: they are small, and
+    lose in bfloat16 what a norm needs (`1 + weight` of `nn.ZeroCentredRMSNorm`).
+
+    A model that was made on the meta device stays there until `parallel.checkpoint.fill` reads its weights.
     """
 
     def __init__(self, model: M, methods: Sequence[str] = ()) -> None:
@@ -38,16 +42,19 @@ class Sharded(Generic[M]):
         self.sharded = world_size() > 1 and sum(p.numel() for p in model.parameters()) >= SHARD_THRESHOLD
         if not self.sharded:
             return
-        shells = {id(p): nn.Parameter(p.to("meta"), requires_grad=p.requires_grad) for p in model.parameters()}
-        self._shell = copy.deepcopy(model, cast(dict[int, Any], shells))  # everything but the weights
+        self._shell = _without_weights(model)
         self._empty = dict(self._shell.named_parameters(remove_duplicate=False))
+        small = {p for p in model.parameters() if p.ndim < 2}
         blocks: list[nn.Module] = [
             block for part in model.modules() if isinstance(part, nn.ModuleList) for block in part
         ]
         parts: list[nn.Module] = [*reversed(blocks), model]  # from the inside out
         for part in parts:
-            if any(True for _ in part.parameters()):
-                fully_shard(part, mesh=device_mesh(), reshard_after_forward=True, mp_policy=_precision())
+            if any(p not in small for p in part.parameters()):
+                fully_shard(part, mesh=device_mesh(), mp_policy=_precision(), ignored_params=small)
+        if torch.cuda.is_available():  # FSDP2 moves what it shards
+            for p in small:
+                p.data = p.data if p.is_meta else p.data.cuda()
         for part in model.modules():
             if isinstance(part, FSDPModule) and not torch.cuda.is_available():
                 part.set_force_sum_reduction_for_comms(True)  # gloo has no average
@@ -65,12 +72,12 @@ class Sharded(Generic[M]):
             weight = full_tensor(p.detach())
             if rank() == 0:
                 weight = gathered.setdefault(id(p), nn.Parameter(weight, requires_grad=False))
-                _put(self._shell, name, weight)
+                put_parameter(self._shell, name, weight)
         try:
             yield self._shell
         finally:
             for name, p in self._empty.items():
-                _put(self._shell, name, p)
+                put_parameter(self._shell, name, p)
 
 
 def local_tensor(x: Tensor) -> Tensor:
@@ -98,6 +105,20 @@ def _precision() -> MixedPrecisionPolicy:
     return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
-def _put(model: nn.Module, name: str, p: nn.Parameter) -> None:
+def _without_weights(model: M) -> M:
+    """A copy of a model whose parameters are on the meta device; tied ones stay tied."""
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    empty = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad) for p in weights.values()}
+    for name, p in weights.items():
+        put_parameter(model, name, empty[id(p)])
+    try:
+        return copy.deepcopy(model)
+    finally:
+        for name, p in weights.items():
+            put_parameter(model, name, p)
+
+
+def put_parameter(model: nn.Module, name: str, p: nn.Parameter) -> None:
+    """Set the parameter of a dotted name."""
     parent, _, leaf = name.rpartition(".")
     model.get_submodule(parent)._parameters[leaf] = p
