@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
+from fourstroke.data.sample import Caption, Record, Sample, SampleError
 from fourstroke.enhance.bulk import read_triplets
+from fourstroke.enhance.degrade import degrade_dataset
 from fourstroke.enhance.endpoint import data_url
 from fourstroke.enhance.enhancer import EnhancerWarning, PromptEnhancer
 from fourstroke.enhance.images import TextImageProcessor, images_in
@@ -22,6 +25,7 @@ from fourstroke.enhance.triplet import Triplet
 from fourstroke.recipe import RecipeError
 from fourstroke.text.vision import image_processor
 from fourstroke.train.loop import RunConfig
+from fourstroke.world.caption_rules import SceneDegrader
 
 from .conftest import TINY
 
@@ -187,6 +191,35 @@ def _plain(file):
     return [
         json.dumps({k: v for k, v in json.loads(line).items() if k != "id"}) for line in file.read_text().splitlines()
     ]
+
+
+class Edits:
+    """A dataset of two edits, each from two images; the third cannot be used."""
+
+    name = "edits"
+
+    def __len__(self):
+        return 3
+
+    def record(self, index):
+        if index == 2:
+            raise SampleError("gone")
+        captions = (Caption("Make it red. Keep the rest."),)
+        return Record(name=str(index), size=(4, 4), captions=captions, inputs=((3, 2), (2, 2)))
+
+    def sample(self, index):
+        inputs = tuple(np.full((height, width, 4), 100 + index, np.uint8) for width, height in ((3, 2), (2, 2)))
+        return Sample(record=self.record(index), image=np.zeros((4, 4, 4), np.uint8), inputs=inputs)
+
+
+def test_edits_of_a_dataset_have_their_images_written(tmp_path):
+    first, second = degrade_dataset(Edits(), SceneDegrader(), images=tmp_path / "in")
+    assert (first.kind, first.short, first.rich) == ("edit", "Make it red", "Make it red. Keep the rest.")
+    images = [Image.open(file) for file in second.inputs]
+    assert [image.size for image in images] == [(3, 2), (2, 2)]
+    assert images[0].getpixel((0, 0)) == (101,) * 4
+    assert not set(first.inputs) & set(second.inputs)
+    assert [t.inputs for t in degrade_dataset(Edits(), SceneDegrader(), 1)] == [()]
 
 
 def test_placeholders_stand_for_as_many_tokens_as_their_images_have(seeing):

@@ -10,12 +10,16 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
+from pathlib import Path
 
-from fourstroke.data.sample import Dataset, Record, SampleError
+from PIL import Image
+
+from fourstroke.data.sample import Dataset, Record, Sample, SampleError
 from fourstroke.enhance.checks import quoted
 from fourstroke.enhance.triplet import Annotation, Degrader, Kind, RejectedError, Step, Triplet
+from fourstroke.files import save_image
 
 
 @dataclass(frozen=True)
@@ -77,14 +81,30 @@ def wh_ratio(width: int | None, height: int | None) -> str:
     return f"{width // divisor}:{height // divisor}"
 
 
-def degrade_dataset(dataset: Dataset, degrader: Degrader, count: int | None = None) -> Iterator[Triplet]:
+def degrade_dataset(
+    dataset: Dataset, degrader: Degrader, count: int | None = None, images: Path | None = None
+) -> Iterator[Triplet]:
     """The triplets of the first `count` samples of a dataset (None: of all); what cannot be used is left out.
 
-    A sample's index is its seed.
+    A sample's index is its seed. The images that edits start from are written to the folder `images` as PNG files;
+    without one, triplets have none.
     """
     for index in range(len(dataset) if count is None else min(count, len(dataset))):
         with contextlib.suppress(SampleError, RejectedError):
-            yield degrader.degrade(annotation(dataset.record(index)), index)
+            record = dataset.record(index)
+            asked = annotation(record)
+            if record.inputs and images is not None:
+                asked = replace(asked, inputs=_written(dataset.sample(index), images / str(index)))
+            yield degrader.degrade(asked, index)
+
+
+def _written(sample: Sample, start: Path) -> tuple[str, ...]:
+    """The files that a sample's input images were written to, `<start>-<number>.png`."""
+    start.parent.mkdir(parents=True, exist_ok=True)
+    files = [f"{start}-{number}.png" for number in range(len(sample.inputs))]
+    for pixels, file in zip(sample.inputs, files, strict=True):
+        save_image(Image.fromarray(pixels), file)
+    return tuple(files)
 
 
 def annotation(record: Record) -> Annotation:

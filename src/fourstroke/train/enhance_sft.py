@@ -205,8 +205,10 @@ def _data(recipe: EnhanceSftRecipe) -> tuple[list[Triplet], list[Triplet], Lexic
     if recipe.data is not None and recipe.rules is not None:
         degrader = recipe.rules.open()
         lexicon = degrader.lexicon
-        triplets = list(degrade_dataset(recipe.data.open("train"), degrader))
-        held_out = list(degrade_dataset(recipe.data.open("heldout"), degrader, recipe.held_out))
+        images = recipe.run.out / "inputs"
+        triplets = list(degrade_dataset(recipe.data.open("train"), degrader, images=images / "train"))
+        kept = recipe.data.open("heldout")
+        held_out = list(degrade_dataset(kept, degrader, recipe.held_out, images / "heldout"))
     if recipe.triplets is not None:
         triplets += read_triplets(recipe.triplets)
     if recipe.data is None:
