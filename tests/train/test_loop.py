@@ -112,12 +112,14 @@ def test_the_precision_of_a_run_reaches_its_stage(tmp_path):
 
 
 def test_a_save_that_failed_ends_the_run_at_the_next_step(tmp_path, monkeypatch):
-    trainer = Trainer(Slope(4), _run(tmp_path, steps=10**6, save_minutes=0.0), ADAMW, {})
+    run = _run(tmp_path, steps=2000, save_minutes=0.0)
+    trainer = Trainer(Slope(4), run, ADAMW, {})
     write, states = trainer.checkpointer._write, []
 
     def full(place, partial, staged, values):
         states.append(values["step"])
         if values["step"] == 3:
+            object.__setattr__(run, "save_minutes", 60.0)  # no other save finds it out
             with place:
                 raise OSError(28, "No space left on device")
         write(place, partial, staged, values)
@@ -126,6 +128,7 @@ def test_a_save_that_failed_ends_the_run_at_the_next_step(tmp_path, monkeypatch)
     with pytest.raises(WriteError, match="No space left"):
         trainer.run()
     assert states == [1, 2, 3]
+    assert trainer.step < 1000
     assert read_state(tmp_path / "run" / "state")["optimizer.adamw.slope.weight.step"] == 2
     assert not [*(tmp_path / "run").glob("*partial*")]
 
