@@ -40,7 +40,10 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def slot_as_float(value: Tensor) -> Tensor:
-    """A moment as it is saved: blocks of 8 bits become plain numbers, which any number of ranks can take up."""
+    """A moment as it is saved: blocks of 8 bits become plain numbers, which any number of ranks can take up.
+
+    Read back, a few of them fall on the next of the 256 values: such a run goes on within their grain, not bit for bit.
+    """
     local = local_tensor(value)
     if not hasattr(local, "codes"):
         return value
