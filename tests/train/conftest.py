@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fourstroke.data.loader import LoaderConfig
 from fourstroke.dit import TransformerConfig
 from fourstroke.folder import ModelInfo
 from fourstroke.recipe import resolved
@@ -23,6 +24,7 @@ from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.vae import VaeRecipe, train_vae
 from fourstroke.vae import AutoencoderConfig
 from fourstroke.world import WorldConfig
+from fourstroke.world.dataset import WorldData
 
 SECONDS = 300
 WORLD = WorldConfig(width=32, height=32, sprites=0)  # shapes alone need no fonts
@@ -31,7 +33,9 @@ WORLD = WorldConfig(width=32, height=32, sprites=0)  # shapes alone need no font
 @pytest.fixture
 def vae_recipe(tmp_path):
     return VaeRecipe(
-        world=WORLD,
+        data=WorldData(world=WORLD),
+        sizes=((32, 32),),
+        loader=LoaderConfig(workers=0),
         model=AutoencoderConfig(
             base_dim=4,
             decoder_base_dim=4,

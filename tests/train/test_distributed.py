@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fourstroke import Pipeline
+from fourstroke.data.datasets.mixture import MixtureData, Part
 from fourstroke.data.stream import batches
 from fourstroke.parallel import mesh
 from fourstroke.parallel.checkpoint import load_values, read_state
@@ -23,6 +24,7 @@ from fourstroke.train.loop import Trainer
 from fourstroke.train.vae import train_vae
 from fourstroke.vae.features import SemanticConfig
 from fourstroke.world import WorldConfig
+from fourstroke.world.dataset import SmallTextData
 
 CLOSE = 5e-5
 """Two hundredths of a step of AdamW at this rate: where gradients are tiny, it makes steps of rounding errors."""
@@ -65,7 +67,9 @@ def test_the_ranks_rows_are_those_of_one_batch(monkeypatch):
 
 
 def test_stages_of_one_process_refuse_several(vae_recipe, monkeypatch):
-    same = {name: getattr(vae_recipe, name) for name in ("world", "run", "optimizer", "batch_size")}
+    same = {name: getattr(vae_recipe, name) for name in ("run", "optimizer", "batch_size")} | {
+        "world": vae_recipe.data.world
+    }
     stage = FeaturesStage(FeaturesRecipe(model=SemanticConfig(widths=(4, 4, 4, 8, 8)), **same))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RecipeError, match="train features runs in one process"):
@@ -153,9 +157,14 @@ def test_models_that_are_split_and_whole_train_together(steady, launch, semantic
 
 @pytest.mark.slow
 def test_two_ranks_train_the_autoencoder_of_one_process(vae_recipe, launch):
-    """Scenes, pages, crops and noise are those of one batch, matrices are shared out, gradients averaged."""
+    """Scenes, pages, windows and noise are those of one batch, matrices are shared out, gradients averaged."""
     optimizer = dataclasses.replace(vae_recipe.optimizer, cooldown=0.0)
-    own = {"page_share": 0.5, "page_sizes": (8, 12), "crop": 16, "latent_noise": 0.0}
+    pages = Part(data=SmallTextData(width=32, height=32, sizes=(8, 12)))
+    own = {
+        "data": MixtureData(parts=(Part(data=vae_recipe.data), pages), by="sample"),
+        "sizes": ((16, 16), (32, 32)),
+        "latent_noise": 0.0,
+    }
     steady = dataclasses.replace(vae_recipe, optimizer=optimizer, **own)
     one = _at(steady, "one", 3)
     train_vae(one)

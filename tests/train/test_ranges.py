@@ -84,12 +84,12 @@ WRONG = [
     "optimizer.warmup=-5",
     *(f"optimizer.cooldown={value}" for value in ("5", "-0.1")),
     *(f"optimizer.{name}=-1" for name in ("weight_decay", "momentum")),
-    *(f"{name}=0" for name in ("batch_size", "statistics", "crop")),
-    *(f"{name}=-1" for name in ("edge", "squared", "latent_noise", "workers")),
-    "page_share=1.5",
-    "image_share=-0.5",
-    "world.words=2",
-    "world.textures=.nan",
+    *(f"{name}=0" for name in ("batch_size", "statistics")),
+    *(f"{name}=-1" for name in ("edge", "squared", "latent_noise", "loader.workers")),
+    "sizes=[[0, 32]]",
+    "data.samples=0",
+    "data.world.words=2",
+    "data.world.textures=.nan",
     "model.z_dim=0",
     "model.dim_mult=[1, 0, 4, 8, 16]",
     "run.out=@x",
@@ -163,8 +163,8 @@ def test_ranges_hold_in_python():
 
 def test_home_is_expanded_in_recipes(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    recipe = load_recipe(VaeRecipe, RECIPES / "micro" / "vae.yaml", ["run.out=~/x", "images=~/photos"])
-    assert (recipe.run.out, recipe.images) == (tmp_path / "x", tmp_path / "photos")
+    recipe = load_recipe(VaeRecipe, RECIPES / "micro" / "vae.yaml", ["run.out=~/x", "init=~/photos"])
+    assert (recipe.run.out, recipe.init) == (tmp_path / "x", tmp_path / "photos")
 
 
 def test_no_minutes_means_at_once(vae_recipe):
@@ -197,4 +197,4 @@ def test_a_clip_of_zero_is_off(vae_recipe):
 @pytest.mark.parametrize("seed", [0, 2**32 - 1])
 def test_the_ends_of_the_seeds_train(vae_recipe, seed):
     run = dataclasses.replace(vae_recipe.run, seed=seed, steps=1)
-    assert train_vae(dataclasses.replace(vae_recipe, run=run, page_share=0.5, page_sizes=(8, 12))).is_dir()
+    assert train_vae(dataclasses.replace(vae_recipe, run=run)).is_dir()

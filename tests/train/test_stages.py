@@ -55,7 +55,7 @@ def test_interrupted_and_resumed_dit_equals_uninterrupted(dit_recipe):
 def test_vae_run_writes_a_model_with_statistics_and_a_sheet(vae_recipe):
     folder = train_vae(vae_recipe)
     model = Autoencoder.from_pretrained(folder)
-    z = model.encode(VaeStage(vae_recipe).held_out)
+    z = model.encode(VaeStage(vae_recipe).held_out[0])
     assert z.shape[1:] == (64, 2, 2)
     assert 0.3 < z.std() < 3
     assert list((vae_recipe.run.out / "samples").glob("*.png"))

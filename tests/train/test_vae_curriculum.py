@@ -10,15 +10,21 @@ import pytest
 import torch
 from PIL import Image
 
+from fourstroke.data.datasets.folder import FolderData
+from fourstroke.data.datasets.mixture import MixtureData, Part
+from fourstroke.data.loader import LoaderConfig
+from fourstroke.data.sample import Batch
 from fourstroke.recipe import RecipeError, build, load_recipe
+from fourstroke.train.curriculum import Phase
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.train.vae import AnchorConfig, Phase, VaeRecipe, VaeStage, balance, train_vae
+from fourstroke.train.vae import AnchorConfig, VaeRecipe, VaeStage, balance, train_vae
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork
 from fourstroke.vae.losses import l1
 from fourstroke.vae.objective import AlignmentConfig
 from fourstroke.world import WorldConfig
+from fourstroke.world.dataset import SmallTextData, WorldData
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 WORLD = WorldConfig(width=32, height=32, sprites=0)  # shapes alone need no fonts
@@ -35,7 +41,9 @@ SMALL = AutoencoderConfig(
 @pytest.fixture
 def recipe(tmp_path: Path) -> VaeRecipe:
     return VaeRecipe(
-        world=WORLD,
+        data=WorldData(world=WORLD),
+        sizes=((32, 32),),
+        loader=LoaderConfig(workers=0),
         model=SMALL,
         run=RunConfig(out=tmp_path / "vae", steps=10, log_seconds=0),
         optimizer=OptimizerConfig(lr=2e-3, warmup=2),
@@ -43,7 +51,7 @@ def recipe(tmp_path: Path) -> VaeRecipe:
         latent_noise=0.1,
         statistics=32,
         phases=(
-            Phase(until=0.4, batch_size=6, crop=16),
+            Phase(until=0.4, batch_size=6, sizes=((16, 16),)),
             Phase(until=1.0, sizes=((48, 32), (32, 48), (64, 32)), batch_size=3),
         ),
     )
@@ -60,17 +68,32 @@ def shapes(stage: VaeStage, steps: range) -> list[tuple[int, ...]]:
 class Watched(VaeStage):
     """Remembers what a step saw."""
 
-    def _pictures(self, step: int, progress: float, generator: torch.Generator) -> tuple[torch.Tensor, int]:
-        x, pages = super()._pictures(step, progress, generator)
-        self.last_shape, self.last = tuple(x.shape), x
-        return x, pages
+    def __init__(self, recipe: VaeRecipe) -> None:
+        super().__init__(recipe)
+        inner = self.curriculum.batch
+
+        def batch(step: int, progress: float) -> Batch:
+            self.batch = inner(step, progress)
+            self.last = self.batch.images
+            self.last_shape = tuple(self.last.shape)
+            return self.batch
+
+        self.curriculum.batch = batch  # type: ignore[method-assign]
+
+
+def own_pictures(folder: Path) -> FolderData:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        Image.fromarray(rng.integers(0, 256, (70, 50, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return FolderData(path=folder)
 
 
 def test_phases_change_sizes_and_batches(recipe: VaeRecipe) -> None:
     seen = shapes(Watched(recipe), range(8))
     assert seen[:4] == [(6, 4, 16, 16)] * 4
-    # steps 4 to 7 are 1, 2, 0, 1 of three sizes
-    assert seen[4:] == [(3, 4, 48, 32), (3, 4, 32, 64), (3, 4, 32, 48), (3, 4, 48, 32)]
+    assert set(seen[4:]) <= {(3, 4, 48, 32), (3, 4, 32, 64), (3, 4, 32, 48)}
+    assert len(set(seen[4:])) > 1
 
 
 def test_without_phases_nothing_changes(recipe: VaeRecipe) -> None:
@@ -91,7 +114,7 @@ def test_any_step_can_be_taken_up(recipe: VaeRecipe) -> None:
         other = Watched(recipe)
         other.loss(step)
         assert torch.equal(other.last, straight[step])
-    assert not torch.equal(straight[4], straight[7])  # one size, another batch
+    assert not torch.equal(straight[1], straight[3])  # one size, another batch
 
 
 def weights(trainer: Trainer) -> list[torch.Tensor]:
@@ -154,41 +177,60 @@ def test_margins_open_with_the_run(recipe: VaeRecipe, tmp_path: Path) -> None:
         AlignmentConfig(features=tmp_path, until=1.5)
 
 
-def test_images_of_ones_own_follow_the_sizes(recipe: VaeRecipe, tmp_path: Path) -> None:
-    (tmp_path / "own").mkdir()
-    rng = np.random.default_rng(0)
-    for index in range(3):
-        Image.fromarray(rng.integers(0, 256, (70, 50, 3), dtype=np.uint8)).save(tmp_path / "own" / f"{index}.png")
-    last = dataclasses.replace(recipe.phases[1], image_share=0.67)
-    recipe = dataclasses.replace(recipe, images=tmp_path / "own", phases=(recipe.phases[0], last))
-    assert [mixture.images for mixture in recipe.schedule] == [3, 2]
-    assert shapes(Watched(recipe), range(3, 6)) == [(6, 4, 16, 16), (3, 4, 48, 32), (3, 4, 32, 64)]
-
-
-def test_pages_take_their_share_and_their_letters_shrink(recipe: VaeRecipe) -> None:
+def test_pictures_of_ones_own_follow_sizes_and_weights(recipe: VaeRecipe, tmp_path: Path) -> None:
+    parts = Part(data=recipe.data, weight=1), Part(data=own_pictures(tmp_path / "own"), weight=1)
+    first, last = recipe.phases
     recipe = dataclasses.replace(
         recipe,
-        phases=(Phase(until=0.5, page_share=0.5, page_sizes=(16, 16)), Phase(until=1.0, page_share=1.0)),
-        page_sizes=(6, 6),
+        data=MixtureData(parts=parts, by="sample"),
+        phases=(first, dataclasses.replace(last, weights=(1.0, 2.0))),
     )
-    stage, scenes = Watched(recipe), Watched(dataclasses.replace(recipe, phases=()))
+    stage = Watched(recipe)
+    counts = []
+    for step in range(10):
+        stage.loss(step)
+        counts.append(sum(stage.batch.parts))
+    assert abs(sum(counts[:4]) - 12) <= 2
+    assert abs(sum(counts[4:]) - 12) <= 2  # of 24, and of 18 pictures
+    assert stage.last_shape[2:] in ((48, 32), (32, 48), (32, 64))
+
+
+def test_parts_come_and_go_with_the_phases(recipe: VaeRecipe) -> None:
+    pages = SmallTextData(width=32, height=32, sizes=(8, 12))
+    recipe = dataclasses.replace(
+        recipe,
+        data=MixtureData(parts=(Part(data=recipe.data), Part(data=pages)), by="sample"),
+        phases=(Phase(until=0.5, weights=(1.0, 0.0)), Phase(until=1.0, weights=(0.0, 1.0))),
+    )
+    stage = Watched(recipe)
     stage.loss(1)
-    scenes.loss(1)
-    same = [torch.equal(a, b) for a, b in zip(stage.last, scenes.last, strict=True)]
-    assert same == [False, False, True, True]
-    assert len(stage.pages) == 16
-    assert len(scenes.pages) == 0
+    assert set(stage.batch.parts) == {0}
     stage.loss(6)
-    early = stage.last
-    again = Watched(recipe)
-    again.loss(6)
-    assert torch.equal(again.last, early)
+    assert set(stage.batch.parts) == {1}
+    assert [len(part) for part in stage.held_out] == [32]  # of the part that the last phase sees
 
 
-def test_training_and_held_out_pages_differ(recipe: VaeRecipe) -> None:
-    stage = Watched(dataclasses.replace(recipe, phases=(), page_share=1.0, page_sizes=(8, 8)))
-    stage.loss(0)
-    assert not any(torch.equal(a, b) for a in stage.last for b in stage.pages)
+def test_a_set_that_holds_nothing_out_is_watched_itself(
+    recipe: VaeRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = VaeStage(dataclasses.replace(recipe, data=own_pictures(tmp_path / "own"), phases=()))
+    assert "pictures of the training set are watched" in capsys.readouterr().out
+    assert [len(part) for part in stage.held_out] == [3]
+
+
+def test_statistics_are_those_of_what_is_trained_on(recipe: VaeRecipe, tmp_path: Path) -> None:
+    (tmp_path / "grey").mkdir()
+    Image.new("RGB", (64, 64), (90, 90, 90)).save(tmp_path / "grey" / "a.png")
+    grey = FolderData(path=tmp_path / "grey")
+    mixture = MixtureData(parts=(Part(data=recipe.data), Part(data=grey)), by="sample")
+    recipe = dataclasses.replace(recipe, data=mixture, phases=(Phase(until=1.0, weights=(0.0, 1.0)),))
+    stage = VaeStage(recipe)
+    stage._measure()
+    flat = torch.full((1, 4, 32, 32), 90 / 127.5 - 1)
+    flat[:, 3] = 1
+    with torch.no_grad():
+        z = stage.model.encode_raw(flat)
+    torch.testing.assert_close(torch.tensor(stage.model.config.latents_mean), z.mean((0, 2, 3)), atol=1e-4, rtol=1e-3)
 
 
 def test_a_run_starts_from_another_ones_weights(recipe: VaeRecipe, tmp_path: Path) -> None:
@@ -257,10 +299,14 @@ def test_anchored_latents_come_near_those_of_another_architecture(recipe: VaeRec
 
 def test_pages_are_free_of_the_anchor(recipe: VaeRecipe, tmp_path: Path) -> None:
     finished(tmp_path / "other")
+    parts = Part(data=recipe.data), Part(data=SmallTextData(width=32, height=32, sizes=(8, 12)))
+    anchor = AnchorConfig(folder=tmp_path / "other", weight=1.0, parts=(0,))
     recipe = dataclasses.replace(
-        recipe, phases=(), page_share=1.0, anchor=AnchorConfig(folder=tmp_path / "other", weight=1.0)
+        recipe, data=MixtureData(parts=parts), phases=(Phase(until=1.0, weights=(0.0, 1.0)),), anchor=anchor
     )
     assert VaeStage(recipe).loss(0)["anchor"].item() == 0
+    scenes = dataclasses.replace(recipe, phases=())
+    assert VaeStage(scenes).loss(0)["anchor"].item() > 0
 
 
 @pytest.mark.parametrize(
@@ -268,20 +314,19 @@ def test_pages_are_free_of_the_anchor(recipe: VaeRecipe, tmp_path: Path) -> None
     [
         ({"phases": [{"until": 0.5}]}, "the last at 1"),
         ({"phases": [{"until": 0.5}, {"until": 0.5}, {"until": 1.0}]}, "each later"),
-        ({"phases": [{"until": 1.0, "crop": 64}]}, "crop=64: the smallest picture"),
-        ({"phases": [{"until": 1.0, "batch_size": 0}]}, "batch_size of 1 or more"),
-        ({"phases": [{"until": 1.0, "page_share": 1.5}]}, "page_share=1.5"),
-        ({"phases": [{"until": 1.0, "page_share": 0.5, "page_sizes": [2, 9]}]}, r"page_sizes=\(2, 9\)"),
-        ({"phases": [{"until": 1.0, "page_share": 0.5, "page_sizes": [9, 99]}]}, r"page_sizes=\(9, 99\)"),
+        ({"phases": [{"until": 1.0, "batch_size": 0}]}, "batch_size=0"),
+        ({"phases": [{"until": 1.0, "weights": [1.0]}]}, "the data is a mixture of 0 parts"),
+        ({"phases": [{"until": 1.0, "weights": [0.0]}]}, "one must be above 0"),
         ({"phases": [{"until": 1.0, "sizes": []}]}, "at least one"),
         ({"phases": [{"until": 1.0, "size": [32, 32]}]}, "did you mean 'sizes'"),
-        ({"page_share": -0.1}, "page_share=-0.1"),
-        ({"images": "x", "phases": [{"until": 1.0, "batch_size": 1}]}, "images beside the world need 2"),
+        ({"sizes": []}, "there are no sizes"),
+        ({"data": {"kind": "folder"}}, "the key 'path' is missing"),
     ],
 )
 def test_impossible_curricula_are_refused_at_once(changes: dict[str, object], reason: str, tmp_path: Path) -> None:
     tree = {
-        "world": {"width": 32, "height": 32},
+        "data": {"kind": "world", "world": {"width": 32, "height": 32}},
+        "sizes": [[32, 32]],
         "model": {},
         "run": {"out": str(tmp_path), "steps": 2},
         "optimizer": {},
@@ -296,9 +341,6 @@ def test_sizes_that_latents_cannot_tile_are_refused_before_the_first_step(recipe
     phases = (Phase(until=0.9), Phase(until=1.0, sizes=((32, 40),)))
     with pytest.raises(ValueError, match="32 x 40: sides must be divisible by 16"):
         VaeStage(dataclasses.replace(recipe, phases=phases))
-    world = dataclasses.replace(WORLD, width=40)
-    with pytest.raises(ValueError, match="40 x 32: sides must be divisible by 16"):
-        VaeStage(dataclasses.replace(recipe, world=world, phases=(), crop=16))
 
 
 FULL = {"vae": (16, 64), "vae-f16c128": (16, 128), "vae-f32c192": (32, 192)}
@@ -316,9 +358,9 @@ def test_the_full_recipes_describe_their_models(name: str) -> None:
     counts = [sum(p.numel() for p in part.parameters()) for part in (model.encoder, model.decoder)]
     if name == "vae":
         assert counts == [78_675_680, 259_044_052]  # 78.7 M and 259.0 M
-    sides = {side for mixture in recipe.schedule for size in mixture.sizes for side in size}
+    sides = {side for plan in recipe.schedule for size in plan.sizes for side in size}
     assert not any(side % factor for side in sides)
-    assert max(sides) == 2048
+    assert max(sides) == 1280
     assert recipe.alignment is not None
     assert recipe.perceptual is not None
 
@@ -336,20 +378,18 @@ def test_the_full_recipes_run_when_made_small(name: str, tmp_path: Path) -> None
     )
     SemanticNetwork(SemanticConfig(widths=(4,) * len(wanted.dim_mult))).save_pretrained(tmp_path / "features")
     assert recipe.alignment is not None
-    phases = tuple(
-        dataclasses.replace(phase, sizes=((64, 2 * factor),), crop=None, batch_size=2) for phase in recipe.phases
-    )
+    phases = tuple(dataclasses.replace(phase, sizes=((64, 2 * factor),), batch_size=2) for phase in recipe.phases)
+    photos = dataclasses.replace(recipe.data.parts[0], data=own_pictures(tmp_path / "photos"))
     small = dataclasses.replace(
         recipe,
-        world=dataclasses.replace(WORLD, width=64, height=64),
+        data=dataclasses.replace(recipe.data, parts=(photos, *recipe.data.parts[1:])),
         model=model,
         run=RunConfig(out=tmp_path / "run", steps=len(phases), log_seconds=0),
-        images=None,
         perceptual=None,
         alignment=dataclasses.replace(recipe.alignment, features=tmp_path / "features"),
         phases=phases,
         compile=False,
-        workers=0,
+        loader=LoaderConfig(workers=0),
         statistics=2,
     )
     assert Autoencoder.from_pretrained(train_vae(small)).config.latents_std is not None

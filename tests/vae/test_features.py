@@ -10,6 +10,9 @@ import torch
 from PIL import Image
 
 from fourstroke.checkpoint import CheckpointError
+from fourstroke.data.datasets.folder import FolderData
+from fourstroke.data.datasets.mixture import MixtureData, Part
+from fourstroke.data.loader import LoaderConfig
 from fourstroke.recipe import RecipeError, build, load_recipe
 from fourstroke.train.features import FeaturesRecipe, FeaturesStage, train_features
 from fourstroke.train.loop import RunConfig, Trainer
@@ -19,6 +22,7 @@ from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork
 from fourstroke.world import Background, Object, Scene, Sign, WorldConfig
 from fourstroke.world.cells import UNKNOWN, cell_labels
+from fourstroke.world.dataset import WorldData
 
 WORLD = WorldConfig(width=32, height=32, sprites=0)  # shapes alone need no fonts
 NAMES = SemanticConfig(
@@ -37,7 +41,9 @@ def features(tmp_path: Path) -> Path:
 def recipe(tmp_path: Path) -> VaeRecipe:
     flat = (False,) * 4
     return VaeRecipe(
-        world=WORLD,
+        data=WorldData(world=WORLD),
+        sizes=((32, 32),),
+        loader=LoaderConfig(workers=0),
         model=AutoencoderConfig(
             base_dim=4,
             decoder_base_dim=4,
@@ -137,30 +143,24 @@ def test_pictures_of_ones_own_are_trained_on_and_broken_ones_named(recipe: VaeRe
     for index in range(3):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(own / f"{index}.png")
     (own / "broken.jpg").write_bytes(b"no")
-    recipe = dataclasses.replace(recipe, images=own, image_share=0.5)
-    assert recipe.images_in_batch == 2
+    parts = Part(data=recipe.data), Part(data=FolderData(path=own))
+    recipe = dataclasses.replace(recipe, data=MixtureData(parts=parts, by="sample"))
     folder = train_vae(recipe)
     assert Autoencoder.from_pretrained(folder).config.latents_std is not None
-    report = json.loads((recipe.run.out / "images.json").read_text())
-    assert report["skipped"] == {"broken.jpg": "not a picture of a known kind or depth"}
+    report = json.loads((recipe.run.out / "data.json").read_text())
+    assert report["skipped"] == {"broken": {"1-own/broken.jpg": "not a picture of a known kind or depth"}}
 
     losses = VaeStage(recipe), VaeStage(recipe)
     straight = [losses[0].loss(step)["l1"].item() for step in range(3)]
     assert losses[1].loss(2)["l1"].item() == straight[2]  # the stream of pictures can be taken up anywhere
 
 
-@pytest.mark.parametrize(("key", "value"), [("image_share", 1.0), ("batch_size", 1)])
-def test_impossible_mixtures_are_refused(recipe: VaeRecipe, tmp_path: Path, key: str, value: float) -> None:
-    with pytest.raises(ValueError, match=key):
-        dataclasses.replace(recipe, images=tmp_path, **{key: value})
-
-
 def test_recipes_are_read(tmp_path: Path) -> None:
     recipes = Path(__file__).parents[2] / "recipes"
     assert load_recipe(FeaturesRecipe, recipes / "micro" / "features.yaml").model.factor == 16
-    words = ["alignment.features=f", "alignment.weight=0.2", "images=photos", "image_share=0.25"]
+    words = ["alignment.features=f", "alignment.weight=0.2", "data={kind: folder, path: photos}"]
     recipe = load_recipe(VaeRecipe, recipes / "micro" / "vae.yaml", words)
     assert recipe.alignment == AlignmentConfig(features=Path("f"), weight=0.2)
-    assert (recipe.images, recipe.images_in_batch) == (Path("photos"), 2)
+    assert recipe.data == FolderData(path=Path("photos"))
     with pytest.raises(RecipeError, match="steps=0"):
         build(AlignmentConfig, {"features": "f", "steps": 0})

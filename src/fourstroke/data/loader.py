@@ -51,6 +51,7 @@ class _Stream:
     order: Order
     weight: float
     drawn: bool
+    part: int
 
 
 class Loader:
@@ -153,7 +154,7 @@ class Loader:
                     weight = one.stretch.weight * self.frames.shares[group] / share * len(indices) / counts[group]
                     order = Order(indices, (self.seed, 1, number, group, len(streams)), blocks)
                     if weight:
-                        streams.setdefault(key, []).append(_Stream(order, weight, bool(part.shapes)))
+                        streams.setdefault(key, []).append(_Stream(order, weight, bool(part.shapes), number))
         return list(streams.items())
 
     def _placed(self, one: Surveyed) -> dict[int, dict[Shape, np.ndarray]]:
@@ -192,5 +193,5 @@ class Loader:
                 order, seed = streams[stream].order, (self.seed, 4, step, row)
                 spare = np.random.default_rng(seed).integers(len(order), size=SPARE)
                 indices = order[position], *order.members[spare].tolist()
-                rows.append(Row(indices, seed, streams[stream].drawn))
+                rows.append(Row(indices, seed, streams[stream].drawn, streams[stream].part))
             yield Plan(target, rows)

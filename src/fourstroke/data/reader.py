@@ -37,6 +37,8 @@ class Row:
     indices: tuple[int, ...]
     seed: tuple[int, ...]
     drawn: bool
+    part: int
+    """Of a mixture."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class BatchReader(torch.utils.data.Dataset[Made]):
         crops = self.frames.crops((record.size, record.inputs[: len(target[1])]), target, row.drawn, rng)
         found = None if self.latents is None else self.latents.find(self.dataset, index, target, crops)
         features = None if self.features is None else self.features.find(self.dataset, index, caption, target, crops)
-        read = _Read(index, record, caption, crops, [], found, features)
+        read = _Read(index, row.part, record, caption, crops, [], found, features)
         if found is None:
             return self._shown(read, target, wanted if isinstance(wanted, Sample) else self.dataset.sample(index))
         return read
@@ -127,6 +129,7 @@ class BatchReader(torch.utils.data.Dataset[Made]):
             input_latents=torch.stack([torch.cat(z[1:]) for z in latents]) if cached and target[1] else None,
             crops=[row.crops[0] for row in rows],
             input_sizes=target[1],
+            parts=[row.part for row in rows],
             features=features if encoded else None,
         )
 
@@ -136,6 +139,7 @@ class _Read:
     """A row of a batch; `pixels` are empty where its latents are there."""
 
     index: int
+    part: int
     record: Record
     caption: str
     crops: Sequence[Crop]

@@ -142,6 +142,8 @@ class Batch:
     """By record: left, top, right and bottom of what is shown, as fractions of the picture."""
     input_sizes: Sequence[Size] = ()
     """Of the input images, as they are shown; none for text-to-image."""
+    parts: Sequence[int] = ()
+    """By record, which part of a mixture it is of."""
     features: Sequence[Tensor] | None = None
     """By record, the text encoder's features of its prompt (and inputs) from a cache, (length, channels)."""
 

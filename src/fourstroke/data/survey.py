@@ -53,6 +53,9 @@ def survey(
     found = []
     for stretch in stretches(dataset):
         part = hints(stretch.dataset)
+        if not stretch.weight:  # nobody draws from it
+            found.append(Surveyed(stretch, stretch.indices[:0], []))
+            continue
         if part.shapes:
             report.used += len(stretch.dataset)
             found.append(Surveyed(stretch, stretch.indices, part.shapes))
@@ -62,7 +65,7 @@ def survey(
             kept = _by_pixels(dataset, kept, opened, workers, report)
         else:
             _probe(dataset, [index for index, _ in kept], report)
-        if stretch.weight and not kept:
+        if not kept:
             raise ValueError(f"no sample of {stretch.dataset.name} can be used: {report}")
         report.used += len(kept)
         indices = np.array([index for index, _ in kept], np.int64)

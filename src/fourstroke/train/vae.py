@@ -1,4 +1,4 @@
-"""Training the autoencoder on the world and on pictures of one's own, without a discriminator and without a KL term.
+"""Training the autoencoder on any dataset's pictures, without a discriminator and without a KL term.
 
 Qwen-Image-2.0 report, autoencoder, and VAE-2.0 report, Objective: L1 + perceptual + alignment. Where no network for
 the last two can be had, the multi-scale edge loss takes their place. `latent_noise` jitters the latents that the
@@ -13,32 +13,30 @@ Several ranks (see `parallel`) each hold the whole model, take their rows of one
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fourstroke.data.images import Images, image_batches
+from fourstroke.data.loader import LoaderConfig
+from fourstroke.data.sample import Data
 from fourstroke.data.sheet import contact_sheet
-from fourstroke.data.stream import as_pixels, batches, pixels
 from fourstroke.device import autocast, pick_device
 from fourstroke.files import save_image, write_json
 from fourstroke.parallel.collectives import local_rows
-from fourstroke.parallel.mesh import process_group, rank, world_size
-from fourstroke.ranges import Count, Fraction, Natural, NonNegative, PositiveFraction, check_ranges
+from fourstroke.parallel.mesh import process_group, world_size
+from fourstroke.ranges import Count, Natural, NonNegative, check_ranges
 from fourstroke.recipe import agree, resolved
+from fourstroke.train.curriculum import Curriculum, Phase, PhasePlan, Sizes, plans
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.losses import edge, l1, psnr
 from fourstroke.vae.objective import Alignment, AlignmentConfig, Perceptual, PerceptualConfig
-from fourstroke.world import Sample, World, WorldConfig
-from fourstroke.world.page import render_page
 
 __all__ = ["AlignmentConfig", "PerceptualConfig", "Phase", "VaeRecipe", "VaeStage", "train_vae"]
 
@@ -48,61 +46,16 @@ WIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phase:
-    """A stretch of the curriculum; what it leaves out is as the recipe says."""
-
-    until: PositiveFraction
-    """Share of the run at which it ends; the last one ends at 1."""
-    sizes: tuple[tuple[Count, Count], ...] | None = None
-    """Widths and heights of pictures, taken in turns from step to step; None: the world's own."""
-    crop: Count | None = None
-    batch_size: int | None = None
-    image_share: Fraction | None = None
-    page_share: Fraction | None = None
-    page_sizes: tuple[Count, Count] | None = None
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mixture:
-    """What the batches of a phase are made of, every number filled in."""
-
-    until: float
-    sizes: tuple[tuple[int, int], ...]
-    crop: int | None
-    batch_size: int
-    image_share: float
-    page_share: float
-    page_sizes: tuple[int, int]
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or not self.sizes:
-            raise ValueError("a batch needs a batch_size of 1 or more, and sizes at least one entry")
-        if not 0 < self.image_share < 1:
-            raise ValueError(f"image_share={self.image_share}: choose between 0 and 1; held-out scenes are the world's")
-        least = min(min(size) for size in self.sizes)
-        if self.crop is not None and not 1 <= self.crop <= least:
-            raise ValueError(f"crop={self.crop}: the smallest picture has a side of {least} pixels")
-        if self.page_share and not 4 <= self.page_sizes[0] <= self.page_sizes[1] <= min(h for _, h in self.sizes):
-            raise ValueError(f"page_sizes={self.page_sizes}: choose from 4 to the pictures' height, the smallest first")
-
-    @property
-    def images(self) -> int:
-        """How many pictures of a batch are one's own, where there are such."""
-        return min(self.batch_size - 1, max(1, round(self.image_share * self.batch_size)))
-
-
-@dataclass(frozen=True, kw_only=True)
 class AnchorConfig:
-    """Keep the latents of scenes near those of an earlier autoencoder, so that what draws them need not start again.
+    """Keep latents near those of an earlier autoencoder, so that what draws them need not start again.
 
-    The squared distance, in that one's own deviations, times `weight`. Our choice; pages are free, for they are new.
+    The squared distance, in that one's own deviations, times `weight`. Our choice.
     """
 
     folder: Path
     weight: NonNegative = 0.05
+    parts: tuple[Natural, ...] | None = None
+    """Parts of the mixture whose latents are kept, from 0; those of new content may be left free. None is all."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -112,7 +65,10 @@ class AnchorConfig:
 class VaeRecipe:
     """Every number of a VAE run."""
 
-    world: WorldConfig
+    data: Data
+    """What to train on; a mixture `by: sample` fills each batch from all of its parts."""
+    sizes: Sizes = ()
+    """Widths and heights of the windows that are seen, in turns; a phase may say others."""
     model: AutoencoderConfig | None = None
     """Sizes of a new autoencoder; beside `init` it may be left out, and must agree with it if it is not."""
     run: RunConfig
@@ -126,16 +82,6 @@ class VaeRecipe:
 
     The gradient is that of the mean logarithm of the error, hence of decibels, not that of the mean error."""
     latent_noise: NonNegative = 0.0
-    crop: Count | None = None
-    """Side of the square cut at random from every picture, in pixels; None takes the whole picture."""
-    images: Path | None = None
-    """Folder or webdataset shards to train on beside the world."""
-    image_share: Fraction = 0.5
-    """Share of each batch that they fill, where they are given; at least one picture, and one of the world."""
-    page_share: Fraction = 0.0
-    """Share of the world's part of a batch that shows pages of small text instead of scenes."""
-    page_sizes: tuple[Count, Count] = (8, 20)
-    """Smallest and largest letters on them, in pixels."""
     phases: tuple[Phase, ...] = ()
     """The curriculum; none: the same from beginning to end."""
     alignment: AlignmentConfig | None = None
@@ -145,20 +91,15 @@ class VaeRecipe:
     """Folder of an autoencoder to start from."""
     freeze_encoder: bool = False
     """Train the decoder of `init` alone: latents and their statistics stay what transformers have learnt."""
-    workers: Natural = 0
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
     compile: bool = False
     statistics: Count = 1024
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        ends = [phase.until for phase in self.phases]
-        if ends and (ends != sorted(set(ends)) or ends[0] <= 0 or ends[-1] != 1):
-            raise ValueError(f"phases end at {ends}: each later than the one before, the last at 1")
         if self.model is None and self.init is None:
             raise ValueError("there is no autoencoder: name the sizes of a new one, model, or a trained one, init")
-        schedule = self.schedule  # whatever a phase says wrong is said now, not hours later
-        if self.images is not None and any(mixture.batch_size < 2 for mixture in schedule):
-            raise ValueError("batch_size=1: images beside the world need 2 or more")
+        _ = self.schedule  # whatever a phase says wrong is said now, not hours later
         if self.freeze_encoder and (self.init is None or self.alignment is not None or self.anchor is not None):
             raise ValueError("freeze_encoder=true: it needs init, and leaves nothing to alignment and anchor")
         if self.compile and self.alignment is not None and self.alignment.adaptive:
@@ -167,20 +108,9 @@ class VaeRecipe:
             )
 
     @property
-    def schedule(self) -> tuple[Mixture, ...]:
+    def schedule(self) -> tuple[PhasePlan, ...]:
         """The phases with what they leave out filled in; a single one where the recipe names none."""
-        names = [field.name for field in fields(Mixture) if field.name not in ("until", "sizes")]
-        own = {name: getattr(self, name) for name in names} | {"sizes": ((self.world.width, self.world.height),)}
-        filled = []
-        for phase in self.phases or (Phase(until=1.0),):
-            said = {field.name: getattr(phase, field.name) for field in fields(Phase)}
-            filled.append(Mixture(**own | {name: value for name, value in said.items() if value is not None}))
-        return tuple(filled)
-
-    @property
-    def images_in_batch(self) -> int:
-        """How many pictures of the last phase's batches are not the world's."""
-        return 0 if self.images is None else self.schedule[-1].images
+        return plans(self.phases, self.sizes, self.batch_size, self.data)
 
 
 class VaeStage:
@@ -203,11 +133,10 @@ class VaeStage:
         self.models: dict[str, nn.Module] = {"vae": self.model}
         config = self.model.config
         self.schedule = recipe.schedule
-        trained = [(m.crop, m.crop) if m.crop else size for m in self.schedule for size in m.sizes]
-        for width, height in ((recipe.world.width, recipe.world.height), *trained):  # held-out scenes are the world's
+        for width, height in (size for plan in self.schedule for size in plan.sizes):
             if width % config.factor or height % config.factor:
                 raise ValueError(f"pictures of {width} x {height}: sides must be divisible by {config.factor}")
-        self.images = None if recipe.images is None else Images(recipe.images)
+        self.curriculum = Curriculum(recipe.data, self.schedule, recipe.loader, recipe.run.seed)
         self.aligned = None if recipe.alignment is None else Alignment(recipe.alignment, config, self.device)
         if self.aligned is not None:
             self.models["alignment"] = self.aligned.map
@@ -216,22 +145,17 @@ class VaeStage:
         self.batch_size = self.schedule[0].batch_size
         self.progress: Callable[[int], float] = lambda step: step / recipe.run.steps
         """The share of the run that is done before a step; minutes count too where a trainer says so."""
-        self._step, self._phase = -1, -1
-        self._streams: dict[int, tuple[Iterator[list[Sample]], Iterator[Tensor]]] = {}
         self._forward = torch.compile(self._autoencode) if recipe.compile else self._autoencode
-        world = World(recipe.world)
-        held_out = [world.sample(index, "heldout") for index in range(32)]
-        self.held_out = pixels(held_out)
-        sizes = [mixture.page_sizes for mixture in self.schedule if mixture.page_share]
-        size = recipe.world.width, recipe.world.height
-        self.pages = as_pixels([render_page(i, *size, sizes[-1], "heldout") for i in range(16 if sizes else 0)])
+        self.held_out = [pixels(part) for part in self.curriculum.held_out()]
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """L1 + edges between pictures and reconstructions, and where asked perceptual distance and alignment."""
         generator = torch.Generator().manual_seed(self.recipe.run.seed * 1_000_003 + step)
         progress = self.progress(step)
-        pictures, pages = self._pictures(step, progress, generator)
-        x = pictures.to(self.device, memory_format=torch.channels_last)
+        batch = self.curriculum.batch(step, progress)
+        self.batch_size = len(batch.records)
+        assert batch.images is not None
+        x = pixels(batch.images.to(self.device, non_blocking=True)).to(memory_format=torch.channels_last)
         with autocast(self.device, wide=min(self.model.config.base_dim, self.model.config.decoder_base_dim) >= WIDE):
             y, z = self._forward(x, self._jitter(x, generator))
         y = y.float()
@@ -249,7 +173,9 @@ class VaeStage:
             extra, more = self.aligned.loss(x, y, z.float(), loss, self.model.quant_conv.weight, margins)
             loss, parts = loss + extra, parts | more
         if self.recipe.anchor is not None:
-            parts["anchor"] = self._drift(x[pages:], z[pages:])
+            kept = self.recipe.anchor.parts
+            rows = [row for row, part in enumerate(batch.parts) if kept is None or part in kept]
+            parts["anchor"] = self._drift(x[rows], z[rows])
             loss = loss + self.recipe.anchor.weight * parts["anchor"]
         return {"loss": loss, **parts}
 
@@ -258,49 +184,37 @@ class VaeStage:
         return contextlib.nullcontext()
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
-        """A sheet of held-out scenes and pages beside their reconstructions, and the RGB PSNR over all of them."""
+        """A sheet of held-out pictures beside their reconstructions, and the RGB PSNR over all, and by part."""
         sheet, captions, scores = [], [], {}
-        for name, originals in (("psnr", self.held_out), ("page_psnr", self.pages)):
-            if not len(originals):
-                continue
+        for number, originals in enumerate(self.held_out):
             copies = self._reconstruct(originals)
             each = psnr(copies[:, :3], originals[:, :3])
-            scores[name] = float(each.mean())
+            scores[f"psnr_{number}"] = float(each.mean())
             for before, after, decibels in zip(originals[:8], copies[:8], each.tolist(), strict=False):
                 sheet += [_picture(before), _picture(after)]
                 captions += ["original", f"{decibels:.1f} dB"]
         save_image(contact_sheet(sheet, captions, columns=8), folder / f"step-{step:06d}.png")
-        return scores
+        counts = [len(part) for part in self.held_out]
+        whole = sum(score * count for score, count in zip(scores.values(), counts, strict=True)) / sum(counts)
+        return {"psnr": whole} | (scores if len(scores) > 1 else {})
 
     def export(self, folder: Path) -> None:
-        """Measure the latents' mean and deviation, save the model with them, and say what became of the images."""
+        """Measure the latents' mean and deviation, save the model with them, and say what became of the data."""
         if not self.recipe.freeze_encoder:
             self._measure()
         self.model.save_pretrained(folder)
-        if self.images is not None:
-            print(f"images: {self.images.report}", flush=True)
-            write_json(self.recipe.run.out / "images.json", {"skipped": self.images.report.skipped})
+        print(f"data: {self.curriculum.report}", flush=True)
+        write_json(self.recipe.run.out / "data.json", self.curriculum.report.plain())
 
     def _measure(self) -> None:
-        """Set the statistics of the latents, by fresh scenes and one's own pictures in the share of the last phase."""
-        recipe, count = self.recipe, self.recipe.statistics
-        stream = batches(recipe.world, 32, seed=recipe.run.seed + 1, workers=recipe.workers)
-        own: Iterator[Tensor] = iter(())
-        if self.images is not None:
-            share = max(1, round(32 * recipe.images_in_batch / self.schedule[-1].batch_size))
-            size = recipe.world.height, recipe.world.width
-            own = image_batches(self.images, share, *size, seed=recipe.run.seed + 1, workers=recipe.workers)
+        """Set the statistics of the latents, by fresh pictures of the last phase."""
         latents = []
         with torch.no_grad():
-            for samples, _ in zip(stream, range(-(-count // 32)), strict=False):
-                x = pixels(samples)
-                if self.images is not None:
-                    windows = next(own)
-                    x = torch.cat([x[: max(1, len(x) - len(windows))], windows])
-                x = x.to(self.device, memory_format=torch.channels_last)
-                latents.append(self.model.encode_raw(x).float().cpu())
-        z = torch.cat(latents)
-        self.model.set_statistics(z.mean((0, 2, 3)), z.std((0, 2, 3)))
+            for images in self.curriculum.fresh(self.recipe.statistics):
+                x = pixels(images.to(self.device)).to(memory_format=torch.channels_last)
+                latents.append(self.model.encode_raw(x).float().cpu().movedim(1, 0).flatten(1))
+        z = torch.cat(latents, 1)
+        self.model.set_statistics(z.mean(1), z.std(1))
 
     def _autoencode(self, x: Tensor, jitter: Tensor) -> tuple[Tensor, Tensor]:
         z = self.model.encode_raw(x)
@@ -327,44 +241,6 @@ class VaeStage:
         return torch.cat(
             [self.model.decode_raw(self.model.encode_raw(part)).float().clamp(-1, 1).cpu() for part in parts]
         )
-
-    def _pictures(self, step: int, progress: float, generator: torch.Generator) -> tuple[Tensor, int]:
-        """The batch of a step, (b, 4, H, W): pages, scenes, then pictures of one's own; and how many are pages."""
-        phase = next((i for i, mixture in enumerate(self.schedule) if progress < mixture.until), -1) % len(
-            self.schedule
-        )
-        mixture = self.schedule[phase]
-        turn, place = divmod(step, len(mixture.sizes))
-        if step == 0 or (step, phase) != (self._step + 1, self._phase):
-            self._streams = {}
-        self._step, self._phase, self.batch_size = step, phase, mixture.batch_size
-        if place not in self._streams:
-            self._streams[place] = self._open(phase, place, turn)
-        scenes, windows = self._streams[place]
-        x = pixels(next(scenes))
-        if (pages := round(mixture.page_share * len(x))) > 0:
-            ranks = world_size()
-            first = (self.recipe.run.seed << 48) + (phase << 40) + step * len(x) * ranks + rank()
-            indices = range(first, first + pages * ranks, ranks)
-            drawn = [render_page(i, *mixture.sizes[place], mixture.page_sizes, "train") for i in indices]
-            x[:pages] = as_pixels(drawn)
-        if mixture.crop is not None:
-            x = random_crops(x, mixture.crop, generator)
-        return x if self.images is None else torch.cat([x, next(windows)]), pages
-
-    def _open(self, phase: int, place: int, turn: int) -> tuple[Iterator[list[Sample]], Iterator[Tensor]]:
-        """The world's batches and one's own from the `turn`-th of a size of a phase on, each of a seed of its own."""
-        recipe, mixture = self.recipe, self.schedule[phase]
-        seed, (width, height) = recipe.run.seed + (phase << 20) + (place << 10), mixture.sizes[place]
-        world = replace(recipe.world, width=width, height=height)
-        own = 0 if self.images is None else mixture.images
-        shard = {"rank": rank(), "ranks": world_size()}
-        common: dict[str, Any] = {"start": turn, "seed": seed, "workers": recipe.workers, **shard}
-        scenes = batches(world, mixture.batch_size - own, **common)
-        if self.images is None:
-            return scenes, iter(())
-        size = (mixture.crop or height, mixture.crop or width)
-        return scenes, image_batches(self.images, own, *size, **common)
 
 
 def train_vae(recipe: VaeRecipe, resume: bool = False) -> Path:
@@ -397,13 +273,9 @@ def balance(y: Tensor, x: Tensor) -> Tensor:
     return x + (y - x) * (error.log().mean().exp() / error)
 
 
-def random_crops(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """One square of `side` pixels from every picture (B, C, H, W), each at its own place."""
-    count = len(x) * world_size()
-    rows = local_rows(torch.randint(x.shape[2] - side + 1, (count,), generator=generator)).tolist()
-    columns = local_rows(torch.randint(x.shape[3] - side + 1, (count,), generator=generator)).tolist()
-    parts = [p[:, r : r + side, c : c + side] for p, r, c in zip(x, rows, columns, strict=True)]
-    return torch.stack(parts)
+def pixels(images: Tensor) -> Tensor:
+    """Pictures (b, 4, H, W) uint8 as float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
 
 
 def _picture(x: Tensor) -> np.ndarray:
