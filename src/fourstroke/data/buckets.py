@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from fourstroke.data.sample import SampleError, Size
-from fourstroke.ranges import Count, NonNegative, PositiveFraction, Range, check_ranges
+from fourstroke.ranges import Count, NonNegative, Positive, PositiveFraction, check_ranges
 
 Crop = tuple[float, float, float, float]
 """Left, top, right and bottom of what is shown, as fractions of the picture."""
@@ -32,7 +32,7 @@ class BucketConfig:
     """How often each area comes, as against the others; equally often where this is left out."""
     ratios: tuple[tuple[Count, Count], ...] = ((1, 1), (4, 3), (3, 2), (16, 9))
     """Width to height; each also stands for its reverse."""
-    enlarge: float = 1.25
+    enlarge: Positive = 1.25
     """How much a picture may be enlarged to fill a size; one that would be more is left out there."""
     keep: PositiveFraction = 0.5
     """Least share of a picture that must be seen; one of which less would be is left out."""
@@ -44,7 +44,7 @@ class BucketConfig:
             raise ValueError("areas and ratios need at least one entry each")
         if len(self.weights) not in (0, len(self.areas)) or (self.weights and not any(self.weights)):
             raise ValueError(f"weights={self.weights}: give one for each of the {len(self.areas)} areas, one above 0")
-        if not Range(1).holds(self.enlarge):
+        if self.enlarge < 1:
             raise ValueError(f"enlarge={self.enlarge}: it must be at least 1")
 
     def shares(self) -> list[float]:

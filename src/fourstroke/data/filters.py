@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from fourstroke.data.sample import Record, Sample
-from fourstroke.ranges import Count, Natural, NonNegative, Positive, check_ranges
+from fourstroke.ranges import Count, Finite, Natural, NonNegative, Positive, check_ranges
 from fourstroke.registry import Registered
 
 HASH_BITS = 64
@@ -208,7 +208,7 @@ class ScorerFilter:
 
     kind: ClassVar[str] = "scorer"
     url: str
-    least: float
+    least: Finite
     timeout: Positive = 30.0
 
     def __post_init__(self) -> None:

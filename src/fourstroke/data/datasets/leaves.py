@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from fourstroke.data.sample import Dataset, Hints, Record, Sample, Split
-from fourstroke.ranges import Count, check_ranges
+from fourstroke.ranges import Count, TrainingSeed, check_ranges
 
 OVERSAMPLING = 2
 """Shapes are drawn on a canvas so many times as large, and averaged."""
@@ -39,7 +39,7 @@ class LeavesData:
     samples: Count = 1_000_000
     size: Count = 256
     """Pixels a side."""
-    seed: int = 0
+    seed: TrainingSeed = 0
 
     def __post_init__(self) -> None:
         check_ranges(self)
