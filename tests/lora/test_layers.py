@@ -29,10 +29,10 @@ from fourstroke.lora import (
     without_factors,
 )
 
-TARGETS = ("transformer_blocks.*",)
+LAYERS = ("transformer_blocks.*",)
 
 
-def _model() -> nn.Module:
+def plain_model() -> nn.Module:
     torch.manual_seed(0)
     blocks = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5, bias=False))
     return nn.ModuleDict({"transformer_blocks": blocks, "out": nn.Linear(5, 5)})
@@ -44,7 +44,7 @@ def _forward(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 def _add(model: nn.Module, *names: str, rank: int = 2, **options) -> None:
     for name in names:
-        add_lora(model, LoraConfig(rank=rank, targets=TARGETS, **options), name)
+        add_lora(model, LoraConfig(rank=rank, targets=LAYERS, **options), name)
 
 
 def _change(model: nn.Module, name: str, seed: int = 0) -> None:
@@ -55,7 +55,7 @@ def _change(model: nn.Module, name: str, seed: int = 0) -> None:
 
 
 def test_adapters_start_as_nothing_and_stay_apart():
-    model, x = _model(), torch.randn(3, 6)
+    model, x = plain_model(), torch.randn(3, 6)
     plain = _forward(model, x)
     _add(model, "a", "b")
     assert set(lora_layers(model)) == {"transformer_blocks.0", "transformer_blocks.2"}
@@ -72,7 +72,7 @@ def test_adapters_start_as_nothing_and_stay_apart():
 
 
 def test_the_base_keeps_its_names_and_its_weights():
-    model = _model()
+    model = plain_model()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     _add(model, "a")
     state = model.state_dict()
@@ -84,7 +84,7 @@ def test_the_base_keeps_its_names_and_its_weights():
 
 @pytest.mark.parametrize("again", [False, True])
 def test_only_the_adapter_in_use_learns_with_checkpointing_and_without(again):
-    model = _model()
+    model = plain_model()
     _add(model, "a", "b")
     _change(model, "a")
     _change(model, "b")
@@ -99,7 +99,7 @@ def test_only_the_adapter_in_use_learns_with_checkpointing_and_without(again):
 
 
 def test_alpha_and_strength_scale_and_several_add_up():
-    model, x = _model(), torch.randn(3, 6)
+    model, x = plain_model(), torch.randn(3, 6)
     _add(model, "a", alpha=6.0)
     _add(model, "b", rank=1)
     _change(model, "a", 1)
@@ -115,7 +115,7 @@ def test_alpha_and_strength_scale_and_several_add_up():
 
 
 def test_dropout_hides_inputs_from_the_adapter_in_training_alone():
-    model = _model()
+    model = plain_model()
     _add(model, "a", dropout=0.5)
     _change(model, "a")
     layer = lora_layers(model)["transformer_blocks.0"].eval()
@@ -135,7 +135,7 @@ def test_dropout_hides_inputs_from_the_adapter_in_training_alone():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_merged_is_unmerged_and_unmerging_restores_the_weights(dtype):
-    model = _model().to(dtype)
+    model = plain_model().to(dtype)
     _add(model, "a", "b")
     for seed, name in enumerate("ab"):
         _change(model, name, seed)
@@ -172,7 +172,7 @@ def test_a_merge_in_bfloat16_keeps_small_changes_in_the_mean():
 
 
 def test_merging_for_good_is_merging():
-    model, x = _model(), torch.randn(3, 6)
+    model, x = plain_model(), torch.randn(3, 6)
     plain = copy.deepcopy(model)
     _add(model, "a", rank=3, alpha=1.5)
     _change(model, "a")
@@ -181,7 +181,7 @@ def test_merging_for_good_is_merging():
 
 
 def test_what_is_removed_leaves_the_model_as_it_was():
-    model, x = _model().eval(), torch.randn(3, 6)
+    model, x = plain_model().eval(), torch.randn(3, 6)
     plain, modules = _forward(model, x), {name: type(m) for name, m in model.named_modules()}
     keys = list(model.state_dict())
     _add(model, "a", "b")
@@ -198,7 +198,7 @@ def test_what_is_removed_leaves_the_model_as_it_was():
 
 
 def test_an_adapter_is_a_module_of_its_own_with_the_names_of_peft():
-    model = _model()
+    model = plain_model()
     _add(model, "a", "b")
     own = lora_module(model, "a")
     assert list(own.state_dict()) == [f"transformer_blocks.{i}.lora_{side}.weight" for i in (0, 2) for side in "AB"]
@@ -210,7 +210,7 @@ def test_an_adapter_is_a_module_of_its_own_with_the_names_of_peft():
 
 
 def test_factors_start_the_same_everywhere_and_differ_by_layer_name_and_seed():
-    first, second = _model(), _model()
+    first, second = plain_model(), plain_model()
     torch.manual_seed(1)
     _add(first, "a", "b")
     torch.manual_seed(2)
@@ -227,11 +227,11 @@ def test_factors_start_the_same_everywhere_and_differ_by_layer_name_and_seed():
 
 def test_adapters_come_to_models_without_memory():
     with torch.device("meta"):
-        model = _model()
+        model = plain_model()
     _add(model, "a")
     assert all(p.is_meta for p in model.parameters())
     model.to_empty(device="cpu")
-    with_memory = _model()
+    with_memory = plain_model()
     model.load_state_dict(with_memory.state_dict(), strict=False)
     reset_lora(model, "a")
     _add(with_memory, "a")
@@ -240,24 +240,24 @@ def test_adapters_come_to_models_without_memory():
 
 
 def test_targets_are_the_ends_of_names():
-    model = _model()
+    model = plain_model()
     add_lora(model, LoraConfig(rank=1, targets=("0", "out")))
     assert set(lora_layers(model)) == {"transformer_blocks.0", "out"}
     with pytest.raises(ValueError, match="ends in 'blocks'"):
-        add_lora(_model(), LoraConfig(targets=("0", "blocks")))
+        add_lora(plain_model(), LoraConfig(targets=("0", "blocks")))
     with pytest.raises(ValueError, match="ends in 'ut'"):
-        add_lora(_model(), LoraConfig(targets=("ut",)))
+        add_lora(plain_model(), LoraConfig(targets=("ut",)))
 
 
 @pytest.mark.parametrize("name", ["", "a.b"])
 def test_names_that_cannot_be_are_refused(name):
     with pytest.raises(ValueError, match="cannot be called"):
-        attach_lora(_model(), name, {})
+        attach_lora(plain_model(), name, {})
 
 
 @pytest.mark.parametrize("name", ["half", "weight", "train", "A", "keys", "猫 2"])
 def test_names_may_be_any_words(name):
-    model = _model()
+    model = plain_model()
     _add(model, name)
     assert lora_strengths(model) == {name: 1.0}
     assert len(lora_parameters(model, name)) == 4
@@ -265,11 +265,11 @@ def test_names_may_be_any_words(name):
 
 def test_bad_requests_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
-        add_lora(_model(), LoraConfig(rank=0))
+        add_lora(plain_model(), LoraConfig(rank=0))
     for options in ({"rank": -1}, {"alpha": 0.0}, {"dropout": 1.0}, {"targets": ()}):
         with pytest.raises(ValueError, match=next(iter(options))):
             LoraConfig(**options)
-    model = _model()
+    model = plain_model()
     _add(model, "a")
     with pytest.raises(ValueError, match="'a' already"):
         _add(model, "a")

@@ -126,7 +126,10 @@ class RequestHandler:
                 if isinstance(value, UploadFile):
                     if name not in IMAGES or (name == "mask" and masks):
                         raise ApiError(400, f"{name}: only image, image[] and one mask may be files", param=name)
-                    masks.append(value) if name == "mask" else uploads.append((name, value))
+                    if name == "mask":
+                        masks.append(value)
+                    else:
+                        uploads.append((name, value))
                 elif value in ("", "null") and name != "prompt":  # how forms say null
                     continue
                 elif name.startswith(("image", "mask")):
@@ -145,12 +148,17 @@ class RequestHandler:
             if not 0 < len(uploads) <= self.config.input_images:
                 message = f"{len(uploads)} images were sent; send 1 to {self.config.input_images} as image or image[]"
                 raise ApiError(400, message, param="image")
-            read = [
-                await self._decode(upload, name, lambda image: (image.size, fit(image, card.info)))
-                for name, upload in uploads
-            ]
+
+            def fitted(image: Image.Image) -> tuple[tuple[int, int], Image.Image]:
+                return image.size, fit(image, card.info)
+
+            read = [await self._decode(upload, name, fitted) for name, upload in uploads]
             (sent, first), *_ = read
-            mask = await self._decode(masks[0], "mask", lambda m: fit_mask(m, sent, first.size)) if masks else None
+
+            def mask_fitted(mask: Image.Image) -> Image.Image:
+                return fit_mask(mask, sent, first.size)
+
+            mask = await self._decode(masks[0], "mask", mask_fitted) if masks else None
             return asked, EditInputs([image for _, image in read], mask)
 
     async def _decode(self, upload: UploadFile, name: str, then: Callable[[Image.Image], T]) -> T:
