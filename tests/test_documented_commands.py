@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fourstroke import cli, commands
+from fourstroke.estimate import stage_of
 from fourstroke.recipe import load_recipe
-from fourstroke.train.distill import DistillRecipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "models/micro/README.md")]
@@ -54,10 +54,8 @@ COMMANDS = dict(_commands())
 def _take(arguments: argparse.Namespace) -> dict[str, str]:
     """In place of a command: read its recipe, if it has one."""
     if recipe := getattr(arguments, "recipe", None):
-        kind: type = DistillRecipe
-        if hasattr(arguments, "stage"):
-            module, name, _ = commands.STAGES[arguments.stage]
-            kind = getattr(importlib.import_module(f"fourstroke.train.{module}"), name)
+        module, name, _ = commands.STAGES[arguments.stage or stage_of(ROOT / recipe)]
+        kind = getattr(importlib.import_module(f"fourstroke.train.{module}"), name)
         load_recipe(kind, ROOT / recipe, [word for word in arguments.overrides if not word.endswith(ELLIPSES)])
     return {}
 

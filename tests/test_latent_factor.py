@@ -146,14 +146,14 @@ def test_latent_previews_have_the_size_of_the_picture(factor):
 
 
 def test_estimates_count_its_tokens(coarse, tmp_path):
-    from fourstroke.estimate import estimate_distillation
+    from fourstroke.estimate.stages import distill_needs
     from fourstroke.recipe import load_recipe
     from fourstroke.train.distill import DistillRecipe
 
     coarse.save_pretrained(tmp_path / "m")
     recipe = Path(__file__).parents[1] / "recipes/7b/distill.yaml"
     size = ["width=64", "height=96", f"teacher={tmp_path / 'm'}"]
-    found = estimate_distillation(load_recipe(DistillRecipe, recipe, size), text_tokens=8)
+    found = distill_needs(load_recipe(DistillRecipe, recipe, size), text_tokens=8)
     assert "3 x 2 image tokens" in found.notes[-1]
 
 

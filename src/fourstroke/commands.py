@@ -120,9 +120,20 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     stage = importlib.import_module(f"fourstroke.train.{name}")
     loaded = load_recipe(getattr(stage, recipe), arguments.recipe, list(arguments.overrides))
     check_folder(loaded.run.out, arguments.resume)  # before data and models are made
+    _warn_of_needs(arguments.stage, loaded)
     folder = getattr(stage, function)(loaded, arguments.resume)
     print(f"trained model: {folder}", file=sys.stderr)
     return {"model": str(folder)}
+
+
+def _warn_of_needs(stage: str, recipe: Any) -> None:
+    """Say, before anything is loaded, in what this machine falls short of a recipe."""
+    from fourstroke.estimate import STAGES as ESTIMATED
+    from fourstroke.estimate import needs, warnings
+
+    if stage in ESTIMATED and int(os.environ.get("RANK", "0")) == 0:
+        for warning in warnings(needs(stage, recipe, ranks=int(os.environ.get("WORLD_SIZE", "1")))):
+            print(f"fourstroke: {warning}", file=sys.stderr)
 
 
 def enhance(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -300,12 +311,17 @@ def _serve_cluster(arguments: argparse.Namespace, config: Any, sockets: Any) -> 
 
 
 def estimate(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Say what a distillation needs."""
-    from fourstroke.estimate import estimate_recipe, report
+    """Say what a run needs."""
+    from fourstroke.estimate import estimate_recipe
 
-    found, plain = estimate_recipe(arguments.recipe, list(arguments.overrides), arguments.text_tokens, arguments.tflops)
+    words = list(arguments.overrides)
+    found, plain = estimate_recipe(
+        arguments.recipe, words, arguments.text_tokens, arguments.tflops, arguments.ranks, arguments.stage
+    )
     if not arguments.json:
-        print(report(found, arguments.tflops))
+        print(found.report(arguments.tflops))
+    for warning in plain["warnings"]:
+        print(f"fourstroke: {warning}", file=sys.stderr)
     return plain
 
 

@@ -40,7 +40,7 @@ def load_recipe(kind: type[T], path: Path, overrides: Sequence[str] = (), *, oth
     Raises:
         RecipeError: for a missing file, bad YAML, an unknown or missing key, or a value of another type.
     """
-    tree = _read(Path(path))
+    tree = read_tree(Path(path))
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
@@ -64,7 +64,7 @@ def load_kind(group: Group, path: Path) -> Any:
     Raises:
         RecipeError: as `load_recipe`.
     """
-    return _chosen(Registered(group), _read(Path(path)), str(path))
+    return _chosen(Registered(group), read_tree(Path(path)), str(path))
 
 
 def build(kind: type[T], tree: dict[str, Any], where: str = "") -> T:
@@ -146,7 +146,8 @@ def _parse(text: str, where: str) -> Any:
         raise RecipeError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_tree(path: Path) -> dict[str, Any]:
+    """The content of a YAML file, with that of the files that it names; raises RecipeError."""
     try:
         tree = _parse(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
@@ -161,7 +162,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _included(value: Any, folder: Path) -> Any:
     """A value with the content of the YAML files that it names, relative to `folder`."""
     if isinstance(value, str) and value.endswith(".yaml"):
-        return _read(folder / value)
+        return read_tree(folder / value)
     if isinstance(value, dict):
         return {key: _included(item, folder) for key, item in value.items()}
     return [_included(item, folder) for item in value] if isinstance(value, list) else value

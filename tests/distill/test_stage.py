@@ -19,6 +19,7 @@ from fourstroke.distill.comparison import CollapseLimits
 from fourstroke.distill.teachers import SpecialistConfig
 from fourstroke.dit import Transformer, TransformerConfig, condition
 from fourstroke.folder import ADAPTER_WEIGHTS, ModelInfo
+from fourstroke.parallel.mesh import Shard
 from fourstroke.recipe import RecipeError, load_recipe
 from fourstroke.train.distill import CollapsedError, DistillRecipe, DistillStage, WarmConfig, train_distill
 from fourstroke.train.loop import DivergedError, Trainer
@@ -321,6 +322,23 @@ def test_frozen_parts_may_be_half_precision_while_all_weights_are_trained_in_sin
     moved = {key: value for key, value in _weights(trainer).items() if not torch.equal(value, before[key])}
     assert moved.keys() == before.keys()
     assert any((value - value.bfloat16().float()).abs().max() > 0 for value in moved.values())  # finer than bfloat16
+
+
+def test_ranks_draw_their_own_rows_of_one_noise(recipe, monkeypatch):
+    shards = [Shard(0, 1), Shard(0, 2), Shard(1, 2)]
+    noise = []
+    for shard, size in zip(shards, (4, 2, 2), strict=True):
+        stage = DistillStage(dataclasses.replace(recipe, batch_size=size))
+        batch = stage.batches.make(0, torch.Generator().manual_seed(0))
+        monkeypatch.setattr("fourstroke.parallel.noise.data_shard", lambda shard=shard: shard)
+        drawn = torch.Generator().manual_seed(3)
+        noise.append([stage._noise(batch, drawn).unflatten(0, (size, recipe.draws)) for _ in range(2)])
+        monkeypatch.undo()
+    whole, *parts = noise
+    for n in range(2):
+        assert torch.equal(whole[n], torch.stack([parts[0][n], parts[1][n]], dim=1).flatten(0, 1))
+    assert not torch.equal(whole[0], whole[1])
+    assert len(whole[0].flatten(0, 1).unique(dim=0)) == 4 * recipe.draws
 
 
 def test_the_teachers_prefix_without_a_prompt_is_computed_once(recipe, monkeypatch):
