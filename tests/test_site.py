@@ -85,7 +85,7 @@ def test_links_lead_somewhere_lines_of_code_included(site: dict[Path, _Page]) ->
 def test_the_recipe_of_a_stage_is_told_with_every_key(stage: str, site: dict[Path, _Page]) -> None:
     text = _text(site, f"reference/recipes/{stage}.html")
     for field in dataclasses.fields(recipe_pages.stage_recipe(stage)):
-        assert f"<code>{field.name}</code>" in text, field.name
+        assert f"<td><code>{field.name}</code></td>" in text, field.name
 
 
 def test_every_option_of_the_command_line_is_told(site: dict[Path, _Page]) -> None:

@@ -15,7 +15,7 @@ def page() -> str:
     text += ["user's making are one line and exit code 2; an interrupt is 130.", "", *_table(parser)]
     for names, command, help_text in _commands(parser):
         text += [f"## `{names}`", "", (help_text[:1].upper() + help_text[1:]) + ".", ""]
-        text += ["```text", command.format_usage().removeprefix("usage: ").strip(), "```", "", *_table(command)]
+        text += ["```text", _usage(command), "```", "", *_table(command)]
     return "\n".join(text)
 
 
@@ -30,6 +30,18 @@ def _commands(parser: argparse.ArgumentParser) -> list[tuple[str, argparse.Argum
                 else:
                     found.append((command.prog, command, helps.get(name, command.description or "")))
     return found
+
+
+def _usage(command: argparse.ArgumentParser) -> str:
+    """A command with what it needs; options are in its table."""
+    words = [command.prog, "[options]"]
+    for action in command._actions:
+        name = str(action.metavar or action.dest)
+        if action.option_strings and action.required:
+            words += [action.option_strings[0], name.upper()]
+        elif not action.option_strings:
+            words.append({"+": f"{name} …", "*": f"[{name} …]"}.get(str(action.nargs), name))
+    return " ".join(words)
 
 
 def _table(parser: argparse.ArgumentParser) -> list[str]:

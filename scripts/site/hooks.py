@@ -86,7 +86,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
                 found = files.get_file_from_path(target)
                 assert found is not None
                 url = get_relative_url(found.url, page.file.url) + fragment
-                shown = re.sub("`([^`]*)`", r"<code>\1</code>", text)
+                shown = re.sub("`([^`]*)`", r"<code>\1</code>", text).replace("_", "&#95;")  # no emphasis
                 return f'<a href="{url}">{shown}</a>'
         elif path.startswith("docs/"):
             target = path.removeprefix("docs/")

@@ -50,11 +50,12 @@ def _class(kind: type, shown: str) -> list[str]:
 
 
 def _methods(kind: type) -> Iterator[tuple[str, Any]]:
-    """What the class itself defines for everybody, in its own order."""
-    for name, member in vars(kind).items():
-        known = isinstance(member, (property, classmethod, staticmethod)) or inspect.isfunction(member)
-        if known and (name == "__call__" or not name.startswith("_")):
-            yield name, member
+    """What the class and those of ours that it inherits from define for everybody, in their own order."""
+    for owner in kind.__mro__:
+        for name, member in vars(owner).items() if owner.__module__.startswith("fourstroke") else ():
+            known = isinstance(member, (property, classmethod, staticmethod)) or inspect.isfunction(member)
+            if known and (name == "__call__" or not name.startswith("_")):
+                yield name, member
 
 
 def _signature(kind: type, name: str, function: Any) -> str:
