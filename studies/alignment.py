@@ -52,6 +52,8 @@ from fourstroke.vae import Autoencoder
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork, linear_map
 from fourstroke.vae.losses import alignment
 from fourstroke.world import World
+from fourstroke.world.dataset import WorldData
+from fourstroke.world.labels import WorldLabels
 
 FEATURE_STEPS = 300
 WEIGHT = 0.2
@@ -141,7 +143,8 @@ def feature_network(out: Path, steps: int) -> Path:
     """The folder of the frozen network, trained here where it is missing."""
     if not (out / "model" / "config.json").exists():
         recipe = FeaturesRecipe(
-            world=PICTURES,
+            data=WorldData(world=PICTURES),
+            labels=WorldLabels(world=PICTURES),
             model=SemanticConfig(widths=(16, 32, 64, 96, 128)),
             run=RunConfig(out=out, steps=steps),
             optimizer=OPTIMIZER,

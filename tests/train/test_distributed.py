@@ -24,7 +24,10 @@ from fourstroke.train.loop import Trainer
 from fourstroke.train.vae import train_vae
 from fourstroke.vae.features import SemanticConfig
 from fourstroke.world import WorldConfig
-from fourstroke.world.dataset import SmallTextData
+from fourstroke.world.dataset import SmallTextData, WorldData
+from fourstroke.world.labels import WorldLabels
+
+from .conftest import WORLD
 
 CLOSE = 5e-5
 """Two hundredths of a step of AdamW at this rate: where gradients are tiny, it makes steps of rounding errors."""
@@ -67,9 +70,8 @@ def test_the_ranks_rows_are_those_of_one_batch(monkeypatch):
 
 
 def test_stages_of_one_process_refuse_several(vae_recipe, monkeypatch):
-    same = {name: getattr(vae_recipe, name) for name in ("run", "optimizer", "batch_size")} | {
-        "world": vae_recipe.data.world
-    }
+    same = {name: getattr(vae_recipe, name) for name in ("run", "optimizer", "batch_size")}
+    same |= {"data": WorldData(world=WORLD), "labels": WorldLabels(world=WORLD)}
     stage = FeaturesStage(FeaturesRecipe(model=SemanticConfig(widths=(4, 4, 4, 8, 8)), **same))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RecipeError, match="train features runs in one process"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import yaml
@@ -18,8 +19,12 @@ from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.text import TextRecipe, TextStage
 from fourstroke.train.vae import VaeStage, train_vae
 from fourstroke.vae.features import SemanticConfig
+from fourstroke.world.dataset import WorldData
+from fourstroke.world.labels import WorldLabels
 
 from .conftest import WORLD
+
+READ: dict[str, Any] = {"data": WorldData(world=WORLD), "labels": WorldLabels(world=WORLD)}
 
 
 def test_a_transformer_and_its_text_encoder_start_from_a_checkpoint(dit_recipe):
@@ -34,7 +39,7 @@ def test_a_transformer_and_its_text_encoder_start_from_a_checkpoint(dit_recipe):
     wider = dataclasses.replace(dit_recipe.text, intermediate_size=128)
     with pytest.raises(RecipeError, match=r"^text is not what .*: text_config.intermediate_size is 128, there 64;"):
         DitStage(dataclasses.replace(again, text=wider))
-    reading = TextRecipe(world=WORLD, run=dit_recipe.run, optimizer=OptimizerConfig(), batch_size=2, init=folder)
+    reading = TextRecipe(**READ, run=dit_recipe.run, optimizer=OptimizerConfig(), batch_size=2, init=folder)
     assert TextStage(reading).text_encoder.width == 64
     with pytest.raises(RecipeError, match="text is not what"):
         TextStage(dataclasses.replace(reading, text=wider))
@@ -65,7 +70,7 @@ def test_neither_sizes_nor_a_checkpoint_is_refused(dit_recipe, vae_recipe):
         with pytest.raises(ValueError, match=f"{key}, or"):
             dataclasses.replace(recipe, **{key: None})
     with pytest.raises(ValueError, match="text, or"):
-        TextRecipe(world=WORLD, run=dit_recipe.run, optimizer=OptimizerConfig(), batch_size=2)
+        TextRecipe(**READ, run=dit_recipe.run, optimizer=OptimizerConfig(), batch_size=2)
 
 
 def test_sizes_that_differ_are_one_line_on_the_command_line(vae_recipe, tmp_path, capsys):
@@ -90,5 +95,5 @@ def test_only_what_a_recipe_says_must_agree():
 
 def test_what_a_recipe_would_not_read_is_refused(tmp_path):
     run, optimizer = RunConfig(out=tmp_path, steps=1), OptimizerConfig()
-    with pytest.raises(ValueError, match="come from the world"):
-        FeaturesRecipe(world=WORLD, model=SemanticConfig(things=("cat",)), run=run, optimizer=optimizer, batch_size=1)
+    with pytest.raises(ValueError, match="come from the labels"):
+        FeaturesRecipe(**READ, model=SemanticConfig(outputs=3), run=run, optimizer=optimizer, batch_size=1)

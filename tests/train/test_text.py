@@ -7,17 +7,25 @@ import dataclasses
 import pytest
 import torch
 
+from fourstroke.chance import generator
+from fourstroke.data.datasets.mixture import MixtureData, Part
 from fourstroke.text import SmallTextConfig, TextEncoder
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.text import TextRecipe, TextStage, train_text
 from fourstroke.world import WorldConfig
+from fourstroke.world.dataset import PosterData, SmallTextData, WorldData
+from fourstroke.world.labels import WorldLabels
+from fourstroke.world.pages import PageConfig
+
+WORLD = WorldConfig(width=32, height=32, sprites=0)
 
 
 @pytest.fixture
 def recipe(tmp_path):
     return TextRecipe(
-        world=WorldConfig(width=32, height=32, sprites=0),
+        data=WorldData(world=WORLD),
+        labels=WorldLabels(world=WORLD),
         text=SmallTextConfig(
             vocab_size=400, hidden_size=64, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=32, intermediate_size=96
         ),
@@ -60,3 +68,23 @@ def test_the_run_leaves_an_encoder_and_starts_from_one(recipe, tmp_path):
     wanted, found = (one.encode(["a red circle above a blue square"]).features for one in (encoder, again))
     torch.testing.assert_close(found, wanted)
     assert not list(folder.rglob("*reader*"))
+
+
+def test_scenes_and_pages_are_read_together(recipe):
+    world = WorldConfig(width=64, height=64, sprites=2, words=0.5)
+    pages = PosterData(pages=PageConfig(width=64, height=64, words=(1, 6)))
+    parts = (Part(data=WorldData(world=world), weight=3.0), Part(data=pages, weight=1.0))
+    labels = WorldLabels(world=world, letters="abcdefghijklmnopqrstuvwxyz")
+    stage = TextStage(dataclasses.replace(recipe, data=MixtureData(parts=parts), labels=labels, batch_size=40))
+    drawn = stage.data.drawn(40, generator(1, 2))
+    assert [record.name for record in drawn] == [record.name for record in stage.data.drawn(40, generator(1, 2))]
+    assert 22 <= sum("scene" in record.meta for record in drawn) < 40
+    assert {"scene", "page"} == {key for record in stage.held_out for key in record.meta}
+    losses = stage.loss(0)
+    assert losses.keys() == {"loss", "things", "colours", "letters"}
+    assert all(loss > 0 for loss in losses.values())
+
+
+def test_data_without_captions_is_refused_at_once(recipe):
+    with pytest.raises(ValueError, match="has a caption; there is nothing to read"):
+        TextStage(dataclasses.replace(recipe, data=SmallTextData(width=32, height=32)))

@@ -20,20 +20,21 @@ from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.vae import AlignmentConfig, VaeRecipe, VaeStage, train_vae
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork
-from fourstroke.world import Background, Object, Scene, Sign, WorldConfig
-from fourstroke.world.cells import UNKNOWN, cell_labels
-from fourstroke.world.dataset import WorldData
+from fourstroke.world import Background, Object, Scene, Sign, World, WorldConfig
+from fourstroke.world.cells import UNKNOWN, CellNames, cell_labels
+from fourstroke.world.dataset import PosterData, WorldData
+from fourstroke.world.labels import WorldLabels
+from fourstroke.world.pages import PageConfig
 
 WORLD = WorldConfig(width=32, height=32, sprites=0)  # shapes alone need no fonts
-NAMES = SemanticConfig(
-    widths=(4, 4, 4, 8, 8), things=("background", "sign", "circle", "square"), colours=("red", "white", "grey")
-)
+SMALL = SemanticConfig(widths=(4, 4, 4, 8, 8), outputs=7)
+NAMES = CellNames(("background", "sign", "circle", "square"), ("red", "white", "grey"))
 
 
 @pytest.fixture
 def features(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    SemanticNetwork(NAMES).save_pretrained(tmp_path / "features")
+    SemanticNetwork(SMALL).save_pretrained(tmp_path / "features")
     return tmp_path / "features"
 
 
@@ -81,9 +82,9 @@ def test_features_halve_and_come_back_frozen(features: Path) -> None:
     network = SemanticNetwork.from_pretrained(features)
     maps = network.features(torch.rand(2, 4, 32, 48))
     assert [tuple(m.shape) for m in maps] == [(2, 4, 16, 24), (2, 4, 8, 12), (2, 8, 4, 6), (2, 8, 2, 3)]
-    assert [part.shape[1] for part in network(torch.rand(1, 3, 16, 16))] == [4, 3]
+    assert network(torch.rand(1, 3, 16, 32)).shape == (1, 7, 1, 2)
     assert not any(p.requires_grad for p in network.parameters())
-    assert network.config == NAMES
+    assert network.config == SMALL
     with pytest.raises(ValueError, match="sides in 16s"):
         network.features(torch.rand(1, 3, 24, 16))
     (features / "config.json").write_text('{"depth": 3}')
@@ -93,7 +94,8 @@ def test_features_halve_and_come_back_frozen(features: Path) -> None:
 
 def test_the_network_learns_what_cells_show(tmp_path: Path) -> None:
     recipe = FeaturesRecipe(
-        world=WORLD,
+        data=WorldData(world=WORLD),
+        labels=WorldLabels(world=WORLD),
         model=SemanticConfig(widths=(8, 8, 16, 16, 16)),
         run=RunConfig(out=tmp_path / "features", steps=40, log_seconds=0),
         optimizer=OptimizerConfig(lr=3e-3, warmup=2),
@@ -101,12 +103,32 @@ def test_the_network_learns_what_cells_show(tmp_path: Path) -> None:
     )
     stage = FeaturesStage(recipe)
     first = stage._batch(0)
+    assert first.images is not None
+    world = World(WORLD)
+    for image, record in zip(first.images, first.records, strict=True):  # whole pictures, as labels need them
+        assert (image.permute(1, 2, 0).numpy() == world.render(record.meta["scene"])).all()
     stage._batch = lambda step: first  # type: ignore[method-assign]
     trainer = Trainer(stage, recipe.run, recipe.optimizer, {})
     losses = [trainer.update()["loss"].item() for _ in range(40)]
     assert losses[-1] < 0.7 * losses[0]
+    assert stage.sample(tmp_path, 0).keys() == {"things", "colours"}
     folder = train_features(dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, steps=2)))
-    assert "circle" in SemanticNetwork.from_pretrained(folder).config.things
+    outputs = WorldLabels(world=WORLD).open().outputs
+    assert SemanticNetwork.from_pretrained(folder).config.outputs == outputs == stage.config.outputs
+
+
+def test_pictures_of_several_sizes_are_refused(tmp_path: Path) -> None:
+    sizes = PosterData(pages=PageConfig(width=64, height=64), sizes=((64, 64), (64, 96)))
+    recipe = FeaturesRecipe(
+        data=sizes,
+        labels=WorldLabels(world=WORLD),
+        model=SemanticConfig(widths=(4, 4, 4, 8, 8)),
+        run=RunConfig(out=tmp_path / "features", steps=2),
+        optimizer=OptimizerConfig(),
+        batch_size=8,
+    )
+    with pytest.raises(ValueError, match="whole pictures of one size"):
+        FeaturesStage(recipe).loss(0)
 
 
 def test_margins_open_from_strict_to_loose() -> None:

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 
-from fourstroke.vae.features import SemanticConfig
 from fourstroke.world import STYLES, World, WorldConfig
 from fourstroke.world.cells import SQUARE, UNKNOWN, cell_labels, cell_names, letter_labels
 from fourstroke.world.lettering import letter_boxes
@@ -11,8 +10,8 @@ from fourstroke.world.palette import BOARD_COLOURS, INKS
 from fourstroke.world.words import WORDS
 from tests.world.test_second_edition import SCENES, WORLD
 
-THINGS, COLOURS = cell_names(WORLD)
-NAMES = SemanticConfig(things=THINGS, colours=COLOURS)
+NAMES = cell_names(WORLD)
+THINGS, COLOURS = NAMES.things, NAMES.colours
 SIGNS = World(WorldConfig(width=128, height=128, words=1.0, things=20, scripts=tuple(WORDS), max_word_length=8))
 
 

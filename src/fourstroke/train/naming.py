@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from fourstroke.train.labels import known_cross_entropy
-from fourstroke.vae.features import SemanticConfig
 from fourstroke.world import Scene, World
 from fourstroke.world.cells import UNKNOWN, cell_labels, cell_names, letter_labels
 
@@ -27,9 +26,8 @@ class CellNaming:
     """What can stand at a cell of a world, and the cross entropy of logits that say what does."""
 
     def __init__(self, world: World, letters: str = "") -> None:
-        things, colours = cell_names(world)
-        self.names, self.letters = SemanticConfig(things=things, colours=colours), letters
-        self.widths = {"things": len(things), "colours": len(colours)}
+        self.names, self.letters = cell_names(world), letters
+        self.widths = {"things": len(self.names.things), "colours": len(self.names.colours)}
         if letters:
             self.widths["letters"] = QUARTERS * (1 + len(letters))
 

@@ -2,18 +2,24 @@
 
 The reports' condition encoder is a frozen Qwen3-VL, which has learnt language from trillions of words. Ours starts from
 nothing, and the flow-matching loss alone is a poor teacher of it: most of its gradient is about pixels. So the encoder
-first answers, for each cell of the picture, what the caption puts there and in which colour; the scene graph knows.
+first answers, for each cell of the picture, what the caption puts there; whoever made the dataset knows (`labels`).
 A light reader asks through cross attention, as the transformer will, and is thrown away afterwards (our choice).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fourstroke.chance import generator, pick_weighted
+from fourstroke.data.datasets.mixture import Mixture
+from fourstroke.data.sample import Data, Dataset, Record, SampleError
 from fourstroke.device import autocast, pick_device
 from fourstroke.files import write_json
 from fourstroke.nn import RMSNorm, SwiGLU
@@ -22,14 +28,13 @@ from fourstroke.recipe import agree, resolved
 from fourstroke.text import TextEncoder
 from fourstroke.text.encoder import TextFeatures
 from fourstroke.text.small import SmallTextConfig, build_text_encoder, sizes, train_tokenizer
+from fourstroke.train.labels import Labels
 from fourstroke.train.loop import RunConfig, Trainer
-from fourstroke.train.naming import CellNaming
 from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.world import Scene, World, WorldConfig
-from fourstroke.world.cells import UNKNOWN
-from fourstroke.world.graph import Split
 
 HELD_OUT = 256
+TRIES = 20
+"""So many times as many samples as a batch has are looked at for captions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +44,13 @@ class TextRecipe:
     `text` are the sizes of a new encoder; beside `init` they may be left out, and must agree with it if they are not.
     """
 
-    world: WorldConfig
+    data: Data
+    """Of its samples the captions alone are read, not the pictures; all pictures are of one size."""
+    labels: Labels
     text: SmallTextConfig | None = None
     run: RunConfig
     optimizer: OptimizerConfig
     batch_size: Count
-    letters: str = ""
-    """Letters of signs that are to be named where they stand; none where it is empty."""
     tokenizer_captions: Count = 20_000
     init: Path | None = None
 
@@ -82,12 +87,12 @@ class LayoutReader(nn.Module):
 
 
 class TextStage:
-    """Captions, the cross entropy of each cell's thing and colour, scores and export."""
+    """Captions, the loss of what is named at each cell, scores and export."""
 
     def __init__(self, recipe: TextRecipe) -> None:
         self.recipe, self.device = recipe, pick_device()
-        self.world = World(recipe.world)
-        self.naming = CellNaming(self.world, recipe.letters)
+        self.data, self.labels = CaptionedRecords(recipe.data.open()), recipe.labels.open()
+        self.held_out = CaptionedRecords(recipe.data.open("heldout")).first(HELD_OUT)
         torch.manual_seed(recipe.run.seed)
         if recipe.init is not None:
             folders = recipe.init / "text_encoder", recipe.init / "processor"
@@ -95,39 +100,31 @@ class TextStage:
             agree("text", recipe.text and sizes(recipe.text), self.text_encoder.model.config.to_dict(), recipe.init)
         else:
             assert recipe.text is not None
-            scenes = enumerate(map(self.world.scene, range(recipe.tokenizer_captions)))
-            captions = [self.world.caption(scene, rich, seed) for seed, scene in scenes for rich in (False, True)]
+            records = self.data.first(recipe.tokenizer_captions)
+            captions = [caption.text for record in records for caption in record.captions]
             tokenizer = train_tokenizer(captions, recipe.text.vocab_size)
             self.text_encoder = build_text_encoder(recipe.text, tokenizer).to(self.device)
         self.text_encoder.trainable()
-        factor = self.naming.names.factor
-        cells = (recipe.world.height // factor) * (recipe.world.width // factor)
-        self.reader = LayoutReader(self.text_encoder.width, cells, self.naming.outputs).to(self.device)
+        cells = next(iter(self.labels.labels(self.held_out[:1]).values())).shape[-1]
+        self.reader = LayoutReader(self.text_encoder.width, cells, self.labels.outputs).to(self.device)
         self.models: dict[str, nn.Module] = {"text_encoder": self.text_encoder, "reader": self.reader}
         self.batch_size = recipe.batch_size
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """Cross entropy of things and of colours; steps take turns at short and rich captions."""
-        recipe = self.recipe
-        first = (recipe.run.seed << 40) + step * recipe.batch_size
-        scenes, logits = self._read(range(first, first + recipe.batch_size), "train", rich=step % 2 == 0)
-        parts = self.naming.losses(logits, self.naming.labels(scenes))
+        """The labels' losses and their sum; steps take turns at the captions that a record has."""
+        records = self.data.drawn(self.recipe.batch_size, generator(self.recipe.run.seed, step))
+        captions = [record.captions[step % len(record.captions)].text for record in records]
+        parts = self.labels.losses(self._read(captions), self.labels.labels(records))
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
-        """Shares of held-out scenes' objects that are named right where they stand, for both kinds of caption."""
-        scores = {}
-        for kind, rich in (("short", False), ("rich", True)):
-            scenes, logits = self._read(range(HELD_OUT), "heldout", rich)
-            read = {name: part.argmax(1).cpu() for name, part in self.naming.split(logits).items()}
-            wanted = self.naming.labels(scenes)
-            centres = [(row, cell) for row, scene in enumerate(scenes) for cell in self._centres(scene)]
-            rows, cells = torch.tensor(centres).T if centres else torch.empty(2, 0, dtype=torch.long)
-            asked = {"things": (rows, cells), "colours": (rows, cells), "letters": wanted.get("letters", rows) > 0}
-            for name, values in read.items():
-                known = wanted[name][asked[name]] != UNKNOWN
-                right = (values == wanted[name])[asked[name]][known]
-                scores[f"{kind}_{name}"] = float(right.float().mean())
+        """Shares of held-out labels that are named right (`CellLabels.scores`), for each kind of caption."""
+        scores: dict[str, float] = {}
+        for kind in sorted({caption.kind for record in self.held_out for caption in record.captions}):
+            pairs = [(r, caption.text) for r in self.held_out for caption in r.captions if caption.kind == kind]
+            records, captions = zip(*pairs, strict=True)
+            found = self.labels.scores(self._read(captions), records)
+            scores |= {f"{kind}_{name}": score for name, score in found.items() if not math.isnan(score)}
         write_json(folder / f"step-{step:06d}.json", scores)
         return scores
 
@@ -135,22 +132,52 @@ class TextStage:
         """Save the encoder and its processor; the reader has done its work."""
         self.text_encoder.save_pretrained(folder / "text_encoder", folder / "processor")
 
-    def _read(self, seeds: range, split: Split, rich: bool) -> tuple[list[Scene], Tensor]:
-        """Scenes of the seeds, and the logits (b, names, cells) of what is read in their captions."""
-        scenes = [self.world.scene(seed, split) for seed in seeds]
-        captions = [self.world.caption(scene, rich, seed) for scene, seed in zip(scenes, seeds, strict=True)]
+    def _read(self, captions: Sequence[str]) -> Tensor:
+        """Logits (b, names, cells) of what is read in captions."""
         with autocast(self.device):
-            return scenes, self.reader(self.text_encoder(self.text_encoder.tokenize(captions)))
+            return self.reader(self.text_encoder(self.text_encoder.tokenize(list(captions))))
 
-    def _centres(self, scene: Scene) -> list[int]:
-        """The cell in which each object's centre lies, of those that no other object or sign covers."""
-        rows, columns = scene.height // self.naming.names.factor, scene.width // self.naming.names.factor
-        things = self.naming.labels([scene])["things"][0]
-        cells = [
-            (min(rows - 1, int(o.y * rows)) * columns + min(columns - 1, int(o.x * columns)), o.name)
-            for o in scene.objects
+
+class CaptionedRecords:
+    """Records of a dataset that have captions, by chance or from the start; parts of a mixture by their weights."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.name = dataset.name
+        self.parts: Sequence[Dataset] = dataset.parts if isinstance(dataset, Mixture) else [dataset]
+        self.weights = list(dataset.weights) if isinstance(dataset, Mixture) else [1.0]
+
+    def drawn(self, count: int, rng: np.random.Generator) -> list[Record]:
+        """So many records by chance; raises ValueError if hardly any has a caption."""
+        found: list[Record] = []
+        for _ in range(TRIES * count):
+            part = pick_weighted(rng, self.parts, self.weights)
+            if (record := _captioned(part, int(rng.integers(len(part))))) is not None:
+                found.append(record)
+            if len(found) == count:
+                return found
+        raise ValueError(f"hardly any sample of {self.name} has a caption; there is nothing to read")
+
+    def first(self, count: int) -> list[Record]:
+        """The first records, about as many of each part; raises ValueError if none has a caption."""
+        each = -(-count // len(self.parts))
+        found = [
+            record
+            for part in self.parts
+            for index in range(min(each, len(part)))
+            if (record := _captioned(part, index)) is not None
         ]
-        return [cell for cell, name in cells if self.naming.names.things[things[cell]] == name]
+        if not found:
+            raise ValueError(f"no sample of {self.name} has a caption; there is nothing to read")
+        return found
+
+
+def _captioned(dataset: Dataset, index: int) -> Record | None:
+    """The record, None if it cannot be used or has no caption."""
+    try:
+        record = dataset.record(index)
+    except SampleError:
+        return None
+    return record if record.captions else None
 
 
 def train_text(recipe: TextRecipe, resume: bool = False) -> Path:

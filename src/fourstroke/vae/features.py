@@ -1,8 +1,8 @@
 """A frozen network whose features latents are aligned with and pictures are compared in.
 
 VAE-2.0 report, section Objective, takes one middle layer of DINOv2-L (`dino`). Offline there is none, so this small
-network, trained by `train features` to name what the scene graph says of each place, stands in (our choice). Its
-features are those of the middle: what follows them, the head, serves training alone but is kept with the weights.
+network, trained by `train features` to name what stands at each place, stands in (our choice). Its features are those
+of the middle: what follows them, the head, serves training alone but is kept with the weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fourstroke.checkpoint import CheckpointError, config_of, load_weights, read_json, save_weights
 from fourstroke.files import model_folder
-from fourstroke.ranges import Count, check_ranges
+from fourstroke.ranges import Count, Natural, check_ranges
 from fourstroke.vae.blocks import ResidualBlock
 
 
@@ -39,11 +39,10 @@ class FrozenFeatures(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticConfig:
-    """Widths at full size, 1/2, 1/4 …, and the names that the head tells apart."""
+    """Widths at full size, 1/2, 1/4 …, and the logits of the head at each position of the deepest features."""
 
     widths: tuple[Count, ...] = (16, 32, 64, 96, 128)
-    things: tuple[str, ...] = ()
-    colours: tuple[str, ...] = ()
+    outputs: Natural = 0
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -66,7 +65,7 @@ class SemanticNetwork(nn.Module):
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(widths))
         self.head = ResidualBlock(widths[-1], widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], max(1, len(config.things) + len(config.colours)), 1)
+        self.conv_out = nn.Conv2d(widths[-1], max(1, config.outputs), 1)
 
     @property
     def factor(self) -> int:
@@ -90,11 +89,9 @@ class SemanticNetwork(nn.Module):
             maps.append(h)
         return maps
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of things and colours at each position, (b, things, h, w) and (b, colours, h, w)."""
-        logits = self.conv_out(self.head(self.features(x)[-1]))
-        things, colours = len(self.config.things), len(self.config.colours)
-        return logits[:, :things], logits[:, things : things + colours]
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits at each position, (b, outputs, h, w)."""
+        return self.conv_out(self.head(self.features(x)[-1]))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:

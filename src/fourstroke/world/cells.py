@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,20 +24,12 @@ COVERED = 0.25
 """Least share of a square that a letter's box must cover for the letter to stand there."""
 
 
-class CellNames(Protocol):
-    """What the labels are indices into."""
+class CellNames(NamedTuple):
+    """What the labels are indices into, and the pixels of a cell's side."""
 
-    @property
-    def things(self) -> tuple[str, ...]:
-        """Names of what can be at a cell."""
-
-    @property
-    def colours(self) -> tuple[str, ...]:
-        """Names of colours."""
-
-    @property
-    def factor(self) -> int:
-        """Pixels of a cell's side."""
+    things: tuple[str, ...]
+    colours: tuple[str, ...]
+    factor: int = 16
 
 
 class CellLabels(NamedTuple):
@@ -48,10 +40,10 @@ class CellLabels(NamedTuple):
     styles: Tensor
 
 
-def cell_names(world: World) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def cell_names(world: World) -> CellNames:
     """What can be at a cell of this world, and in which colours."""
     things = (BACKGROUND, SIGN, *SHAPES, *world.sprites)
-    return things, tuple(dict.fromkeys((*BACKGROUND_COLOURS, *SHAPE_COLOURS)))
+    return CellNames(things, tuple(dict.fromkeys((*BACKGROUND_COLOURS, *SHAPE_COLOURS))))
 
 
 def cell_labels(scenes: Sequence[Scene], names: CellNames) -> CellLabels:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,17 +48,11 @@ class WorldLabels:
         return WorldCells(self.world, self.letters)
 
 
-class _Names(NamedTuple):
-    things: tuple[str, ...]
-    colours: tuple[str, ...]
-    factor: int = FACTOR
-
-
 class WorldCells:
     """Labels of scenes and pages, and the cross entropy of logits that name them."""
 
     def __init__(self, config: WorldConfig, letters: str = "") -> None:
-        self._cells, self.letters = _Names(*cell_names(World(config))), letters
+        self._cells, self.letters = cell_names(World(config)), letters
         self.names: dict[str, tuple[str, ...]] = {"things": self._cells.things, "colours": self._cells.colours}
         if sum(weight > 0 for weight in config.styles) > 1:
             self.names["styles"] = STYLES
