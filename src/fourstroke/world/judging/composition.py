@@ -28,6 +28,7 @@ from fourstroke.folder import find_model
 from fourstroke.pipeline import Pipeline
 from fourstroke.seeds import check_seed
 from fourstroke.world import World
+from fourstroke.world.captions.saying import read_words
 from fourstroke.world.find import world_of
 from fourstroke.world.graph import Scene, Split
 from fourstroke.world.judging.judge import Judge, Verdict
@@ -37,7 +38,7 @@ from fourstroke.world.judging.kinds import Captions
 SHEET_PICTURES = 32
 UNSEEN = 1 << 30
 """Seeds of the training split that no latent cache reaches."""
-ROWS = ("objects", "colours", "relations", "backgrounds", "words_exact", "words_ned")
+ROWS = ("objects", "colours", "relations", "style", "counts", "sizes", "backgrounds", "words_exact", "words_ned")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +121,15 @@ def judge_pictures(
 
 
 def summarise(prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict[str, Share | None]:
-    """Shares by what was asked; backgrounds count only where the caption states them, words only where signs are."""
+    """Shares by what was asked; backgrounds and styles count only where the caption states them."""
     groups: dict[str, list[tuple[bool, ...]]] = {
         "objects": [v.objects for v in verdicts],
         "colours": [v.colours for v in verdicts],
         "relations": [v.relations for v in verdicts],
         "backgrounds": [v.backgrounds if states_background(p) else () for p, v in zip(prompts, verdicts, strict=True)],
+        "style": [v.styles if states_style(p) else () for p, v in zip(prompts, verdicts, strict=True)],
+        "counts": [v.counts for v in verdicts],
+        "sizes": [v.sizes for v in verdicts],
         "words_exact": [(v.word.exact,) if v.word else () for v in verdicts],
     }
     shares = {name: share([sum(g) for g in group], [len(g) for g in group]) for name, group in groups.items()}
@@ -138,6 +142,19 @@ def states_background(prompt: Prompt) -> bool:
     colours = prompt.scene.background.colours
     marks = ("background", "gradient", "wall")
     return prompt.rich or not colours or any(f"{colours[0]} {rest}" in prompt.caption for rest in (*marks, "to "))
+
+
+def states_style(prompt: Prompt) -> bool:
+    """Whether the caption says what style things are drawn in, in any language; rich ones always do."""
+    marks = (mark for thing in prompt.scene.objects if thing.kind == "sprite" for mark in _style_marks(thing.style))
+    return any(mark in prompt.caption for mark in marks)
+
+
+def _style_marks(style: str) -> tuple[str, ...]:
+    """Words by which captions say a style: English, Spanish, Russian and Chinese."""
+    words = read_words()["styles"][style]
+    english = {"flat": ("flat",), "3d": ("glossy 3D",), "clip-art": ("clip-art",), "rendered": ("render",)}[style]
+    return (*english, *(words[language]["style"] for language in ("es", "ru", "zh")))
 
 
 def evaluate_composition(
@@ -217,7 +234,8 @@ def verdict_sheet(
     texts = []
     for prompt, verdict in list(zip(prompts, verdicts, strict=True))[:SHEET_PICTURES]:
         marks = {
-            n: "".join("+" if ok else "-" for ok in getattr(verdict, n)) for n in ("objects", "colours", "relations")
+            n: "".join("+" if ok else "-" for ok in getattr(verdict, n))
+            for n in ("objects", "colours", "relations", "styles", "counts", "sizes")
         }
         if verdict.word is not None:
             marks["word"] = f"{'+' if verdict.word.exact else '-'} {verdict.word.text}"

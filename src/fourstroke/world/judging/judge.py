@@ -8,6 +8,7 @@ apart: short captions do not always state them. Pictures may be a little off in 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,9 +16,11 @@ import numpy as np
 
 from fourstroke.evaluate.reading import Reading, compare, read_line
 from fourstroke.world import World, WorldConfig
+from fourstroke.world.atlas import STYLES
 from fourstroke.world.compose import SHAPES
-from fourstroke.world.graph import Background, Object, Scene
-from fourstroke.world.judging.search import FINE, Candidate, Thing, search
+from fourstroke.world.graph import Background, Object, Relation, Scene
+from fourstroke.world.judging.search import ALL_SIZES, FINE, SIZES, Candidate, hidden_behind, is_before, search
+from fourstroke.world.judging.templates import SHAPE, Thing
 from fourstroke.world.palette import BACKGROUND_COLOURS, SHAPE_COLOURS
 from fourstroke.world.render import light_field
 
@@ -28,6 +31,10 @@ BEHIND = BACKGROUND_COLOURS["gray"]
 """What transparent pictures are laid over."""
 DIMMEST, BRIGHTEST = 0.6, 1.1
 """Light on a shape, relative to its palette colour."""
+SMALL, LARGE = 0.42, 0.55
+"""A lone thing that is asked small is smaller, one that is asked large is larger; true ones are below .3 or above .68."""
+LARGER = 1.2
+"""How many times as large as another a thing must be that is asked larger; true ones are 1.4 times as large."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +43,7 @@ class Detection:
 
     name: str
     kind: Literal["sprite", "shape"]
+    style: str
     colour: str | None
     x: float
     y: float
@@ -52,35 +60,54 @@ class Verdict:
     colours: tuple[bool, ...]
     """Whether each object with a stated colour is there in that colour."""
     relations: tuple[bool, ...]
-    """Whether each relation holds between the centres of what was found."""
+    """Whether each relation that captions state holds between the centres of what was found."""
     backgrounds: tuple[bool, ...]
     """Whether each colour of the background, or its transparency, is right."""
     word: Reading | None
     """The reading of the sign, if there is one."""
+    styles: tuple[bool, ...] = ()
+    """Whether each sprite is there in the style that it was asked in."""
+    counts: tuple[bool, ...] = ()
+    """Whether each group is there in its number, no more and no fewer."""
+    sizes: tuple[bool, ...] = ()
+    """Whether sizes that are spoken of hold: of a lone thing, or of each two against each other."""
     likeness: tuple[float, ...] = ()
     """How well each object's own picture explains what was drawn for it (`Detection.score`); 0 if it is not there."""
 
     @property
     def right(self) -> bool:
-        """Whether all objects, colours, relations and the word are right; the background is left aside."""
-        return all(self.objects + self.colours + self.relations) and (self.word is None or self.word.exact)
+        """Whether all objects, colours, relations, counts, sizes and the word are right.
+
+        The background and the styles are left aside: captions do not always state them.
+        """
+        facts = self.objects + self.colours + self.relations + self.counts + self.sizes
+        return all(facts) and (self.word is None or self.word.exact)
 
 
 class Judge:
-    """Looks at pictures of one world, of any size."""
+    """Looks at pictures of one world, of any size.
+
+    Relations of scenes whose captions state none are not judged.
+    """
 
     def __init__(self, config: WorldConfig) -> None:
         world = World(config)
-        shapes = SHAPES if config.shapes else ()
-        self.things: tuple[Thing, ...] = (*((n, False) for n in world.sprites), *((n, True) for n in shapes))
+        shapes = tuple((name, SHAPE) for name in SHAPES) if config.shapes else ()
+        styles = [style for style, weight in zip(STYLES, config.styles, strict=True) if weight > 0]
+        sprites = tuple((name, style) for style in styles for name in world.by_style[style])
+        self.second = config.things != 0
+        self.things: tuple[Thing, ...] = (*(sprites if self.second else ((n, "flat") for n in world.sprites)), *shapes)
+        self.sizes = ALL_SIZES if self.second else SIZES
 
-    def look(self, image: np.ndarray) -> list[Detection]:
-        """What is in the picture, (H, W, 3 or 4) uint8 with straight alpha; heaviest first."""
+    def look(self, image: np.ndarray, asked: Collection[str] | None = None) -> list[Detection]:
+        """What is in the picture, (H, W, 3 or 4) uint8 with straight alpha; heaviest first.
+
+        With `asked`, only things of these names, and what stands in their places.
+        """
         pixels = opaque(image)
-        height, width = pixels.shape[:2]
-        side = min(height, width)
-        found = [c for c in search(pixels, self.things) if c.score >= FOUND_SCORE]
-        return [_detection(c, side / FINE / width, side / FINE / height) for c in found]
+        names = None if asked is None else frozenset(asked)
+        found = search(pixels, self.things, self.sizes, names)
+        return [_detection(one, pixels) for one in found if one.score >= FOUND_SCORE]
 
     def verdict(self, image: np.ndarray, scene: Scene) -> Verdict:
         """Compare the picture with the scene that was asked for.
@@ -88,21 +115,52 @@ class Judge:
         Raises:
             ValueError: for a scene with a sign, if RapidOCR is not installed.
         """
-        detections = self.look(image)
+        if scene.layout == "front":
+            detections, before = self._overlapping(image, scene)
+        else:
+            asked = {thing.name for thing in scene.objects}
+            detections, before = self.look(image, asked if self.second else None), False
         matches = match(scene.objects, detections)
         pairs = list(zip(scene.objects, matches, strict=True))
+        stated = scene.relations if scene.stated else ()
         return Verdict(
             objects=tuple(m is not None for m in matches),
             colours=tuple(m is not None and m.colour == o.colour for o, m in pairs if o.colour is not None),
-            relations=tuple(_holds(r.predicate, matches[r.subject], matches[r.object]) for r in scene.relations),
+            relations=tuple(
+                before if r.predicate == "in front of" else _holds(r.predicate, *_places(scene, r, matches))
+                for r in stated
+            ),
             backgrounds=judge_background(image, scene, detections),
             word=None if scene.sign is None else compare(read_line(opaque(image)), scene.sign.word),
+            styles=tuple(m is not None and m.style == o.style for o, m in pairs if o.kind == "sprite"),
+            counts=tuple(_number(scene.objects[g.indices[0]], detections) == g.number for g in scene.groups),
+            sizes=_sizes(scene, matches),
             likeness=tuple(0.0 if m is None else m.score for m in matches),
         )
 
+    def _overlapping(self, image: np.ndarray, scene: Scene) -> tuple[list[Detection], bool]:
+        """The two things of a scene in which one hides a part of the other, and whether the right one is in front.
+
+        The nearer one is looked for as always, and the other by what the nearer one leaves of it to be seen.
+        """
+        pixels, (relation,) = opaque(image), scene.relations
+        farther = scene.objects[relation.object].name
+        things = tuple(thing for thing in self.things if thing[0] != farther)
+        found = search(pixels, things, self.sizes, frozenset((scene.objects[relation.subject].name,)))
+        near = next((c for c in found if c.thing[0] == scene.objects[relation.subject].name), None)
+        if near is None or near.score < FOUND_SCORE:
+            return self.look(image, {farther}), False
+        hidden = [thing for thing in self.things if thing[0] == farther]
+        far = hidden_behind(pixels, hidden, near, range(FINE // 5, 3 * FINE // 4, 2))
+        detections = [_detection(near, pixels)]
+        if far.score < FOUND_SCORE:
+            return detections, False
+        detections.append(_detection(far, pixels))
+        return detections, near.y > far.y and is_before(pixels, near, far)
+
 
 def match(objects: tuple[Object, ...], detections: list[Detection]) -> list[Detection | None]:
-    """Gives each object its own detection of its class; among several, right colours first, then nearness."""
+    """Gives each object its own detection of its class; among several, right colours first, styles, then nearness."""
     best: tuple[float, list[Detection | None]] = (-1.0, [None] * len(objects))
     options: list[list[Detection | None]] = [
         [None, *(d for d in detections if (d.name, d.kind) == (o.name, o.kind))] for o in objects
@@ -114,7 +172,13 @@ def match(objects: tuple[Object, ...], detections: list[Detection]) -> list[Dete
         value = 0.0
         for thing, seen in zip(objects, choice, strict=True):
             if seen is not None:
-                value += 100 + 10 * (seen.colour == thing.colour) - abs(seen.x - thing.x) - abs(seen.y - thing.y)
+                value += (
+                    100
+                    + 10 * (seen.colour == thing.colour)
+                    + 5 * (seen.style == thing.style)
+                    - abs(seen.x - thing.x)
+                    - abs(seen.y - thing.y)
+                )
         if value > best[0]:
             best = value, list(choice)
     return best[1]
@@ -200,25 +264,55 @@ def _covered(shape: tuple[int, ...], scene: Scene, detections: list[Detection]) 
     return covered
 
 
-def _detection(candidate: Candidate, across: float, along: float) -> Detection:
-    name, shape = candidate.thing
+def _detection(candidate: Candidate, pixels: np.ndarray) -> Detection:
+    """A candidate, whose lengths are in FINE pixels of the shorter side, in fractions of the picture."""
+    height, width = pixels.shape[:2]
+    side, (name, style) = min(height, width), candidate.thing
+    shape = style == SHAPE
     return Detection(
         name=name,
         kind="shape" if shape else "sprite",
+        style="flat" if shape else style,
         colour=nearest_shape_colour(candidate.colour) if shape else None,
-        x=candidate.x * across,
-        y=candidate.y * along,
+        x=candidate.x * side / FINE / width,
+        y=candidate.y * side / FINE / height,
         size=candidate.size / FINE,
         score=candidate.score,
     )
 
 
-def _holds(predicate: str, subject: Detection | None, other: Detection | None) -> bool:
-    if subject is None or other is None:
+def _number(asked: Object, detections: list[Detection]) -> int:
+    """How many of a thing, in its colour, there are."""
+    return sum((d.name, d.kind, d.colour) == (asked.name, asked.kind, asked.colour) for d in detections)
+
+
+def _places(
+    scene: Scene, relation: Relation, matches: Sequence[Detection | None]
+) -> tuple[list[Detection | None], list[Detection | None]]:
+    """What was found of both sides of a relation: of a group every member."""
+    units = {unit[0]: unit for unit in scene.units}
+    subject, other = (units.get(index, (index,)) for index in (relation.subject, relation.object))
+    return [matches[index] for index in subject], [matches[index] for index in other]
+
+
+def _sizes(scene: Scene, matches: Sequence[Detection | None]) -> tuple[bool, ...]:
+    """Whether the sizes that are spoken of hold."""
+    scaled = [(o, m) for o, m in zip(scene.objects, matches, strict=True) if o.scale is not None]
+    if len(scaled) == 1:
+        ((thing, seen),) = scaled
+        return (seen is not None and (seen.size > LARGE if thing.scale == "large" else seen.size < SMALL),)
+    found = []
+    for (thing, seen), (other, beside) in itertools.combinations(scaled, 2):
+        if thing.size < other.size:
+            seen, beside = beside, seen
+        found.append(seen is not None and beside is not None and seen.size > LARGER * beside.size)
+    return tuple(found)
+
+
+def _holds(predicate: str, subjects: Sequence[Detection | None], others: Sequence[Detection | None]) -> bool:
+    """Whether the middle of what was found of one side stands so to that of the other, with nothing missing."""
+    first, second = ([d for d in side if d is not None] for side in (subjects, others))
+    if len(first) < len(subjects) or len(second) < len(others):
         return False
-    return {
-        "left of": subject.x < other.x,
-        "right of": subject.x > other.x,
-        "above": subject.y < other.y,
-        "below": subject.y > other.y,
-    }[predicate]
+    (x, y), (a, b) = ((np.mean([d.x for d in side]), np.mean([d.y for d in side])) for side in (first, second))
+    return bool({"left of": x < a, "right of": x > a, "above": y < b, "below": y > b}[predicate])

@@ -56,7 +56,7 @@ class SceneJudge:
             for picture, record in zip(pictures, records, strict=True)
         ]
         found: dict[str, list[float]] = {}
-        for name in ("objects", "colours", "relations", "backgrounds", "likeness"):
+        for name in ("objects", "colours", "relations", "backgrounds", "styles", "counts", "sizes", "likeness"):
             found[name] = [_mean(getattr(verdict, name)) for verdict in verdicts]
         found["words_exact"] = [math.nan if v.word is None else float(v.word.exact) for v in verdicts]
         found["words_ned"] = [math.nan if v.word is None else v.word.ned for v in verdicts]

@@ -23,6 +23,9 @@ from torch import Tensor
 from fourstroke.world.palette import SHAPE_COLOURS
 from fourstroke.world.stamps import object_stamp
 
+Thing = tuple[str, str]
+"""A name and a style, or a shape and `SHAPE`."""
+SHAPE = "shape"
 RING = 0.1
 """Width of the ring around an object, a fraction of its size."""
 RING_WEIGHT = 0.5
@@ -54,14 +57,20 @@ class Templates:
         return self.weight.sum((1, 2)).sqrt()
 
     @classmethod
-    def make(cls, things: Sequence[tuple[str, bool]], size: int, ramps: bool) -> Templates:
-        """Templates of (name, is a shape) whose longer side is `size` pixels; `ramps` adds x, y, shadow and blur."""
+    def make(cls, things: Sequence[Thing], size: int, ramps: bool) -> Templates:
+        """Templates of things whose longer side is `size` pixels; `ramps` adds x, y, shadow and blur."""
         ring = max(1, round(RING * size))
         canvas = size + 2 * ring
-        parts = [_filters(_planes(name, shape, size, canvas, ramps), ring, ramps) for name, shape in things]
+        parts = [_filters(planes_of(thing, size, canvas, ramps), ring, ramps) for thing in things]
         weight, null, back, thing, strength = (torch.stack(part) for part in zip(*parts, strict=True))
-        free = torch.tensor([shape for _, shape in things])
+        free = torch.tensor([style == SHAPE for _, style in things])
         return cls(weight, null, back, thing, strength, free, canvas / 2)
+
+    def pick(self, indices: Sequence[int]) -> Templates:
+        """Some of the templates."""
+        chosen = torch.tensor(indices)
+        parts = (self.weight, self.null, self.back, self.thing, self.strength, self.free)
+        return Templates(*(part[chosen] for part in parts), self.centre)
 
     def fit(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (T, h, w) and gains (T, 3, h, w) wherever the canvas lies in `picture`, (3, H, W) in [0, 1]."""
@@ -84,10 +93,12 @@ class Templates:
         return (without - residual) / (without + NOISE * area), gains
 
 
-def _planes(name: str, shape: bool, size: int, canvas: int, soft: bool) -> Tensor:
+def planes_of(thing: Thing, size: int, canvas: int, soft: bool) -> Tensor:
     """(4, canvas, canvas) in 0..1: colours times alpha, then alpha; a shape has its shading for a colour."""
-    stamp = torch.from_numpy(object_stamp(name, PROBE if shape else None, size).planes) / 255
-    if shape:
+    name, style = thing
+    drawn = object_stamp(name, PROBE, size) if style == SHAPE else object_stamp(name, None, size, style)
+    stamp = torch.from_numpy(drawn.planes) / 255
+    if style == SHAPE:
         stamp = torch.cat([stamp[:1].expand(3, -1, -1) * 255 / SHAPE_COLOURS[PROBE][0], stamp[3:]])
     height, width = stamp.shape[1:]
     top, left = (canvas - height) // 2, (canvas - width) // 2
