@@ -31,9 +31,13 @@ class Reading:
 def compare(text: str, word: str) -> Reading:
     """Compares a reading with the asked word; neither case nor spaces count."""
     seen, asked = ("".join(t.casefold().split()) for t in (text, word))
-    longer = max(len(seen), len(asked))
-    ned = 1.0 if longer == 0 else 1 - levenshtein(seen, asked) / longer
-    return Reading(text=text, exact=seen == asked, ned=ned)
+    return Reading(text=text, exact=seen == asked, ned=similarity(seen, asked))
+
+
+def similarity(a: str, b: str) -> float:
+    """NED of two texts as they are: 1 - levenshtein / longer length; 1 of two empty ones."""
+    longer = max(len(a), len(b))
+    return 1.0 if longer == 0 else 1 - levenshtein(a, b) / longer
 
 
 def read_line(pixels: np.ndarray) -> str:

@@ -27,10 +27,11 @@ from fourstroke.data.images import Images, crop_to_multiple
 from fourstroke.data.sample import DatasetConfig, SampleError
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import Device
+from fourstroke.evaluate import reading
 from fourstroke.evaluate.coders import Coder, forget_peak, load_autoencoder, load_coder, peak_memory
 from fourstroke.evaluate.data import find_data, parts
 from fourstroke.evaluate.progress import progress
-from fourstroke.evaluate.reading import READING_SIDE, _reader, levenshtein
+from fourstroke.evaluate.reading import read_lines
 from fourstroke.files import save_image
 from fourstroke.image_io import ImageError
 from fourstroke.vae.losses import psnr
@@ -110,19 +111,14 @@ def measure(
 
 
 def read_all(picture: np.ndarray) -> str:
-    """All words in (H, W, 3) uint8, in RapidOCR's order; raises ValueError if it is not installed."""
-    scale = max(1.0, READING_SIDE / min(picture.shape[:2]))
-    size = round(picture.shape[1] * scale), round(picture.shape[0] * scale)
-    image = Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.LANCZOS)
-    words = _reader()(np.asarray(image)[..., ::-1]).txts  # it takes BGR
-    return " ".join(words or ())
+    """All words in (H, W, 3) uint8, from top to bottom; raises ValueError if RapidOCR is not installed."""
+    return " ".join(read_lines(picture))
 
 
 def similarity(original: np.ndarray, copy: np.ndarray) -> float | None:
     """NED of what two pictures say: 1 - levenshtein / longer length, words as they are; None if both have none."""
     first, second = (read_all(picture[..., :3]) for picture in (original, copy))
-    longer = max(len(first), len(second))
-    return 1 - levenshtein(first, second) / longer if longer else None
+    return reading.similarity(first, second) if first or second else None
 
 
 def ssim(prediction: Tensor, target: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -50,6 +50,36 @@ class Prompt:
     caption: str
     rich: bool
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the picture."""
+        return self.scene.width, self.scene.height
+
+    @property
+    def transparent(self) -> bool:
+        """Whether a sticker is asked for."""
+        return self.scene.background.kind == "transparent"
+
+
+class Drawable(Protocol):
+    """What `draw` needs to know of a prompt."""
+
+    @property
+    def seed(self) -> int:
+        """Of its noise."""
+
+    @property
+    def caption(self) -> str:
+        """What is asked."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+
+    @property
+    def transparent(self) -> bool:
+        """Whether the picture has an alpha channel."""
+
 
 def held_out_prompts(
     world: World, n: int, captions: Captions = "mixed", split: Split = "heldout", first: int = 0
@@ -73,7 +103,7 @@ def held_out_prompts(
 
 def draw(
     pipe: Pipeline,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Drawable],
     *,
     steps: int | None = None,
     guidance: float | None = None,
@@ -82,10 +112,9 @@ def draw(
 ) -> list[np.ndarray]:
     """A picture (H, W, 3, or 4 if transparent) uint8 for each prompt, from its own noise, whatever the batch."""
     pictures: dict[int, np.ndarray] = {}
-    groups: dict[tuple[int, int, bool], list[Prompt]] = {}
+    groups: dict[tuple[int, int, bool], list[Drawable]] = {}
     for prompt in prompts:
-        scene = prompt.scene
-        groups.setdefault((scene.width, scene.height, scene.background.kind == "transparent"), []).append(prompt)
+        groups.setdefault((*prompt.size, prompt.transparent), []).append(prompt)
     for (width, height, transparent), group in groups.items():
         for start in range(0, len(group), batch):
             part = group[start : start + batch]

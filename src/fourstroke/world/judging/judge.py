@@ -19,7 +19,8 @@ from fourstroke.world import World, WorldConfig
 from fourstroke.world.atlas import STYLES
 from fourstroke.world.compose import SHAPES
 from fourstroke.world.graph import Background, Object, Relation, Scene
-from fourstroke.world.judging.search import ALL_SIZES, FINE, SIZES, Candidate, hidden_behind, is_before, search
+from fourstroke.world.judging.hidden import hidden_behind, is_before
+from fourstroke.world.judging.search import FINE, Candidate, search
 from fourstroke.world.judging.templates import SHAPE, Thing
 from fourstroke.world.palette import BACKGROUND_COLOURS, SHAPE_COLOURS
 from fourstroke.world.render import light_field
@@ -32,9 +33,10 @@ BEHIND = BACKGROUND_COLOURS["gray"]
 DIMMEST, BRIGHTEST = 0.6, 1.1
 """Light on a shape, relative to its palette colour."""
 SMALL, LARGE = 0.42, 0.55
-"""A lone thing that is asked small is smaller, one that is asked large is larger; true ones are below .3 or above .68."""
-LARGER = 1.2
-"""How many times as large as another a thing must be that is asked larger; true ones are 1.4 times as large."""
+"""A lone thing that is asked small is smaller than this, a large one larger; true ones are up to .3 and from .68 on."""
+LARGER = 1.1
+"""How many times as large as another a thing must be that is asked larger; true ones are 1.4 times as large, and seen
+as 1.13 times and more, for small ones are seen up to three pixels of 64 too large."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,6 @@ class Judge:
         sprites = tuple((name, style) for style in styles for name in world.by_style[style])
         self.second = config.things != 0
         self.things: tuple[Thing, ...] = (*(sprites if self.second else ((n, "flat") for n in world.sprites)), *shapes)
-        self.sizes = ALL_SIZES if self.second else SIZES
 
     def look(self, image: np.ndarray, asked: Collection[str] | None = None) -> list[Detection]:
         """What is in the picture, (H, W, 3 or 4) uint8 with straight alpha; heaviest first.
@@ -106,7 +107,7 @@ class Judge:
         """
         pixels = opaque(image)
         names = None if asked is None else frozenset(asked)
-        found = search(pixels, self.things, self.sizes, names)
+        found = search(pixels, self.things, names)
         return [_detection(one, pixels) for one in found if one.score >= FOUND_SCORE]
 
     def verdict(self, image: np.ndarray, scene: Scene) -> Verdict:
@@ -146,7 +147,7 @@ class Judge:
         pixels, (relation,) = opaque(image), scene.relations
         farther = scene.objects[relation.object].name
         things = tuple(thing for thing in self.things if thing[0] != farther)
-        found = search(pixels, things, self.sizes, frozenset((scene.objects[relation.subject].name,)))
+        found = search(pixels, things, frozenset((scene.objects[relation.subject].name,)))
         near = next((c for c in found if c.thing[0] == scene.objects[relation.subject].name), None)
         if near is None or near.score < FOUND_SCORE:
             return self.look(image, {farther}), False
@@ -172,13 +173,8 @@ def match(objects: tuple[Object, ...], detections: list[Detection]) -> list[Dete
         value = 0.0
         for thing, seen in zip(objects, choice, strict=True):
             if seen is not None:
-                value += (
-                    100
-                    + 10 * (seen.colour == thing.colour)
-                    + 5 * (seen.style == thing.style)
-                    - abs(seen.x - thing.x)
-                    - abs(seen.y - thing.y)
-                )
+                right = 10 * (seen.colour == thing.colour) + 5 * (seen.style == thing.style)
+                value += 100 + right - abs(seen.x - thing.x) - abs(seen.y - thing.y)
         if value > best[0]:
             best = value, list(choice)
     return best[1]

@@ -156,6 +156,35 @@ class Composition:
         return table(result)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PageReading:
+    """Words of held-out posters, slides, menus and the like, read by RapidOCR."""
+
+    kind: ClassVar[str] = "pages"
+    n: Annotated[Count, Option("pages")] = 100
+    data: Annotated[Path, Option("a dataset's YAML of kind world_posters (default: the model's own)")] | None = None
+    captions: Annotated[Captions, Option("kind of prompts")] = "mixed"
+    steps: Annotated[Count, Option("denoising steps (default: the model's own)")] | None = None
+    guidance: Annotated[NonNegative, Option("guidance scale (default: the model's own)")] | None = None
+    batch: Annotated[Count, Option("pictures drawn together; does not change them")] = 8
+    sheet: Annotated[Path, Option("write a sheet of the first 32 pages with what was read")] | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def run(self, model: str | None, device: str | None) -> dict[str, Any]:
+        """Draw and read."""
+        from fourstroke.world.judging.pages import evaluate_pages
+
+        return evaluate_pages(model, device=device, **{f.name: getattr(self, f.name) for f in fields(self)})
+
+    def report(self, result: dict[str, Any]) -> str:
+        """All pages, each script, and by the number of words."""
+        from fourstroke.world.judging.pages import table
+
+        return table(result)
+
+
 def scene_of(meta: Mapping[str, Any]) -> Scene:
     """The scene of a record, as a graph or as plain data; raises ValueError if there is none."""
     scene = meta.get("scene")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,14 +15,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from fourstroke.world.judging.templates import GAINS, NOISE, RING, SHAPE, Templates, Thing, blur, planes_of
+from fourstroke.world.judging.templates import RING, Templates, Thing, blur
 
 COARSE, FINE = 32, 64
 """Shorter side of the picture in pixels, for the two passes."""
 SIZES = (8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22)
 """Sizes in coarse pixels: 0.25 to 0.69 of the shorter side."""
-ALL_SIZES = (6, 7, *SIZES, 24, 26, 28)
-"""Those of the second edition: 0.19 to 0.87."""
+ALL_SIZES = (10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 24, 26, 28)
+"""Those of the second edition: 0.3 to 0.87."""
+SMALL_SIZES = (12, 13, 14, 15, 16, 17, 18, 19)
+"""Sizes in fine pixels, 0.19 to 0.3: what is so small is looked for in the fine picture from the start."""
 OUTSIDE = 0.1
 """How far an object may reach over the picture's border, in sizes."""
 COARSE_SCORE = 0.25
@@ -41,7 +43,7 @@ class Candidate:
     thing: Thing
     x: float
     y: float
-    size: int
+    size: float
     score: float
     weight: float
     """What competes: a power of the share explained, times the extent of what is explained."""
@@ -51,25 +53,26 @@ class Candidate:
 def search(
     pixels: np.ndarray,
     things: tuple[Thing, ...],
-    sizes: Sequence[int] = SIZES,
     asked: frozenset[str] | None = None,
 ) -> list[Candidate]:
     """Candidates in (H, W, 3) uint8 that won their places, best first; lengths in FINE pixels.
 
-    With `asked` only things of these names are looked for everywhere; all others only where one of them was found, in
-    its place, so that a picture takes a fraction of the time.
+    With `asked` things may be of all sizes, and only things of these names are looked for everywhere; all others only
+    where one of them was found, in its place, so that a picture takes a fraction of the time.
     """
-    coarse, fine = shrink(pixels, COARSE), blur(shrink(pixels, FINE))
-    found = [refine(fine, candidate) for candidate in propose(coarse, things, sizes, asked)]
-    kept = winners(found, rivals=1)
+    coarse, sharp = shrink(pixels, COARSE), shrink(pixels, FINE)
+    fine = blur(sharp)
     if asked is None:
-        return kept
-    rivals = [refine(fine, rival) for one in kept for rival in rivals_of(coarse, one, things, sizes)]
+        return winners([refine(fine, candidate) for candidate in propose(coarse, things, SIZES)], rivals=1)
+    proposed = propose(coarse, things, ALL_SIZES, asked)
+    proposed += [halved(candidate) for candidate in propose(sharp, things, SMALL_SIZES, asked)]
+    kept = winners([refine(fine, candidate) for candidate in proposed], rivals=1)
+    rivals = [refine(fine, rival) for one in kept for rival in rivals_of(coarse, sharp, one, things)]
     return winners([*kept, *rivals], rivals=1)
 
 
 def propose(
-    picture: Tensor, things: tuple[Thing, ...], sizes: Sequence[int] = SIZES, asked: frozenset[str] | None = None
+    picture: Tensor, things: tuple[Thing, ...], sizes: Sequence[int], asked: frozenset[str] | None = None
 ) -> list[Candidate]:
     """The first pass over a whole picture (3, h, w)."""
     indices = [index for index, (name, _) in enumerate(things) if asked is None or name in asked]
@@ -79,29 +82,36 @@ def propose(
         if asked is not None:
             templates = templates.pick(indices)
         pad = round((RING + OUTSIDE) * size)
-        found += _peaks(templates, _padded(picture, pad), [things[i] for i in indices], size, -pad, -pad)
+        found += _peaks(templates, padded(picture, pad), [things[i] for i in indices], size, -pad, -pad)
     own: list[Candidate] = []
     for index in indices:
         own += winners((c for c in found if c.thing == things[index]), rivals=1)
     return winners(own, rivals=RIVALS)
 
 
-def rivals_of(
-    picture: Tensor, candidate: Candidate, things: tuple[Thing, ...], sizes: Sequence[int]
-) -> list[Candidate]:
+def halved(candidate: Candidate) -> Candidate:
+    """A candidate of the fine picture, in coarse pixels."""
+    scale = FINE // COARSE
+    return replace(candidate, x=candidate.x / scale, y=candidate.y / scale, size=candidate.size / scale)
+
+
+def rivals_of(coarse: Tensor, sharp: Tensor, candidate: Candidate, things: tuple[Thing, ...]) -> list[Candidate]:
     """What else may stand in the place of a candidate (in FINE pixels), by the first pass around it."""
     scale = FINE // COARSE
-    x, y, about = candidate.x / scale, candidate.y / scale, candidate.size / scale
+    small = candidate.size <= SMALL_SIZES[-1]
+    picture, sizes, one = (sharp, SMALL_SIZES, candidate) if small else (coarse, ALL_SIZES, halved(candidate))
+    pad = 2 * picture.shape[1]
+    wide = padded(picture, pad)
     found: list[Candidate] = []
-    for size in (size for size in sizes if 0.8 * about <= size <= 1.25 * about):
+    for size in (size for size in sizes if 0.8 * one.size <= size <= 1.25 * one.size):
         templates = _templates(things, size, False)
-        pad = 2 * COARSE
-        reach = round(templates.centre + 2)
-        left, top = round(x + pad - reach), round(y + pad - reach)
-        window = _padded(picture, pad)[:, top : top + 2 * reach, left : left + 2 * reach]
+        reach = round(templates.centre + 2 * (scale if small else 1))
+        left, top = round(one.x + pad - reach), round(one.y + pad - reach)
+        window = wide[:, top : top + 2 * reach, left : left + 2 * reach]
         found += _peaks(templates, window, things, size, left - pad, top - pad)
     own = [max((c for c in found if c.thing == thing), key=lambda c: c.weight) for thing in {c.thing for c in found}]
-    return sorted(own, key=lambda c: (-c.weight, c.thing))[:RIVALS]
+    best = sorted(own, key=lambda c: (-c.weight, c.thing))[:RIVALS]
+    return [halved(rival) for rival in best] if small else best
 
 
 def _peaks(
@@ -128,13 +138,13 @@ def refine(picture: Tensor, candidate: Candidate) -> Candidate:
     """The best fit near a coarse candidate, in the fine picture (3, h, w)."""
     scale = FINE // COARSE
     pad = FINE
-    padded = _padded(picture, pad)
+    wide = padded(picture, pad)
     best: Candidate | None = None
-    for size in range(scale * candidate.size - 2, scale * candidate.size + 3):
+    for size in range(round(scale * candidate.size) - 2, round(scale * candidate.size) + 3):
         templates = _templates((candidate.thing,), size, True)
         reach = round(templates.centre + 2.5)
         left, top = (round(scale * v + pad - reach) for v in (candidate.x, candidate.y))
-        window = padded[:, top : top + 2 * reach, left : left + 2 * reach]
+        window = wide[:, top : top + 2 * reach, left : left + 2 * reach]
         scores, gains = templates.fit(window)
         place = int(scores[0].argmax())
         row, column = divmod(place, scores.shape[2])
@@ -172,7 +182,8 @@ def shrink(pixels: np.ndarray, side: int) -> Tensor:
     return torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255
 
 
-def _padded(picture: Tensor, pad: int) -> Tensor:
+def padded(picture: Tensor, pad: int) -> Tensor:
+    """A picture (3, h, w) with its border repeated `pad` times."""
     return F.pad(picture[None], (pad,) * 4, mode="replicate")[0]
 
 
@@ -185,93 +196,3 @@ def _overlap(a: Candidate, b: Candidate) -> float:
     across = min(a.x + a.size / 2, b.x + b.size / 2) - max(a.x - a.size / 2, b.x - b.size / 2)
     along = min(a.y + a.size / 2, b.y + b.size / 2) - max(a.y - a.size / 2, b.y - b.size / 2)
     return max(across, 0.0) * max(along, 0.0) / min(a.size, b.size) ** 2
-
-
-def hidden_behind(pixels: np.ndarray, things: Sequence[Thing], nearer: Candidate, sizes: Sequence[int]) -> Candidate:
-    """The best fit of some things where another one, nearer, hides a part of them; lengths in FINE pixels.
-
-    As `Templates.fit`, but over the pixels beside the nearer thing alone, before a background of one colour.
-    """
-    fine = blur(shrink(pixels, FINE))
-    covered = (_laid(nearer.thing, nearer, fine.shape[1:]) > 0.05).float()
-    mask = 1 - F.max_pool2d(covered[None], 3, stride=1, padding=1)[0]
-    best: Candidate | None = None
-    for thing in things:
-        for size in sizes:
-            found = _fit_masked(fine, mask, thing, size)
-            if best is None or found.weight > best.weight:
-                best = found
-    assert best is not None
-    return best
-
-
-def is_before(pixels: np.ndarray, one: Candidate, other: Candidate) -> bool:
-    """Whether the picture shows `one` rather than `other` where both would be."""
-    fine = shrink(pixels, FINE)
-    shape = (fine.shape[1], fine.shape[2])
-    both = (_laid(one.thing, one, shape) > 0.6) & (_laid(other.thing, other, shape) > 0.6)
-    if not both.any():
-        return False
-    errors = [(fine - _colours(each, shape)).square().sum(0)[both].mean().item() for each in (one, other)]
-    return errors[0] < errors[1]
-
-
-def _laid(thing: Thing, place: Candidate, shape: Sequence[int], channel: int = 3) -> Tensor:
-    """A channel (3: the alpha) of a thing in its place on a canvas (h, w), in 0..1."""
-    planes = planes_of(thing, place.size, place.size, False)[channel]
-    canvas = torch.zeros(shape[0] + 4 * FINE, shape[1] + 4 * FINE)
-    left, top = (round(v - place.size / 2) + 2 * FINE for v in (place.x, place.y))
-    canvas[top : top + place.size, left : left + place.size] = planes
-    return canvas[2 * FINE : -2 * FINE, 2 * FINE : -2 * FINE]
-
-
-def _colours(place: Candidate, shape: Sequence[int]) -> Tensor:
-    """A candidate as it would look, (3, h, w), 0 beside it."""
-    gains = torch.tensor(place.colour)[:, None, None]
-    return torch.stack([_laid(place.thing, place, shape, channel) for channel in range(3)]) * gains
-
-
-def _fit_masked(picture: Tensor, mask: Tensor, thing: Thing, size: int) -> Candidate:
-    """The best place of one thing at one size in a picture (3, h, w), by the pixels of a mask (h, w of 0 and 1) alone."""
-    ring = max(1, round(RING * size))
-    canvas = size + 2 * ring
-    planes = planes_of(thing, size, canvas, True)
-    alpha = planes[3]
-    weight = 0.5 * alpha + 0.5 * F.max_pool2d(alpha[None], 2 * ring + 1, stride=1, padding=ring)[0]
-    pad = ring + round(OUTSIDE * size)
-    m = F.pad(mask[None], (pad,) * 4)
-    x = _padded(picture, pad) * m
-    behind = 1 - alpha
-
-    def over(field: Tensor, image: Tensor) -> Tensor:  # sum of weights * field * image around each place
-        return F.conv2d(image[:, None], (weight * field)[None, None])[:, 0]
-
-    ones = torch.ones_like(alpha)
-    area, energy = over(ones, m), over(ones, x * x).sum(0)
-    null = (energy - (over(ones, x).square() / area.clamp_min(1e-6)).sum(0)).clamp_min(0)
-    bb, xb = over(behind * behind, m), over(behind, x)
-    explained, gains = torch.zeros_like(null), []
-    for channel in range(3):
-        colour = planes[channel]
-        pp, pb = over(colour * colour, m)[0], over(colour * behind, m)[0]
-        xp = over(colour, x[channel : channel + 1])[0]
-        gain = (xp * bb[0] - xb[channel] * pb) / (pp * bb[0] - pb * pb).clamp_min(1e-6)
-        if thing[1] != SHAPE:
-            gain = gain.clamp(*GAINS)
-        back = (xb[channel] - gain * pb) / bb[0].clamp_min(1e-6)
-        explained += 2 * (gain * xp + back * xb[channel]) - gain**2 * pp - back**2 * bb[0] - 2 * gain * back * pb
-        gains.append(gain)
-    residual = (energy - explained).clamp_min(0)
-    scores = (null - residual) / (null + NOISE * area[0])
-    scores[area[0] < 0.45 * weight.sum()] = 0  # too much of it is hidden
-    row, column = divmod(int(scores.argmax()), scores.shape[1])
-    score = max(scores[row, column].item(), 0.0)
-    return Candidate(
-        thing=thing,
-        x=column + canvas / 2 - pad,
-        y=row + canvas / 2 - pad,
-        size=size,
-        score=score,
-        weight=score**STRICTNESS * weight.sum().sqrt().item(),
-        colour=tuple(gain[row, column].item() for gain in gains),
-    )

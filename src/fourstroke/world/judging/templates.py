@@ -14,7 +14,7 @@ own method; every term is a correlation with a fixed filter, so one convolution 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -69,8 +69,8 @@ class Templates:
     def pick(self, indices: Sequence[int]) -> Templates:
         """Some of the templates."""
         chosen = torch.tensor(indices)
-        parts = (self.weight, self.null, self.back, self.thing, self.strength, self.free)
-        return Templates(*(part[chosen] for part in parts), self.centre)
+        names = ("weight", "null", "back", "thing", "strength", "free")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
     def fit(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (T, h, w) and gains (T, 3, h, w) wherever the canvas lies in `picture`, (3, H, W) in [0, 1]."""
