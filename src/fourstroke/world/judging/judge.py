@@ -28,6 +28,8 @@ from fourstroke.world.render import light_field
 FOUND_SCORE = 0.55
 """Set on 100 held-out scenes of micro, clean and degraded: false detections stay below 0.51 (bare horizons: 0.53),
 true ones above 0.57."""
+FOUND_BEFORE = 0.35
+"""The same for what stands before something else."""
 BEHIND = BACKGROUND_COLOURS["gray"]
 """What transparent pictures are laid over."""
 DIMMEST, BRIGHTEST = 0.6, 1.1
@@ -142,22 +144,20 @@ class Judge:
     def _overlapping(self, image: np.ndarray, scene: Scene) -> tuple[list[Detection], bool]:
         """The two things of a scene in which one hides a part of the other, and whether the right one is in front.
 
-        The nearer one is looked for as always, and the other by what the nearer one leaves of it to be seen.
+        The farther one is looked for in what the nearer one leaves of it to be seen. The nearer one stands before no
+        plain background, so that less of the picture has to be explained by it, if it hides a part of the other.
         """
         pixels, (relation,) = opaque(image), scene.relations
-        farther = scene.objects[relation.object].name
-        things = tuple(thing for thing in self.things if thing[0] != farther)
-        found = search(pixels, things, frozenset((scene.objects[relation.subject].name,)))
-        near = next((c for c in found if c.thing[0] == scene.objects[relation.subject].name), None)
-        if near is None or near.score < FOUND_SCORE:
-            return self.look(image, {farther}), False
-        hidden = [thing for thing in self.things if thing[0] == farther]
-        far = hidden_behind(pixels, hidden, near, range(FINE // 5, 3 * FINE // 4, 2))
-        detections = [_detection(near, pixels)]
-        if far.score < FOUND_SCORE:
-            return detections, False
-        detections.append(_detection(far, pixels))
-        return detections, near.y > far.y and is_before(pixels, near, far)
+        subject, other = (scene.objects[index].name for index in (relation.subject, relation.object))
+        nearer, farther = (tuple(thing for thing in self.things if thing[0] == name) for name in (subject, other))
+        for near in search(pixels, nearer, frozenset((subject,)))[:3]:
+            if near.score < FOUND_BEFORE:
+                continue
+            far = hidden_behind(pixels, farther, near, range(FINE // 5, 3 * FINE // 4, 2))
+            before = near.y > far.y and is_before(pixels, near, far)
+            if far.score >= FOUND_SCORE and (before or near.score >= FOUND_SCORE):
+                return [_detection(near, pixels), _detection(far, pixels)], before
+        return self.look(image, {subject, other}), False
 
 
 def match(objects: tuple[Object, ...], detections: list[Detection]) -> list[Detection | None]:
