@@ -31,14 +31,14 @@ def main() -> None:
     """Draw, judge, count and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", help="folder or hub id (default: the best bundled model)")
-    parser.add_argument("--world", type=Path, help="world.yaml (default: the checkpoint's own)")
+    parser.add_argument("--data", type=Path, help="a dataset's YAML (default: the checkpoint's own)")
     parser.add_argument("--n", type=int, default=200, help="pairs of each split")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--guidance", type=float)
     arguments = parser.parse_args()
     folder = find_model(arguments.model)
     pipe = Pipeline.from_pretrained(folder)
-    config = find_world(arguments.world, folder, pipe.info.name)
+    config = find_world(arguments.data, folder, pipe.info.name)
     judge = Judge(config)
     print(f"| {arguments.n} pairs each | {' | '.join(KINDS)} |\n|---|---|---|---|---|")
     for split in ("heldout", "train"):

@@ -15,7 +15,7 @@ from fourstroke import Pipeline, folder
 from fourstroke.checkpoint import CheckpointError
 from fourstroke.cli import main
 from fourstroke.estimate import estimate_recipe
-from fourstroke.evaluate.coders import load_coder
+from fourstroke.evaluate.models import load_reconstruction_model
 from fourstroke.folder import ADAPTER, ADAPTER_WEIGHTS, read_info, write_base, write_info
 
 LAYER = "transformer_blocks.0.attn.to_q"
@@ -167,7 +167,7 @@ def test_what_an_adapter_lacks_is_its_bases(tiny, tiny_folder, tmp_path):
     file = adapter / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"base_shift": 0.25}))
     assert Pipeline.from_pretrained(adapter).schedule.base_shift == 0.25
-    assert load_coder(adapter, "cpu").folder == adapter  # its autoencoder is read too
+    assert load_reconstruction_model(adapter, "cpu").folder == adapter  # its autoencoder is read too
 
 
 def test_what_is_needed_is_estimated_for_an_adapter(tiny, tiny_folder, tmp_path):

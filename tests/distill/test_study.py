@@ -25,7 +25,8 @@ def test_prompts_of_every_kind_make_a_student_each(recipe, tmp_path, monkeypatch
     import prompts
 
     world = dataclasses.replace(recipe.world, count_weights=(0.3, 0.3, 0.4))
-    Path(recipe.teacher, "world.json").write_text(json.dumps(dataclasses.asdict(world)), "utf-8")
+    plain = {"kind": "world", "world": dataclasses.asdict(world)}
+    Path(recipe.teacher, "data.json").write_text(json.dumps(plain), "utf-8")
     file = tmp_path / "distill.yaml"
     file.write_text(yaml.safe_dump(resolved(recipe)["recipe"]))
     sizes = ["--prompts", "8", "--steps", "2", "--warm", "0", "--seeds", "1", "--n", "16"]

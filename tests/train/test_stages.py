@@ -12,7 +12,7 @@ from fourstroke import Pipeline
 from fourstroke.parallel.checkpoint import load_values, read_state
 from fourstroke.recipe import RecipeError
 from fourstroke.train.dit import DitStage, SemanticsConfig, train_dit
-from fourstroke.train.features import known_cross_entropy
+from fourstroke.train.labels import known_cross_entropy
 from fourstroke.train.log import Log
 from fourstroke.train.loop import DivergedError, Trainer
 from fourstroke.train.vae import VaeStage, train_vae

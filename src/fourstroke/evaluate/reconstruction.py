@@ -28,8 +28,14 @@ from fourstroke.data.sample import DatasetConfig, SampleError
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import Device
 from fourstroke.evaluate import reading
-from fourstroke.evaluate.coders import Coder, forget_peak, load_autoencoder, load_coder, peak_memory
 from fourstroke.evaluate.data import find_data, parts
+from fourstroke.evaluate.models import (
+    ReconstructionModel,
+    forget_peak,
+    load_autoencoder,
+    load_reconstruction_model,
+    peak_memory,
+)
 from fourstroke.evaluate.progress import progress
 from fourstroke.evaluate.reading import read_lines
 from fourstroke.files import save_image
@@ -61,7 +67,7 @@ class Group:
 
 
 def measure(
-    coder: Code,
+    code: Code,
     pictures: Iterable[np.ndarray],
     batch: int = 8,
     label: str = "coding",
@@ -87,7 +93,7 @@ def measure(
         x = torch.stack([as_tensor(picture) for picture in group])
         start = time.perf_counter()
         with torch.inference_mode():
-            y = coder(x).float().cpu().clamp(-1, 1)[:, :3]
+            y = code(x).float().cpu().clamp(-1, 1)[:, :3]
         seconds += time.perf_counter() - start
         pixels += len(x) * x.shape[2] * x.shape[3]
         y = ((y + 1) * 127.5).round() / 127.5 - 1  # what a file would hold
@@ -192,25 +198,25 @@ def evaluate_reconstruction(
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1")
     distance = None if lpips is None else Lpips.from_pretrained(lpips)
-    coders = [load_coder(name, device) for name in (model, *peers)]
+    models = [load_reconstruction_model(name, device) for name in (model, *peers)]
     source = None if images is None else Images(images)
-    multiple = math.lcm(*(coder.multiple for coder in coders))
+    multiple = math.lcm(*(each.multiple for each in models))
     if source is not None:
         groups = [_own(source, n, multiple, SSIM_WINDOW if lpips is None else SMALLEST)]
     else:
-        groups = [_held_out(config, n, multiple) for config in _datasets(data, coders[0])]
+        groups = [_held_out(config, n, multiple) for config in _datasets(data, models[0])]
         photos = list(photographs().values())
         groups.append(Group("photographs", lambda: photos, len(photos), 1))
     results: list[dict[str, Any]] = []
-    for coder in coders:
-        forget_peak(coder.device)
+    for each in models:
+        forget_peak(each.device)
         extra: dict[str, Any] = {"read": read, "lpips": distance}
-        found = {g.name: measure(coder.code, g.pictures(), g.batch, g.name, total=g.count, **extra) for g in groups}
-        results.append(found | {"peak_mb": round(peak_memory(coder.device), 1)})
+        found = {g.name: measure(each.code, g.pictures(), g.batch, g.name, total=g.count, **extra) for g in groups}
+        results.append(found | {"peak_mb": round(peak_memory(each.device), 1)})
     if sheet is not None:
         shown = [(list(itertools.islice(g.pictures(), SHEET_COLUMNS)), results[0][g.name]["copies"]) for g in groups]
         save_image(_sheet(shown), sheet)
-    answers = [{"model": coder.name, "n": n} | _plain(found) for coder, found in zip(coders, results, strict=True)]
+    answers = [{"model": each.name, "n": n} | _plain(found) for each, found in zip(models, results, strict=True)]
     result = answers[0] | ({"peers": answers[1:]} if peers else {})
     if source is not None:
         result |= {"source": str(images), "skipped": source.report.skipped}
@@ -244,11 +250,11 @@ def as_tensor(picture: np.ndarray) -> Tensor:
     return x if len(x) == 4 else torch.cat([x, torch.ones_like(x[:1])])
 
 
-def _datasets(data: DatasetConfig | Sequence[Path], coder: Coder) -> list[DatasetConfig]:
+def _datasets(data: DatasetConfig | Sequence[Path], model: ReconstructionModel) -> list[DatasetConfig]:
     """The datasets to measure on, each kind once."""
     if isinstance(data, Sequence):
         files: Sequence[Path | None] = data or [None]
-        chosen = [find_data(path, coder.folder, coder.name) for path in files]
+        chosen = [find_data(path, model.folder, model.name) for path in files]
     else:
         chosen = [data]
     found = [part for config in chosen for part in parts(config)]

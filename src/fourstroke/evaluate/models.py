@@ -26,7 +26,7 @@ OURS = "AutoencoderKLQwenImage21"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coder:
+class ReconstructionModel:
     """An autoencoder as it is measured."""
 
     name: str
@@ -39,7 +39,7 @@ class Coder:
     """Of its checkpoint, or its own."""
 
 
-def load_coder(model: str | Path | None, device: Device | None = None) -> Coder:
+def load_reconstruction_model(model: str | Path | None, device: Device | None = None) -> ReconstructionModel:
     """Load a checkpoint's autoencoder, or an autoencoder's own folder, ours or a peer's.
 
     Raises:
@@ -58,7 +58,7 @@ def load_coder(model: str | Path | None, device: Device | None = None) -> Coder:
     def code(x: Tensor) -> Tensor:
         return autoencoder.decode_raw(autoencoder.encode_raw(x.to(parameter)))
 
-    return Coder(name=name, code=code, multiple=autoencoder.config.factor, device=chosen, folder=folder)
+    return ReconstructionModel(name=name, code=code, multiple=autoencoder.config.factor, device=chosen, folder=folder)
 
 
 def load_autoencoder(model: str | Path | None, device: Device | None = None) -> tuple[Autoencoder, Path, str]:
@@ -73,7 +73,7 @@ def load_autoencoder(model: str | Path | None, device: Device | None = None) -> 
     return Autoencoder.from_pretrained(part, device=device), folder, family
 
 
-def _peer(folder: Path, kind: str, device: torch.device) -> Coder:
+def _peer(folder: Path, kind: str, device: torch.device) -> ReconstructionModel:
     try:
         import diffusers
     except ImportError:
@@ -96,7 +96,7 @@ def _peer(folder: Path, kind: str, device: torch.device) -> Coder:
         y: Tensor = model.decode(z).sample
         return y.squeeze(2) if video else y
 
-    return Coder(name=folder.name, code=code, multiple=_factor(model), device=device, folder=folder)
+    return ReconstructionModel(name=folder.name, code=code, multiple=_factor(model), device=device, folder=folder)
 
 
 def _factor(model: Any) -> int:
