@@ -136,7 +136,7 @@ def test_sizes_are_against_each_other_or_alone(judge):
 def test_what_is_behind_is_not_in_front(judge):
     fronts = [s for seed in range(400) if (s := WORLD.scene(seed)).layout == "front"][:8]
     assert len(fronts) == 8
-    right = 0
+    right = wrong = 0
     for asked in fronts:
         back, front = asked.objects
         turned = replace(
@@ -144,12 +144,13 @@ def test_what_is_behind_is_not_in_front(judge):
         )
         right += judge.verdict(WORLD.render(asked), asked).relations == (True,)
         # the same two things in the same places, drawn in the other order
-        assert judge.verdict(WORLD.render(turned), asked).relations == (False,)
+        wrong += judge.verdict(WORLD.render(turned), asked).relations == (True,)
         alone = replace(asked, objects=(front,), relations=(), layout="alone")
         verdict = judge.verdict(WORLD.render(alone), asked)
         assert verdict.objects == (False, True)
         assert verdict.relations == (False,)
     assert right >= 7
+    assert wrong <= 2
 
 
 def test_relations_that_nobody_states_are_not_judged(judge):

@@ -14,6 +14,8 @@ from fourstroke.world.judging.templates import GAINS, NOISE, RING, SHAPE, Thing,
 
 SEEN = 0.45
 """Least share of a thing, its ring included, that must not be hidden for it to be known."""
+MARGIN = 0.5
+"""How much smaller the squared error of what is in front must be, where both would be."""
 
 
 def hidden_behind(pixels: np.ndarray, things: Sequence[Thing], nearer: Candidate, sizes: Sequence[int]) -> Candidate:
@@ -41,8 +43,8 @@ def is_before(pixels: np.ndarray, one: Candidate, other: Candidate) -> bool:
     both = (_laid(one.thing, one, shape) > 0.6) & (_laid(other.thing, other, shape) > 0.6)
     if not both.any():
         return False
-    errors = [(fine - _colours(each, shape)).square().sum(0)[both].mean().item() for each in (one, other)]
-    return errors[0] < errors[1]
+    own, others = ((fine - _colours(each, shape)).square().sum(0)[both].mean().item() for each in (one, other))
+    return own < MARGIN * others
 
 
 def _laid(thing: Thing, place: Candidate, shape: Sequence[int], channel: int = 3) -> Tensor:
