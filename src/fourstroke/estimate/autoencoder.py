@@ -85,8 +85,7 @@ def _phases(recipe: VaeRecipe) -> Iterator[tuple[float, list[tuple[int, int, int
     """Share of the run and shapes of the batches (pictures, width, height) of each phase."""
     before = 0.0
     for mixture, until in zip(recipe.schedule, [phase.until for phase in recipe.phases] or [1.0], strict=True):
-        sizes = [(mixture.crop, mixture.crop)] if mixture.crop else list(mixture.sizes)
-        yield until - before, [(mixture.batch_size, width, height) for width, height in sizes]
+        yield until - before, [(mixture.batch_size, width, height) for width, height in mixture.sizes]
         before = until
 
 
