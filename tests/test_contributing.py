@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,19 @@ def test_a_judge(find: Any) -> None:
     flat, edge = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)
     edge[:, 2:] = 255
     assert judge.score([flat, edge], []) == {"sharpness": [0.0, 1.0]}
+
+
+def test_a_loss(find: Any) -> None:
+    loss = importlib.import_module("charbonnier").charbonnier
+    torch.manual_seed(0)
+    target, prediction = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8, requires_grad=True)
+    assert loss(target, target).item() == pytest.approx(0, abs=1e-7)
+    assert loss(prediction, target).item() == pytest.approx((prediction - target).abs().mean().item(), abs=2e-3)
+    loss(prediction, prediction.detach()).backward()
+    assert prediction.grad is not None
+    assert prediction.grad.abs().max() == 0  # smooth where L1 is not
+    with pytest.raises(ValueError, match="shapes differ"):
+        loss(target, target[:1])
 
 
 def test_examples_are_short() -> None:
