@@ -37,7 +37,7 @@ lint: ## what pre-commit runs
 
 docs: ## the documentation site, into site/: strictly, and offline once its packages are there
 	@$(PYTHON) scripts/install.py docs
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 	@echo "open site/index.html, or for the search: python3 -m http.server --directory site"
 
 speedrun: ## train the whole chain from nothing: FAMILY=micro (two cores, three hours by its limits) or mini (one GPU)
