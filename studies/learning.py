@@ -2,8 +2,9 @@
 
     python studies/learning.py --log runs/micro/dit/log.jsonl
 
-Reads the log of `fourstroke train dit` with `judged` in its recipe, and writes docs/studies/learning.{json,md,png}. The
-prompts are those by which checkpoints are chosen, not those by which models are tested.
+Reads the log of `fourstroke train dit` with the world among its validators, and writes
+docs/studies/learning.{json,md,png}. The prompts are those by which checkpoints are chosen, not those by which models
+are tested.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if "relations" in row.get("scores", {})
     ]
     if not scored:
-        raise SystemExit(f"{arguments.log} has no judged samples; train with judged=100 or so")
+        raise SystemExit(f"{arguments.log} has no judged samples; train with the world among the validators")
     losses = [(row["seconds"] / 60, row["flow"] if "flow" in row else row["loss"]) for row in rows if "loss" in row]
     figure, (left, right) = axes_of(2)
     for key, colour in zip(SCORES, COLOURS, strict=False):
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     save(figure, arguments.out)
     cells = [[str(r["step"]), f"{r['minutes']:.0f}", *(f"{r[key]:.3f}" for key in SCORES)] for r in scored]
     page = table(["step", "minutes", *SCORES], cells)
-    command = "Printed by `python studies/learning.py --log LOG`, of a run with `judged` samples."
+    command = "Printed by `python studies/learning.py --log LOG`, of a run whose validators judge its pictures."
     text = f"# Learning to draw what was asked\n\n{command}\n\n{page}\n\n![curves]({arguments.out.name}.png)\n"
     write(arguments.out, {"scores": scored, "loss": losses}, text)
     print(page)

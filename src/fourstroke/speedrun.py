@@ -67,7 +67,7 @@ def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("ru
         ),
     )
     stages = {"vae": vae}
-    dit_overrides = [f"run.out={runs / family / 'dit'}", f"vae={vae.folder}", f"cache={runs / family / 'latents'}"]
+    dit_overrides = [f"run.out={runs / family / 'dit'}", f"vae={vae.folder}"]
     if (reading := recipes / family / "text.yaml").exists():
         out = runs / family / "text"
         stages["text"] = _stage(

@@ -13,8 +13,9 @@ import yaml
 
 from fourstroke.recipe import resolved
 from fourstroke.train.dit import train_dit
+from fourstroke.world.judging.kinds import WorldValidator
 
-from ..train.conftest import dit_recipe, vae_recipe  # noqa: F401
+from ..train.conftest import WORLD, dit_recipe, vae_recipe  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "studies"))
 
@@ -64,7 +65,8 @@ def test_judged_samples_make_a_learning_curve(dit_recipe, tmp_path, capsys):  # 
     pytest.importorskip("matplotlib")
     import learning
 
-    train_dit(dataclasses.replace(dit_recipe, judged=4))
+    validator = WorldValidator(world=WORLD, prompts=4, steps=2)
+    train_dit(dataclasses.replace(dit_recipe, validators=(validator,)))
     learning.main(["--log", str(dit_recipe.run.out / "log.jsonl"), "--out", str(tmp_path / "docs" / "learning")])
     (row,) = json.loads((tmp_path / "docs" / "learning.json").read_text())["scores"]
     assert row["step"] == dit_recipe.run.steps

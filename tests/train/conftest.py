@@ -54,11 +54,11 @@ def vae_recipe(tmp_path):
 @pytest.fixture
 def dit_recipe(tmp_path, vae_recipe):
     return DitRecipe(
-        world=WORLD,
-        vae=train_vae(vae_recipe),
-        cache=tmp_path / "latents",
-        samples=256,
+        data=WorldData(world=WORLD, samples=256, held_out=32),
         held_out=32,
+        loader=LoaderConfig(workers=0),
+        vae=train_vae(vae_recipe),
+        freeze_text=False,
         model=TransformerConfig(
             num_layers=2, num_attention_heads=2, attention_head_dim=32, axes_dims_rope=(8, 12, 12), context_in_dim=64
         ),
@@ -77,7 +77,8 @@ def dit_recipe(tmp_path, vae_recipe):
         run=RunConfig(out=tmp_path / "dit", steps=6, log_seconds=0),
         optimizer=OptimizerConfig(lr=3e-3, warmup=2),
         batch_size=4,
-        draws=2,
+        noise_samples=2,
+        sheet=2,
     )
 
 

@@ -18,9 +18,10 @@ from fourstroke.parallel.collectives import local_rows, on_rank0, rank0_first
 from fourstroke.parallel.mesh import process_group, world_size
 from fourstroke.parallel.sharding import Sharded
 from fourstroke.recipe import RecipeError
-from fourstroke.train.dit import DitStage, SemanticsConfig, train_dit
+from fourstroke.train.dit import DitStage, train_dit
 from fourstroke.train.features import FeaturesRecipe, FeaturesStage
 from fourstroke.train.loop import Trainer
+from fourstroke.train.repa import SemanticsConfig
 from fourstroke.train.vae import train_vae
 from fourstroke.vae.features import SemanticConfig
 from fourstroke.world import WorldConfig
@@ -132,7 +133,10 @@ def test_two_ranks_reach_the_weights_of_one_process(steady, launch, whole):
 
 @pytest.mark.parametrize(
     ("semantics", "split_from"),
-    [(SemanticsConfig(block=1), 100_000), pytest.param(None, 165_000, marks=pytest.mark.slow)],
+    [
+        (SemanticsConfig(labels=WorldLabels(world=WORLD), block=1), 100_000),
+        pytest.param(None, 165_000, marks=pytest.mark.slow),
+    ],
 )
 def test_models_that_are_split_and_whole_train_together(steady, launch, semantics, split_from):
     """Of one process's three models two are split and the head is not, or the text encoder is and the transformer not.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
-from fourstroke.train.dit import DitStage, SemanticsConfig
+from fourstroke.train.dit import DitStage
 from fourstroke.train.loop import Trainer
 from fourstroke.train.optimizer import OptimizerConfig
+from fourstroke.train.repa import SemanticsConfig
 from fourstroke.train.text import TextRecipe, TextStage
 from fourstroke.world import WorldConfig
 from fourstroke.world.dataset import WorldData
 from fourstroke.world.labels import WorldLabels
+
+from .conftest import WORLD
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SIGNS = WorldConfig(width=64, height=64, sprites=2, words=1.0, max_word_length=3)
@@ -36,13 +39,13 @@ def test_the_text_encoder_learns_to_spell(dit_recipe, tmp_path):
 
 
 def test_hidden_states_learn_to_name_letters(dit_recipe):
+    world = dataclasses.replace(WORLD, words=1.0, max_word_length=3)
     recipe = dataclasses.replace(
         dit_recipe,
-        world=dataclasses.replace(dit_recipe.world, words=1.0, max_word_length=3),
-        samples=4,
-        held_out=8,
+        data=WorldData(world=world, samples=4, held_out=8),
+        held_out=0,
         drop_prompt=0.0,
-        semantics=SemanticsConfig(block=1, letters=LETTERS),
+        semantics=SemanticsConfig(labels=WorldLabels(world=world, letters=LETTERS), block=1),
         optimizer=OptimizerConfig(lr=1e-2, warmup=2),
     )
     trainer = Trainer(DitStage(recipe), recipe.run, recipe.optimizer, {})

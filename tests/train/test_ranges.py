@@ -112,9 +112,9 @@ def test_values_out_of_range_are_one_line_with_the_key(override):
     ("stage", "override"),
     [
         ("dit", "drop_prompt=1.5"),
-        ("dit", "draws=0"),
+        ("dit", "noise_samples=0"),
         ("dit", "time_std=-1"),
-        ("dit", "judged=-1"),
+        ("dit", "sheet=-1"),
         ("text", "tokenizer_captions=0"),
         ("features", "batch_size=-2"),
         ("distill", "lora_rank=-4"),

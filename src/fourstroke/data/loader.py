@@ -69,6 +69,7 @@ class Loader:
         latents: takes the place of pixels where it has all of a batch's.
         features: gives the features of captions where it has all of a batch's.
         drop: share of the captions that are left out, "".
+        accumulate: micro-batches of a step, which follow one another; together they are one batch of their sizes.
 
     Raises:
         ValueError: in one line, if a part of the dataset has no sample that can be used.
@@ -88,11 +89,12 @@ class Loader:
         latents: Latents | None = None,
         features: Features | None = None,
         drop: float = 0.0,
+        accumulate: int = 1,
     ) -> None:
         self.dataset, self.frames, self.config = dataset, frames, config or LoaderConfig()
-        self.seed, self.rank, self.ranks = seed, rank, ranks
+        self.seed, self.rank, self.ranks, self.accumulate = seed, rank, ranks, accumulate
         sizes = [batch_size] * len(frames.shares) if isinstance(batch_size, int) else batch_size
-        self.wholes = [size * ranks for size in sizes]
+        self.wholes = [size * ranks * accumulate for size in sizes]
         """Samples of a step on all ranks, by group of sizes."""
         if latents is not None and not frames.fixed:
             raise ValueError(
@@ -187,11 +189,12 @@ class Loader:
                 own = Schedule([stream.weight for stream in streams], (self.seed, 3, bucket))
                 inner[bucket] = own.draws(turn * whole)
             drawn = [next(inner[bucket]) for _ in range(whole)]
-            rows = []
-            for row in range(self.rank, whole, self.ranks):
-                stream, position = drawn[row]
-                order, seed = streams[stream].order, (self.seed, 4, step, row)
-                spare = np.random.default_rng(seed).integers(len(order), size=SPARE)
-                indices = order[position], *order.members[spare].tolist()
-                rows.append(Row(indices, seed, streams[stream].drawn, streams[stream].part))
-            yield Plan(target, rows)
+            for shard in range(self.rank, self.ranks * self.accumulate, self.ranks):
+                rows = []
+                for row in range(shard, whole, self.ranks * self.accumulate):
+                    stream, position = drawn[row]
+                    order, seed = streams[stream].order, (self.seed, 4, step, row)
+                    spare = np.random.default_rng(seed).integers(len(order), size=SPARE)
+                    indices = order[position], *order.members[spare].tolist()
+                    rows.append(Row(indices, seed, streams[stream].drawn, streams[stream].part))
+                yield Plan(target, rows)

@@ -82,7 +82,8 @@ class TransformerConfig:
 class Transformer(nn.Module):
     """Predicts the velocity of the target's latents from prompt features, input images and the time.
 
-    `gradient_checkpointing = True` recomputes each block in the backward pass instead of keeping its activations.
+    `gradient_checkpointing = n` recomputes every n-th block in the backward pass instead of keeping its activations:
+    1 (or True) all of them, 0 none.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -99,7 +100,7 @@ class Transformer(nn.Module):
         )
         self.norm_out = nn.ModuleDict({"linear": nn.Linear(width, width, bias=False)})
         self.proj_out = nn.Linear(width, patch * (config.out_channels or config.in_channels), bias=False)
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing: int = 0
         self.initialise()
 
     def forward(self, x_t: Tensor, t: Tensor, text: Tensor, layout: Layout, images: Tensor | None = None) -> Tensor:
@@ -123,8 +124,8 @@ class Transformer(nn.Module):
         rotary = rotary_table(layout.positions, self.config.axes_dims_rope)
         time = self.time_text_embed(t, x_t.dtype)
         modulation = Modulation.of(self.modulation(time))
-        for block in self.transformer_blocks:
-            x, _ = self._run(block, x, modulation, rotary, (), None, layout.key_mask)
+        for number, block in enumerate(self.transformer_blocks, 1):
+            x, _ = self._run(number, block, x, modulation, rotary, (), None, layout.key_mask)
         return self._velocity(x[:, layout.target], time)
 
     def prefill(self, text: Tensor, layout: Layout, images: Tensor | None = None) -> PrefixCache:
@@ -139,9 +140,9 @@ class Transformer(nn.Module):
         rotary = rotary_table(layout.prefix_positions, self.config.axes_dims_rope)
         modulation = Modulation.of(self.modulation(self.time_text_embed(x.new_zeros(1), text.dtype)))
         layers = []
-        for block in self.transformer_blocks:
-            last = block is self.transformer_blocks[-1]
-            x, keys_values = self._run(block, x, modulation, rotary, layout.spans, None, None, last)
+        for number, block in enumerate(self.transformer_blocks, 1):
+            last = number == self.config.num_layers
+            x, keys_values = self._run(number, block, x, modulation, rotary, layout.spans, None, None, last)
             layers.append(keys_values)
         return PrefixCache(
             layers=tuple(layers),
@@ -171,7 +172,7 @@ class Transformer(nn.Module):
         modulation = Modulation.of(self.modulation(time))
         hidden = x
         for number, (block, past) in enumerate(zip(self.transformer_blocks, cache.layers, strict=True), 1):
-            x, _ = self._run(block, x, modulation, cache.rotary, (), past, cache.key_mask)
+            x, _ = self._run(number, block, x, modulation, cache.rotary, (), past, cache.key_mask)
             hidden = x if number == return_hidden else hidden
         velocity = self._velocity(x, time)
         return velocity if return_hidden is None else (velocity, hidden)
@@ -197,8 +198,9 @@ class Transformer(nn.Module):
         scale = self.norm_out["linear"](F.silu(time)).unsqueeze(1)
         return self.proj_out(F.layer_norm(x, x.shape[-1:], eps=self.config.eps) * (1 + scale))
 
-    def _run(self, block: nn.Module, *inputs: Any) -> tuple[Tensor, KeysValues]:
-        if self.gradient_checkpointing and torch.is_grad_enabled():
+    def _run(self, number: int, block: nn.Module, *inputs: Any) -> tuple[Tensor, KeysValues]:
+        """The `number`-th block, counted from 1."""
+        if self.gradient_checkpointing and number % self.gradient_checkpointing == 0 and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
 

@@ -78,6 +78,21 @@ def shift_strength(tokens: int, config: ScheduleConfig) -> float:
     return config.base_shift + slope * (tokens - config.base_image_seq_len)
 
 
+def shift_factor(tokens: int, config: ScheduleConfig) -> float:
+    """By how much levels are pushed towards 1 for a picture of `tokens` latents: t goes to f t / (1 + (f - 1) t).
+
+    Raises:
+        ValueError: if a linear shift is not above 0 at this size.
+    """
+    if not config.use_dynamic_shifting:
+        return config.shift
+    mu = shift_strength(tokens, config)
+    factor = math.exp(mu) if config.time_shift_type == "exponential" else mu
+    if factor <= 0:
+        raise ValueError(f"the linear shift of a picture of {tokens} tokens is {mu:g}; it should be above 0")
+    return factor
+
+
 def sigmas(num_steps: int, tokens: int, config: ScheduleConfig) -> Tensor:
     """The grid for `num_steps` evaluations: (num_steps + 1,) float32, from 1 down to 0.
 
@@ -105,12 +120,7 @@ def fixed_sigmas(levels: Sequence[float], tokens: int = 0, config: ScheduleConfi
 
 def _shifted(grid: Tensor, tokens: int, config: ScheduleConfig) -> Tensor:
     """Levels (n,) in float64, shifted and stretched by a schedule, and a final 0: (n + 1,) float32."""
-    factor = config.shift
-    if config.use_dynamic_shifting:
-        mu = shift_strength(tokens, config)
-        factor = math.exp(mu) if config.time_shift_type == "exponential" else mu
-        if factor <= 0:
-            raise ValueError(f"the linear shift of a picture of {tokens} tokens is {mu:g}; it should be above 0")
+    factor = shift_factor(tokens, config)
     grid = factor * grid / (1 + (factor - 1) * grid)
     if config.shift_terminal and grid[-1] < 1:
         grid = 1 - (1 - grid) * (1 - config.shift_terminal) / (1 - grid[-1])

@@ -214,6 +214,17 @@ class TextEncoder(nn.Module):
             save_processor(self.tokenizer, self.image_processor, folder)
 
 
+def vision_slots(tokenizer: PreTrainedTokenizerBase, slots: Sequence[int]) -> torch.Tensor:
+    """(L,) bool: where the vision slots of input images stand among the features of any prompt, up to the last one.
+
+    `slots` holds the number of each image; images come first, so the words after them move nothing.
+    """
+    ids = torch.tensor(tokenizer(templates.chat("", slots))["input_ids"])
+    ids = ids[len(tokenizer(templates.SYSTEM_TURN)["input_ids"]) :]
+    found = ids == tokenizer.convert_tokens_to_ids(templates.IMAGE_TOKEN)
+    return found[: int(found.nonzero().max()) + 1]
+
+
 def save_processor(tokenizer: PreTrainedTokenizerBase, images: Qwen2VLImageProcessorPil, folder: Path) -> None:
     """Write the files from which transformers builds a `Qwen3VLProcessor`, its video part included."""
     tokenizer.save_pretrained(folder)
