@@ -31,7 +31,9 @@ def tiny_recipes(tmp_path):
     dit["model"] |= {"num_layers": 1, "num_attention_heads": 1}
     dit["semantics"]["block"] = 1
     dit["info"] |= {"name": "tiny", "width": 32, "height": 32, "num_inference_steps": 2}
-    dit |= {"samples": 64, "held_out": 32, "judged": 4, "batch_size": 2, "draws": 2, "run": {"out": "x", "steps": 3}}
+    dit["data"] |= {"samples": 64, "held_out": 32}
+    dit["validators"][0] |= {"prompts": 4, "steps": 2}
+    dit |= {"held_out": 32, "batch_size": 2, "noise_samples": 2, "sheet": 2, "run": {"out": "x", "steps": 3}}
     for name in ("data", "evaluate"):
         (folder / f"{name}.yaml").write_text((RECIPES / "micro" / f"{name}.yaml").read_text())
     for name, tree in zip(names, (world, crowded, vae, text, dit), strict=True):

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import torch
 
 from fourstroke.checkpoint import pick, read_json, read_rows
+from fourstroke.data.prepare import PrepareRecipe, prepare
 from fourstroke.enhance.enhancer import PromptEnhancer
 from fourstroke.evaluate.data import parts
 from fourstroke.evaluate.evaluations import Evaluation
@@ -67,17 +68,21 @@ def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("ru
         ),
     )
     stages = {"vae": vae}
-    dit_overrides = [f"run.out={runs / family / 'dit'}", f"vae={vae.folder}"]
+    dit_overrides = [f"run.out={runs / family / 'dit'}", f"vae={vae.folder}", f"cache={runs / family / 'cache'}"]
     if (reading := recipes / family / "text.yaml").exists():
         out = runs / family / "text"
         stages["text"] = _stage(
             out, lambda resume: train_text(load_recipe(TextRecipe, reading, [f"run.out={out}"]), resume)
         )
         dit_overrides.append(f"text_from={stages['text'].folder}")
-    dit = _stage(
-        runs / family / "dit",
-        lambda resume: train_dit(load_recipe(DitRecipe, recipes / family / "dit.yaml", dit_overrides), resume),
-    )
+
+    def dit_stage(resume: bool) -> Path:
+        file = recipes / family / "dit.yaml"
+        if load_recipe(DitRecipe, file, dit_overrides).cache is not None:
+            prepare(load_recipe(PrepareRecipe, file, dit_overrides, others=True), ("train", "heldout"))
+        return train_dit(load_recipe(DitRecipe, file, dit_overrides), resume)
+
+    dit = _stage(runs / family / "dit", dit_stage)
     stages["dit"] = dit
     if (recipe := recipes / family / "distill.yaml").exists():
         overrides = [
