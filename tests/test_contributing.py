@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ import torch
 from fourstroke import registry
 from fourstroke.data.sample import Caption, Record
 from fourstroke.enhance.rewards import RewardBatch
+from fourstroke.recipe import load_recipe
+from fourstroke.train.vae import VaeRecipe, VaeStage
 
 PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -54,7 +55,7 @@ def test_a_judge(find: Any) -> None:
 
 
 def test_a_loss(find: Any) -> None:
-    loss = importlib.import_module("charbonnier").charbonnier
+    loss = find("losses", "charbonnier:Charbonnier")().open(torch.device("cpu"))
     torch.manual_seed(0)
     target, prediction = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8, requires_grad=True)
     assert loss(target, target).item() == pytest.approx(0, abs=1e-7)
@@ -62,8 +63,19 @@ def test_a_loss(find: Any) -> None:
     loss(prediction, prediction.detach()).backward()
     assert prediction.grad is not None
     assert prediction.grad.abs().max() == 0  # smooth where L1 is not
-    with pytest.raises(ValueError, match="shapes differ"):
-        loss(target, target[:1])
+
+
+def test_a_loss_is_a_term_of_the_autoencoders_objective(find: Any, tmp_path: Path) -> None:
+    path = Path(__file__).parents[1] / "recipes" / "micro" / "vae.yaml"
+    small = ["batch_size=2", "model.base_dim=4", "model.decoder_base_dim=4", f"run.out={tmp_path / 'run'}"]
+    losses = {}
+    for weight in (0.0, 3.0):
+        term = f'losses=[{{kind: "charbonnier:Charbonnier", weight: {weight}}}]'
+        losses[weight] = VaeStage(load_recipe(VaeRecipe, path, [*small, term])).loss(0)
+    without, with_it = losses[0.0], losses[3.0]
+    assert with_it["charbonnier"].item() == without["charbonnier"].item() > 0
+    added = with_it["loss"].item() - without["loss"].item()
+    assert added == pytest.approx(3 * with_it["charbonnier"].item(), rel=1e-4)
 
 
 def test_examples_are_short() -> None:

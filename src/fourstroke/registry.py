@@ -14,8 +14,9 @@ from importlib.metadata import entry_points
 from typing import Any, Literal, get_args
 
 Group = Literal[
-    "datasets", "filters", "labels", "judges", "validators", "rewards", "caption_rules", "evaluations", "trackers"
-]
+    "datasets", "filters", "labels", "losses", "judges", "validators", "rewards", "caption_rules", "evaluations",
+    "trackers",
+]  # fmt: skip
 GROUPS: tuple[Group, ...] = get_args(Group)
 
 

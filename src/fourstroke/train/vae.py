@@ -36,7 +36,7 @@ from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.losses import edge, l1, psnr
-from fourstroke.vae.objective import Alignment, AlignmentConfig, Perceptual, PerceptualConfig
+from fourstroke.vae.objective import Alignment, AlignmentConfig, Losses, Perceptual, PerceptualConfig
 
 __all__ = ["AlignmentConfig", "PerceptualConfig", "Phase", "VaeRecipe", "VaeStage", "train_vae"]
 
@@ -86,6 +86,8 @@ class VaeRecipe:
     """The curriculum; none: the same from beginning to end."""
     alignment: AlignmentConfig | None = None
     perceptual: PerceptualConfig | None = None
+    losses: Losses = ()
+    """Further terms of the objective, of kinds of your own."""
     anchor: AnchorConfig | None = None
     init: Path | None = None
     """Folder of an autoencoder to start from."""
@@ -141,6 +143,7 @@ class VaeStage:
         if self.aligned is not None:
             self.models["alignment"] = self.aligned.map
         self.perceptual = None if recipe.perceptual is None else Perceptual(recipe.perceptual, self.device)
+        self.losses = [(term.kind, term.weight, term.open(self.device)) for term in recipe.losses]
         self.anchor = None if recipe.anchor is None else _anchor(recipe.anchor, config, self.device)
         self.batch_size = self.schedule[0].batch_size
         self.progress: Callable[[int], float] = lambda step: step / recipe.run.steps
@@ -168,6 +171,9 @@ class VaeStage:
         if self.perceptual is not None:
             extra, more = self.perceptual.loss(x, y)
             loss, parts = loss + extra, parts | more
+        for name, weight, term in self.losses:
+            parts[name] = term(seen, x)
+            loss = loss + weight * parts[name]
         if self.aligned is not None:
             margins = self.aligned.config.margins(step, progress)
             extra, more = self.aligned.loss(x, y, z.float(), loss, self.model.quant_conv.weight, margins)

@@ -7,14 +7,17 @@ learned linear map does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from fourstroke.checkpoint import CheckpointError, read_json
 from fourstroke.ranges import Count, Finite, NonNegative, PositiveFraction, check_ranges
+from fourstroke.registry import Registered
 from fourstroke.vae.autoencoder import AutoencoderConfig
 from fourstroke.vae.features import FrozenFeatures, SemanticNetwork, linear_map, over_grey
 from fourstroke.vae.losses import alignment, gradient_ratio, perceptual
@@ -62,6 +65,24 @@ class PerceptualConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+class LossConfig(Protocol):
+    """A further term of the objective, a kind in a recipe: a frozen dataclass of its options."""
+
+    kind: ClassVar[str]
+    """Also its name in the log."""
+
+    @property
+    def weight(self) -> float:
+        """Of the term in the sum."""
+
+    def open(self, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+        """`(prediction, target) -> scalar`; pictures are (b, c, H, W) in [-1, 1], predictions may be beyond."""
+
+
+Losses = tuple[Annotated[LossConfig, Registered("losses")], ...]
+"""A recipe's key that names further terms: `losses: [{kind: "charbonnier:Charbonnier", weight: 0.1}]`."""
 
 
 class Alignment:
