@@ -171,6 +171,7 @@ def test_a_teacher_that_is_yet_to_be_trained_is_told(monkeypatch, capsys, tmp_pa
         ("7b/vae", "vae"),
         ("7b/enhance-sft", "enhance-sft"),
         ("micro/enhance-rl", "enhance-rl"),
+        ("7b/lora", "dit"),
     ],
 )
 def test_a_recipe_tells_its_stage(recipe, stage, tmp_path):
@@ -178,6 +179,15 @@ def test_a_recipe_tells_its_stage(recipe, stage, tmp_path):
     (tmp_path / "r.yaml").write_text("nothing: 1")
     with pytest.raises(RecipeError, match="no stage that can be estimated; say which with --stage"):
         stage_of(tmp_path / "r.yaml")
+
+
+def test_a_transformer_may_be_trained_by_an_adapter_or_whole():
+    adapter, whole = (estimate_recipe(RECIPES / "7b/lora.yaml", words, 100, 1.0)[0] for words in ([], ["lora=null"]))
+    assert adapter.memory["transformer, frozen"] == pytest.approx(7_115_124_736 * 2 / GIB)
+    assert whole.memory["transformer, trained"] == pytest.approx(7_115_124_736 * 4 / GIB)
+    assert 0.6 < adapter.teraflops / whole.teraflops < 0.9
+    edit, _ = estimate_recipe(RECIPES / "7b/edit-lora.yaml", [], 100, 1.0)
+    assert "edits are counted" in edit.notes[-1]
 
 
 @pytest.mark.parametrize("recipe", ["7b/distill", "micro/vae", "7b/enhance-sft", "micro/enhance-sft"])

@@ -228,7 +228,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     needs = verbs.add_parser("estimate", help="say what a run needs, before it is started")
     needs.add_argument("recipe", type=path_option, help="recipes/<family>/<stage>.yaml")
     needs.add_argument("overrides", nargs="*", metavar="key=value", help="change a number of the recipe")
-    needs.add_argument("--stage", choices=["distill", "enhance-rl", "enhance-sft", "vae"], help="if need be")
+    needs.add_argument("--stage", choices=["dit", "distill", "enhance-rl", "enhance-sft", "vae"], help="if need be")
     needs.add_argument("--ranks", type=int, default=1, help="processes that torchrun starts")
     needs.add_argument("--text-tokens", type=int, default=400, help="of a prompt")
     needs.add_argument("--tflops", type=float, default=400, help="10^12 operations a second that are really reached")

@@ -15,6 +15,7 @@ from fourstroke.estimate.needs import GIB, Needs
 from fourstroke.recipe import RecipeError, load_recipe, read_tree
 
 STAGES = {
+    "dit": ("dit", "DitRecipe", "dit:dit_needs"),
     "vae": ("vae", "VaeRecipe", "autoencoder:vae_needs"),
     "distill": ("distill", "DistillRecipe", "stages:distill_needs"),
     "enhance-sft": ("enhance_sft", "EnhanceSftRecipe", "language:sft_needs"),

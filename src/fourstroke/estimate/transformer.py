@@ -111,7 +111,7 @@ def _run(
     model = Transformer(config)
     if lora is not None:
         add_lora(model, lora)
-    model.gradient_checkpointing = bool(checkpointing)
+    model.gradient_checkpointing = checkpointing
     text = torch.empty(work.prompts, layout.text_tokens, config.context_in_dim)
     images = torch.empty(work.prompts, layout.image_tokens, config.in_channels) if work.inputs else None
     x, t = torch.empty(work.rows, work.grid[0] * work.grid[1], config.in_channels), torch.empty(work.rows)
