@@ -54,7 +54,7 @@ COMMANDS = dict(_commands())
 def _take(arguments: argparse.Namespace) -> dict[str, str]:
     """In place of a command: read its recipe, if it has one."""
     if recipe := getattr(arguments, "recipe", None):
-        module, name, _ = commands.STAGES[arguments.stage or stage_of(ROOT / recipe)]
+        module, name, _ = commands.STAGES[getattr(arguments, "stage", None) or stage_of(ROOT / recipe)]
         kind = getattr(importlib.import_module(f"fourstroke.train.{module}"), name)
         load_recipe(kind, ROOT / recipe, [word for word in arguments.overrides if not word.endswith(ELLIPSES)])
     return {}
@@ -62,7 +62,18 @@ def _take(arguments: argparse.Namespace) -> dict[str, str]:
 
 @pytest.mark.parametrize("shown", COMMANDS)
 def test_a_command_of_the_pages_is_taken(shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("generate", "enhance", "degrade", "train", "speedrun", "evaluate", "serve", "estimate", "doctor"):
+    for name in (
+        "generate",
+        "enhance",
+        "degrade",
+        "train",
+        "speedrun",
+        "evaluate",
+        "serve",
+        "estimate",
+        "doctor",
+        "prepare",
+    ):
         monkeypatch.setattr(commands, name, _take)
     words = [f"recipes/micro/{COMMANDS[shown][1]}.yaml" if w in ELLIPSES else w for w in COMMANDS[shown]]
     if len(words) == 1 or (words[0] == "train" and "--recipe" not in words):  # the name of a command, in a sentence
