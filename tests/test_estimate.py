@@ -25,6 +25,7 @@ from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.vae import VaeRecipe
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.world import WorldConfig
+from fourstroke.world.dataset import WorldData
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 RECIPE = RECIPES / "7b" / "distill.yaml"
@@ -202,7 +203,8 @@ def test_every_stage_has_needs(recipe):
 def test_the_parameters_of_an_autoencoder_are_counted():
     config = AutoencoderConfig(base_dim=4, decoder_base_dim=4, dim_mult=(1, 2, 4), temperal_downsample=(False,) * 2)
     recipe = VaeRecipe(
-        world=WorldConfig(width=32, height=32),
+        data=WorldData(world=WorldConfig(width=32, height=32)),
+        sizes=((32, 32),),
         model=config,
         run=RunConfig(out=Path("run"), steps=10),
         optimizer=ADAMW,

@@ -58,6 +58,10 @@ def test_letters_weigh_as_much_as_places_without_one():
     even = cells.losses(logits, labels)
     assert even["things"] == pytest.approx(math.log(cells.widths["things"]))
     assert even["letters"] == pytest.approx(2 * math.log(1 + len(LETTERS)), rel=1e-5)
+    none = logits.clone()
+    cells.split(none)["letters"][:, 0] = 2.0  # "no letter", with some doubt
+    total = math.log(math.exp(2) + len(LETTERS))
+    assert cells.losses(none, labels)["letters"] == pytest.approx(total + total - 2, rel=1e-5)
     assert cells.split(logits)["letters"].shape == (4, 1 + len(LETTERS), 4, 16)
     assert sum(cells.losses(perfect(cells, labels), labels).values()) < 1e-6
     hidden = {name: torch.full_like(part, UNKNOWN) for name, part in labels.items()}
