@@ -42,9 +42,9 @@ from pages import (
     table,
     write,
 )
+from scenes import as_pixels
 from torch import Tensor
 
-from fourstroke.data.stream import as_pixels
 from fourstroke.train.features import FeaturesRecipe, train_features
 from fourstroke.train.loop import RunConfig
 from fourstroke.train.vae import AlignmentConfig

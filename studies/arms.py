@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scenes import as_pixels, batches, pixels
 from torch import Tensor, nn
 
 from fourstroke.checkpoint import read_json
-from fourstroke.data.stream import as_pixels, batches, pixels
 from fourstroke.evaluate.reconstruction import ssim
 from fourstroke.files import write_json
 from fourstroke.train.optimizer import MovingAverage, OptimizerConfig, OptimizerGroup

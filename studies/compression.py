@@ -36,9 +36,9 @@ from arms import (
     study_arguments,
 )
 from pages import Results, axes_of, difference, draw_curves, findings, paragraphs, save, spread, table, write
+from scenes import as_pixels
 from torch.utils.flop_counter import FlopCounterMode
 
-from fourstroke.data.stream import as_pixels
 from fourstroke.dit import Layout, Transformer, TransformerConfig
 from fourstroke.evaluate.reading import levenshtein
 from fourstroke.evaluate.reconstruction import read_all

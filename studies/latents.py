@@ -12,9 +12,9 @@ import argparse
 from pathlib import Path
 
 import torch
+from scenes import pixels
 from torch import Tensor
 
-from fourstroke.data.stream import pixels
 from fourstroke.vae import Autoencoder
 from fourstroke.vae.losses import psnr
 from fourstroke.world import World

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from arms import reconstruct
+from scenes import as_pixels
 from torch import Tensor, nn
 
 from fourstroke.checkpoint import read_json
-from fourstroke.data.stream import as_pixels
 from fourstroke.dit import Layout, Transformer, TransformerConfig
 from fourstroke.files import write_json
 from fourstroke.flow import path

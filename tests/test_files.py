@@ -28,7 +28,6 @@ import numpy as np
 from PIL import Image
 import torch
 from fourstroke import files, pictures, pipeline, checkpoint
-from fourstroke.data import cache
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 out = Path(sys.argv[1])

@@ -38,14 +38,6 @@ TIER = {name: rank for rank, names in enumerate(TIERS) for name in names}
 INFERENCE = {"enhancer", "local", "images", "protocol", "checks", "places", "endpoint"}
 """Modules of `enhance` that the pipeline uses, as the part `enhancer`; the others make data and rewards."""
 
-MIGRATING = {
-    "data/cache.py": {"world"},
-    "data/stream.py": {"world"},
-    "train/dit.py": {"world"},
-    "train/naming.py": {"world"},
-}
-"""Files that still break the law, and by what; entries go as the files are mended, none comes."""
-
 
 def _name(parts: Sequence[str]) -> str:
     return "enhancer" if parts[0] == "enhance" and parts[1:] and parts[1] in INFERENCE else parts[0]
@@ -86,8 +78,7 @@ def test_every_part_has_its_place():
 
 
 def test_imports_go_one_way():
-    wrong = {name: extra for name, parts in _broken().items() if (extra := parts - MIGRATING.get(name, set()))}
-    assert not wrong
+    assert not _broken()
 
 
 def test_importing_the_package_is_quick_and_pulls_in_no_torch():

@@ -15,13 +15,11 @@ import torch
 from PIL import Image
 
 from fourstroke import Pipeline
-from fourstroke.data.cache import build_cache
 from fourstroke.data.prompts import PromptLine, Prompts, PromptsData
 from fourstroke.distill.batch import Batches
 from fourstroke.dit import condition
 from fourstroke.flow.sampler import seeded_noise
 from fourstroke.lora import LoraConfig, add_lora, save_adapter
-from fourstroke.world import WorldConfig
 
 from .conftest import build_tiny_pipeline
 
@@ -84,15 +82,6 @@ def test_latents_larger_than_a_vision_slot_draw_from_words_alone():
 def test_parts_of_different_latents_are_refused(coarse, tiny):
     with pytest.raises(ValueError, match="draws latents of 64 channels, and the autoencoder's have 192"):
         Pipeline(tiny.transformer, coarse.autoencoder, tiny.text_encoder, tiny.schedule, tiny.info)
-
-
-def test_the_latent_cache_has_its_grid(coarse, tmp_path, monkeypatch):
-    monkeypatch.setattr("fourstroke.data.cache.CHUNK", 32)
-    cache = build_cache(tmp_path, coarse.autoencoder, WorldConfig(width=96, height=64, sprites=0), 8)
-    assert cache.grid == (2, 3)
-    assert cache.latents.shape == (8, math.prod(cache.grid), 192)
-    latents = cache.latents[:1].float()
-    assert coarse.decode(latents, cache.grid)[0].size == (96, 64)
 
 
 @pytest.mark.parametrize("factor", KINDS)

@@ -11,7 +11,6 @@ import torch
 
 from fourstroke import Pipeline
 from fourstroke.data.datasets.mixture import MixtureData, Part
-from fourstroke.data.stream import batches
 from fourstroke.parallel import mesh
 from fourstroke.parallel.checkpoint import load_values, read_state
 from fourstroke.parallel.collectives import local_rows, on_rank0, rank0_first
@@ -24,7 +23,6 @@ from fourstroke.train.loop import Trainer
 from fourstroke.train.repa import SemanticsConfig
 from fourstroke.train.vae import train_vae
 from fourstroke.vae.features import SemanticConfig
-from fourstroke.world import WorldConfig
 from fourstroke.world.dataset import SmallTextData, WorldData
 from fourstroke.world.labels import WorldLabels
 
@@ -78,15 +76,6 @@ def test_stages_of_one_process_refuse_several(vae_recipe, monkeypatch):
     with pytest.raises(RecipeError, match="train features runs in one process"):
         Trainer(stage, vae_recipe.run, vae_recipe.optimizer, {})
     assert not os.path.exists(vae_recipe.run.out)
-
-
-def test_ranks_take_turns_in_one_stream():
-    config = WorldConfig(width=32, height=32, sprites=0)
-    together = next(batches(config, 4, start=1))
-    apart = [next(batches(config, 2, start=1, rank=rank, ranks=2)) for rank in range(2)]
-    assert [sample.rich for sample in together[0::2]] == [sample.rich for sample in apart[0]]
-    assert [sample.rich for sample in together[1::2]] == [sample.rich for sample in apart[1]]
-    assert len({sample.rich for sample in together}) > 1
 
 
 @pytest.mark.slow
