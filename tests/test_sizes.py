@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fourstroke.data.images import random_window
 from fourstroke.folder import ModelInfo
 from fourstroke.sizes import fit, fit_size, shaped
 
@@ -65,15 +64,3 @@ def test_what_is_too_long_is_refused_at_every_door(tiny, tmp_path):
         tiny("a cat", images=[long.transpose(Image.Transpose.ROTATE_90)], width=64, height=32)
     with pytest.raises(ValueError, match="an input image of 600x100 pixels"):
         fit_size(600, 100, tiny.info)
-
-
-@pytest.mark.parametrize("size", [(40, 400), (400, 40), (33, 35), (8, 300), (200, 200)])
-def test_windows_of_training_pictures_are_not_squeezed(size):
-    """Of a ramp along each side, both slopes are the same in any window."""
-    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
-    ramp = np.stack([x, y, 0 * x, 0 * x + 255], axis=-1)
-    picture = (ramp * 255 / max(size)).astype(np.uint8)
-    for seed in range(8):
-        window = random_window(picture, 32, 48, np.random.default_rng(seed)).astype(float)
-        across, down = window[16, 44, 0] - window[16, 4, 0], window[28, 24, 1] - window[4, 24, 1]
-        assert across / 40 == pytest.approx(down / 24, rel=0.15, abs=0.15)

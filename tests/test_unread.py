@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import importlib
 import os
+import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from fourstroke.registry import GROUPS, kinds
 from fourstroke.world import pages
 
 SOURCE = Path(fourstroke.__file__).parent
+ROOT = Path(__file__).parents[1]
 FOR_CALLERS = {"fourstroke.pipeline.Output"}
 """Results that are handed to whoever calls the package."""
 
@@ -149,10 +151,26 @@ def test_every_field_of_a_record_is_read_or_written(reads: Reads) -> None:
     assert not unread, f"nothing reads {unread}"
 
 
-def test_nothing_stands_in_a_module_for_nobody() -> None:
-    """Functions, classes and constants that no code of the package names; tests and studies keep what is theirs.
+def _by_place() -> Iterator[str]:
+    """Names that the package finds by their place, "module:name"."""
+    for path in SOURCE.rglob("*.py"):
+        yield from re.findall(r'"[\w.]+:(\w+)"', path.read_text(encoding="utf-8"))
 
-    Names in a package's `__all__` are for callers.
+
+def _imported_by_programs() -> Iterator[str]:
+    """What is imported from the package outside it and its tests."""
+    for folder in ("studies", "benchmarks", "examples", "docs"):
+        for path in (ROOT / folder).rglob("*.*"):
+            if path.suffix in (".py", ".md"):
+                text = path.read_text(encoding="utf-8")
+                for names in re.findall(r"from fourstroke[\w.]* import (\([^)]*\)|.+)", text):
+                    yield from re.findall(r"\w+", names)
+
+
+def test_nothing_stands_in_a_module_for_nobody() -> None:
+    """Functions, classes and constants that no code of the package names; tests keep what is theirs.
+
+    Names in a package's `__all__`, and what studies, benchmarks, examples and pages of docs import, are for callers.
     """
     defined: dict[str, str] = {}
     named: set[str] = set()
@@ -171,8 +189,10 @@ def test_nothing_stands_in_a_module_for_nobody() -> None:
     offered = {
         *fourstroke.__all__,
         *pages.__all__,
-        *(where.partition(":")[2] for group in GROUPS for where in kinds(group).values()),
         *(name for _, recipe, train in STAGES.values() for name in (recipe, train)),
+        *(where.partition(":")[2] for group in GROUPS for where in kinds(group).values()),
+        *_by_place(),
+        *_imported_by_programs(),
     }
     unused = {name: path for name, path in defined.items() if not name.startswith("__")}.items()
     unused = [f"{path}: {name}" for name, path in unused if name not in named | offered]

@@ -3,21 +3,17 @@
 import io
 import struct
 import tarfile
-import tracemalloc
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from fourstroke.data.images import (
     ImageError,
     Images,
     crop_to_multiple,
-    image_batches,
-    random_window,
     read_image,
 )
 
@@ -188,54 +184,9 @@ def test_nothing_usable_is_one_line(tmp_path: Path) -> None:
         Images(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"no pictures in .*\.png"):
         Images(tmp_path)
-    (tmp_path / "a.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"in a row cannot be used: .*a\.png \(empty file\)"):
-        next(image_batches(Images(tmp_path), 2, 16, 16))
 
 
 def test_crops_have_the_asked_multiple() -> None:
     assert crop_to_multiple(np.zeros((37, 50, 4), np.uint8), 16).shape == (32, 48, 4)
     with pytest.raises(ImageError, match="50 x 9 pixels, less than 16"):
         crop_to_multiple(np.zeros((9, 50, 4), np.uint8), 16)
-
-
-@pytest.mark.parametrize("size", [(5, 7), (32, 16), (100, 300)])
-def test_windows_have_their_size(size: tuple[int, int]) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (*size, 4), dtype=np.uint8)
-    for seed in range(5):
-        assert random_window(picture, 16, 24, np.random.default_rng(seed)).shape == (16, 24, 4)
-
-
-def test_a_thread_of_a_picture_does_not_fill_the_memory() -> None:
-    thread = np.random.default_rng(0).integers(0, 256, (1, 4000, 4), dtype=np.uint8)
-    tracemalloc.start()
-    window = random_window(thread, 512, 512, np.random.default_rng(0))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert window.shape == (512, 512, 4)
-    assert (window.max(axis=1) != window.min(axis=1)).any()
-    assert peak < 20e6
-
-
-def test_a_window_shows_what_is_there_at_its_scale() -> None:
-    ramp = np.zeros((64, 64, 4), np.uint8)
-    ramp[:] = np.arange(0, 256, 4)[None, :, None]
-    for seed in range(8):
-        window = random_window(ramp, 16, 16, np.random.default_rng(seed))[..., 0].astype(float)
-        steps = np.diff(window.mean(axis=0))
-        assert (window.std(axis=0) < 1).all()
-        assert 3.0 < steps[2:-2].mean() < 17.0  # 4 levels a pixel at full resolution, 16 at a quarter
-        assert steps.min() >= 0
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_stream_can_be_taken_up_anywhere(tmp_path: Path, workers: int) -> None:
-    write_set(tmp_path)
-    images = Images(tmp_path)
-    stream = image_batches(images, 3, 16, 32, seed=4)
-    first = [next(stream) for _ in range(5)]
-    again = next(image_batches(Images(tmp_path), 3, 16, 32, start=4, seed=4, workers=workers))
-    assert first[0].shape == (3, 4, 16, 32)
-    assert torch.equal(first[4], again)
-    assert not torch.equal(first[0], first[1])
-    assert set(images.report.skipped) == {"broken.png", "empty.jpg", "shard-000000.tar/2.jpg"}

@@ -13,7 +13,7 @@ from fourstroke import Pipeline
 from fourstroke.data.datasets.mixture import MixtureData, Part
 from fourstroke.parallel import mesh
 from fourstroke.parallel.checkpoint import load_values, read_state
-from fourstroke.parallel.collectives import local_rows, on_rank0, rank0_first
+from fourstroke.parallel.collectives import local_rows, on_rank0
 from fourstroke.parallel.mesh import process_group, world_size
 from fourstroke.parallel.sharding import Sharded
 from fourstroke.recipe import RecipeError
@@ -53,7 +53,7 @@ def test_in_one_process_nothing_happens():
     assert local_rows(x, 2) is x
     assert on_rank0(lambda: 3) == 3
     model = torch.nn.Linear(2, 2)
-    with process_group(), rank0_first(), Sharded(model).gathered() as whole:
+    with process_group(), Sharded(model).gathered() as whole:
         assert whole is model
     assert world_size() == 1
 

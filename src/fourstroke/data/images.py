@@ -1,4 +1,4 @@
-"""Pictures of folders and webdataset shards: read safely, in order or as an endless stream; broken ones are reported.
+"""Pictures of folders and webdataset shards, in order of their names: read safely, broken ones are reported.
 
 VAE-2.0 report, section Curriculum, trains on real pictures; these are anybody's own. A shard is a tar file whose
 members are pictures (captions and other members beside them are passed over). What cannot be read is skipped, counted
@@ -14,16 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from fourstroke.image_io import ADDRESS, MAX_PIXELS, ImageError, decode_image, is_address, read_bytes
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
-TRIES = 100
-"""So many broken pictures in a row end a stream."""
 
 
 @dataclass(frozen=True)
@@ -128,80 +122,3 @@ def crop_to_multiple(picture: np.ndarray, multiple: int) -> np.ndarray:
         raise ImageError(f"{picture.shape[1]} x {picture.shape[0]} pixels, less than {multiple} a side")
     top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
     return picture[top : top + height, left : left + width]
-
-
-def random_window(picture: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A window (height, width, 4) at a random place and scale, from the whole picture to its own resolution.
-
-    Pictures too small for the window are enlarged.
-    """
-    fill = max(height / picture.shape[0], width / picture.shape[1])
-    scale = max(fill, float(np.exp(rng.uniform(min(0.0, np.log(fill)), 0.0))))
-    sides = [max(least, round(side * scale)) for side, least in zip(picture.shape[:2], (height, width), strict=True)]
-    top, left = (int(rng.integers(side - part + 1)) for side, part in zip(sides, (height, width), strict=True))
-    if sides == list(picture.shape[:2]):
-        return np.ascontiguousarray(picture[top : top + height, left : left + width])
-    down, across = picture.shape[0] / sides[0], picture.shape[1] / sides[1]
-    box = left * across, top * down, (left + width) * across, (top + height) * down  # only this is resized
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS, box=box))
-
-
-def image_batches(
-    images: Images,
-    batch_size: int,
-    height: int,
-    width: int,
-    *,
-    start: int = 0,
-    seed: int = 0,
-    workers: int = 0,
-    rank: int = 0,
-    ranks: int = 1,
-) -> Iterator[Tensor]:
-    """Endless batches (b, 4, height, width) in [-1, 1]; batch s is a function of (seed, s) alone, `start` the first.
-
-    Of several ranks each takes every `ranks`-th picture of what all of them draw in a step.
-    Each round through the pictures has an order of its own; a broken one gives its place to the next, and is noted in
-    the report. Raises ValueError where nothing can be read.
-    """
-    windows = _Windows(images, height, width, seed)
-    loader: DataLoader[tuple[np.ndarray, dict[str, str]]] = DataLoader(
-        windows,
-        batch_size=batch_size,
-        sampler=itertools.count(start * batch_size * ranks + rank, ranks),
-        num_workers=workers,
-        collate_fn=list,
-        prefetch_factor=4 if workers else None,
-    )
-    for rows in loader:
-        for _, skipped in rows:
-            images.report.skipped.update(skipped)
-        images.report.used += len(rows)
-        stack = torch.from_numpy(np.stack([picture for picture, _ in rows]))
-        yield stack.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-class _Windows(Dataset[tuple[np.ndarray, dict[str, str]]]):
-    """Window i of an endless stream, with what had to be skipped on the way to it."""
-
-    def __init__(self, images: Images, height: int, width: int, seed: int) -> None:
-        self.images, self.height, self.width, self.seed = images, height, width, seed
-        self.round, self.order = -1, np.arange(0)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, dict[str, str]]:
-        entries = self.images.entries
-        skipped: dict[str, str] = {}
-        rng = np.random.default_rng((self.seed, index))
-        for attempt in range(min(TRIES, len(entries))):
-            entry = entries[self._place(index + attempt)]
-            try:
-                return random_window(read_image(entry.read()), self.height, self.width, rng), skipped
-            except ImageError as error:
-                skipped[entry.name] = str(error)
-        raise ValueError(f"{len(skipped)} pictures in a row cannot be used: {Report(0, skipped)}")
-
-    def _place(self, index: int) -> int:
-        turn, place = divmod(index, len(self.images))
-        if turn != self.round:
-            self.round, self.order = turn, np.random.default_rng((self.seed, turn, 1)).permutation(len(self.images))
-        return int(self.order[place])

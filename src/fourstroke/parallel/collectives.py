@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -90,15 +89,3 @@ def on_rank0(make: Callable[[], T]) -> T:
     if found[1] is not None:
         raise found[1]
     return cast(T, found[0])
-
-
-@contextlib.contextmanager
-def rank0_first() -> Iterator[None]:
-    """The first rank goes through the block before the others: it makes files that they then find."""
-    if rank() > 0:
-        all_reduce_max(0.0)
-    try:
-        yield
-    finally:
-        if rank() == 0:
-            all_reduce_max(0.0)
