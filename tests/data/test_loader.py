@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,8 +26,8 @@ from fourstroke.data.datasets.mixture import MixtureData, Part
 from fourstroke.data.datasets.webdataset import WebDatasetData
 from fourstroke.data.frames import Bucketed, Windows
 from fourstroke.data.loader import Loader, LoaderConfig
-from fourstroke.data.reader import choose
-from fourstroke.data.sample import Batch, Caption, Dataset
+from fourstroke.data.reader import BatchReader, Plan, Row, choose
+from fourstroke.data.sample import Batch, Caption, Dataset, Record, Sample
 from fourstroke.data.schedule import SHARDS, Order, Schedule
 from tests.data.pictures import encoded, noise, write_shard
 
@@ -211,12 +212,13 @@ def test_edits_come_with_inputs_of_equal_sizes(tmp_path: Path) -> None:
 def test_captions_are_chosen_by_the_weights_of_their_kinds() -> None:
     captions = [Caption("a", "short"), Caption("b", "rich"), Caption("c", "rich"), Caption("d", "tags")]
     drawn = collections.Counter(
-        choose(captions, {"short": 3, "rich": 1, "tags": 0}, np.random.default_rng(seed)) for seed in range(800)
+        choose(captions, {"short": 3, "rich": 1, "tags": 0}, np.random.default_rng(seed), (seed + 0.5) / 800)
+        for seed in range(800)
     )
     assert set(drawn) == {"a", "b", "c"}
     assert abs(drawn["a"] / 800 - 0.75) < 0.05
     assert abs(drawn["b"] - drawn["c"]) < 50
-    assert choose([], {}, np.random.default_rng(0)) == ""
+    assert choose([], {}, np.random.default_rng(0), 0.5) == ""
 
 
 def test_a_schedule_is_even_and_can_be_entered_anywhere() -> None:
@@ -277,3 +279,19 @@ def test_killed_three_times_the_batches_are_those_of_an_uninterrupted_run(tmp_pa
     found = log.read_text().splitlines()
     batches = itertools.islice(loader(mixture(folder).open()).batches(), len(found))
     assert found == [digest(batch) for batch in batches]
+
+
+def test_the_rows_of_a_step_have_captions_of_one_kind():
+    """So that short ones are not padded to long ones; the kinds change from step to step."""
+    captions = (Caption("s", "short"), Caption("r", "rich"))
+    records = [Record(name=str(n), size=(32, 32), captions=captions) for n in range(16)]
+    dataset = SimpleNamespace(
+        name="two",
+        record=records.__getitem__,
+        sample=lambda index: Sample(record=records[index], image=np.zeros((32, 32, 4), np.uint8)),
+    )
+    rows = {step: [Row((n,), (0, 4, step, n), False, 0) for n in range(8)] for step in range(20)}
+    reader = BatchReader(dataset, Bucketed(Buckets(BucketConfig(areas=(32,), ratios=((1, 1),)), 32)), {}, None, None)
+    seen = [set(reader[Plan(((32, 32), ()), rows[step])].batch.prompts) for step in range(20)]
+    assert all(len(prompts) == 1 for prompts in seen)
+    assert set.union(*seen) == {"s", "r"}

@@ -97,7 +97,8 @@ class BatchReader(torch.utils.data.Dataset[Made]):
         rng = np.random.default_rng((*row.seed, 1))
         wanted: Record | Sample = self.dataset.sample(index) if self.latents is None else self.dataset.record(index)
         record = wanted.record if isinstance(wanted, Sample) else wanted
-        caption = choose(record.captions, self.captions, rng)
+        whole = np.random.default_rng((*row.seed[:-1], 3)).random()  # the same for all rows of a step
+        caption = choose(record.captions, self.captions, rng, whole)
         if self.drop and rng.random() < self.drop:
             caption = ""
         crops = self.frames.crops((record.size, record.inputs[: len(target[1])]), target, row.drawn, rng)
@@ -148,14 +149,17 @@ class _Read:
     features: Tensor | None
 
 
-def choose(captions: Sequence[Caption], weights: Mapping[str, float], rng: np.random.Generator) -> str:
-    """One of a sample's captions: first a kind, by the weights of those that it has, then one of it; "" of none."""
+def choose(captions: Sequence[Caption], weights: Mapping[str, float], rng: np.random.Generator, kind: float) -> str:
+    """One of a sample's captions: first a kind, by the weights of those that it has, then one of it; "" of none.
+
+    `kind`, 0 to 1, picks the kind: where the rows of a batch share it, short captions are not padded to long ones.
+    """
     kinds = sorted({caption.kind for caption in captions if weights.get(caption.kind, 1.0) > 0})
     if not kinds:
         return ""
     shares = np.array([weights.get(kind, 1.0) for kind in kinds])
-    kind = kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
-    own = [caption.text for caption in captions if caption.kind == kind]
+    chosen = kinds[min(int(np.searchsorted(np.cumsum(shares / shares.sum()), kind, side="right")), len(kinds) - 1)]
+    own = [caption.text for caption in captions if caption.kind == chosen]
     return own[int(rng.integers(len(own)))]
 
 
