@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import types
 import typing
@@ -173,6 +174,10 @@ def test_no_minutes_means_at_once(vae_recipe):
     assert load_values(recipe.run.out / "state")["step"] == 0
 
 
+def _keep(parameters, seen, *_) -> None:
+    seen += [p.grad.flatten().clone() for p in parameters if p.grad is not None]
+
+
 def _moved(recipe, scale: float, clip: float) -> torch.Tensor:
     stage = VaeStage(recipe)
     loss = stage.loss
@@ -180,8 +185,14 @@ def _moved(recipe, scale: float, clip: float) -> torch.Tensor:
     optimizer = dataclasses.replace(recipe.optimizer, kind="adamw", clip=clip, warmup=0, cooldown=0.0)
     trainer = Trainer(stage, recipe.run, optimizer, {})
     before = torch.cat([p.detach().flatten().clone() for p in stage.model.parameters()])
+    seen: list[torch.Tensor] = []  # as they come to the optimiser; afterwards they are let go
+    for group in trainer.optimizer_groups.values():
+        for optimiser in group.optimizers.values():
+            parameters = [p for part in optimiser.param_groups for p in part["params"]]
+            keep = functools.partial(_keep, parameters, seen)
+            optimiser.register_step_pre_hook(keep)
     trainer.update()
-    grads = torch.cat([p.grad.flatten() for p in stage.model.parameters() if p.grad is not None])
+    grads = torch.cat(seen)
     assert not torch.equal(before, torch.cat([p.detach().flatten() for p in stage.model.parameters()]))
     return grads.norm()
 

@@ -19,11 +19,13 @@ from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.train.text import TextRecipe, TextStage
 from fourstroke.train.vae import VaeStage, train_vae
 from fourstroke.vae.features import SemanticConfig
+from fourstroke.world.caption_rules import WorldRules
 from fourstroke.world.dataset import WorldData
 from fourstroke.world.labels import WorldLabels
 
 from .conftest import WORLD
 
+ENHANCED: dict[str, Any] = {"data": WorldData(world=WORLD), "rules": WorldRules()}
 READ: dict[str, Any] = {"data": WorldData(world=WORLD), "labels": WorldLabels(world=WORLD)}
 
 
@@ -58,9 +60,10 @@ def test_an_enhancer_goes_on_from_a_checkpoint_of_its_sizes(tmp_path):
     small = SmallEnhancerConfig(hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=16)
     build_model(small, tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    recipe = EnhanceSftRecipe(world=WORLD, base=str(tmp_path), model=small, run=RunConfig(out=tmp_path, steps=1))
+    run = RunConfig(out=tmp_path, steps=1)
+    recipe = EnhanceSftRecipe(**ENHANCED, base=str(tmp_path), model=small, run=run)
     for same in (recipe, dataclasses.replace(recipe, model=None)):
-        assert _model(same, [])[0].config.hidden_size == 32
+        assert _model(same, [])[0].model.config.hidden_size == 32
     with pytest.raises(RecipeError, match=r"model is not what .*: num_hidden_layers is 2, there 1"):
         _model(dataclasses.replace(recipe, model=dataclasses.replace(small, num_layers=2)), [])
 
