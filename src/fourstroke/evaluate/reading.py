@@ -6,6 +6,7 @@ Exact matches and NED = 1 - levenshtein / longer length, as text-rendering bench
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,11 @@ def similarity(a: str, b: str) -> float:
     """NED of two texts as they are: 1 - levenshtein / longer length; 1 of two empty ones."""
     longer = max(len(a), len(b))
     return 1.0 if longer == 0 else 1 - levenshtein(a, b) / longer
+
+
+def can_read() -> bool:
+    """Whether RapidOCR is installed."""
+    return importlib.util.find_spec("rapidocr") is not None
 
 
 def read_line(pixels: np.ndarray) -> str:

@@ -15,7 +15,7 @@ Z = 1.959964
 
 @dataclass(frozen=True)
 class Share:
-    """A value in [0, 1] with its 95 % interval; `count` things were counted."""
+    """A value, in [0, 1] if it is a share, with its 95 % interval; `count` things were counted."""
 
     value: float
     low: float
@@ -38,9 +38,21 @@ def share(hits: Sequence[float], totals: Sequence[int]) -> Share | None:
     if value in (0.0, 1.0):
         low, high = wilson(value * len(asked), len(asked))
     else:
-        picks = np.random.default_rng(SEED).integers(len(asked), size=(RESAMPLES, len(asked)))
-        low, high = np.quantile(good[picks].sum(1) / asked[picks].sum(1), [0.025, 0.975])
-    return Share(value, min(float(low), value), max(float(high), value), int(asked.sum()))
+        low, high = _bootstrap(good, asked)
+    return Share(value, min(low, value), max(high, value), int(asked.sum()))
+
+
+def mean(values: Sequence[float]) -> Share:
+    """The mean of some values of any scale, one a picture (at least one), with a percentile bootstrap over pictures."""
+    found = np.asarray(values, float)
+    low, high = _bootstrap(found, np.ones(len(found)))
+    return Share(float(found.mean()), low, high, len(found))
+
+
+def _bootstrap(sums: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    picks = np.random.default_rng(SEED).integers(len(weights), size=(RESAMPLES, len(weights)))
+    low, high = np.quantile(sums[picks].sum(1) / weights[picks].sum(1), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def wilson(hits: float, total: int) -> tuple[float, float]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from fourstroke.data.sample import DatasetConfig
 from fourstroke.evaluate.data import find_data, parts
 from fourstroke.world.dataset import PosterData, WorldData
+from fourstroke.world.edits.dataset import EditData
+from fourstroke.world.edits.world import EditConfig
 from fourstroke.world.pages.pages import PageConfig
 from fourstroke.world.world import WorldConfig
 
@@ -31,4 +33,14 @@ def pages_of(config: DatasetConfig) -> PageConfig:
             return part.configs[0]
     raise ValueError(
         f"there are no pages in data of kind {config.kind}; name a dataset of kind world_posters with --data"
+    )
+
+
+def edits_of(config: DatasetConfig) -> EditConfig:
+    """The edits of a dataset, the first of a mixture; raises ValueError if there are none."""
+    for part in parts(config):
+        if isinstance(part, EditData):
+            return part.edits
+    raise ValueError(
+        f"there are no edits in data of kind {config.kind}; name a dataset of kind world_edits with --data"
     )

@@ -123,3 +123,12 @@ def test_some_wordings_are_held_out():
 def test_wrong_configurations_say_so(wrong, message):
     with pytest.raises(ValueError, match=message):
         EditConfig(**wrong)
+
+
+def test_a_whole_picture_of_many_things_is_restyled():
+    world = replace(CONFIG, groups=1.0, words=0.0)
+    edits = Edits(EditConfig(world=world, kinds=tuple(float(kind == "restyle") for kind in KINDS)))
+    seed = next(seed for seed in range(200) if len(edits.edit(seed).new) > 4)
+    edit = edits.edit(seed)
+    assert len(edit.new) == len(edit.after.objects)
+    assert edits.instruction(edit, True, seed)

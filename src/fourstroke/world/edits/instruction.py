@@ -24,8 +24,7 @@ STYLE_OBJECTS = {
 
 def instruct(edit: Edit, rng: np.random.Generator, rich: bool, wordings: Wordings = "trained") -> str:
     """The instruction of an edit; a rich one also says what stays as it is."""
-    all_restyled = edit.kind == "restyle" and len(edit.new) == len(edit.after.objects) > 1
-    heading = "restyle all" if all_restyled else edit.kind
+    heading = "restyle all" if _all_restyled(edit) else edit.kind
     asked = choose_wording(rng, "edits-en", heading, wordings).format_map(_fields(edit, rng))
     if not rich:
         return asked
@@ -36,7 +35,7 @@ def instruct(edit: Edit, rng: np.random.Generator, rich: bool, wordings: Wording
 def _fields(edit: Edit, rng: np.random.Generator) -> dict[str, str]:
     old, new = edit.before[0], edit.after
     fields: dict[str, str] = {}
-    if edit.old:
+    if edit.old and not _all_restyled(edit):  # which is said of the picture
         fields["the_a"] = _the(old, edit.old if edit.kind != "swap" else edit.old[:1])
         fields["is_a"] = "are" if len(edit.old) > 1 else "is"
     if edit.kind == "swap":
@@ -58,6 +57,10 @@ def _fields(edit: Edit, rng: np.random.Generator) -> dict[str, str]:
     if edit.kind == "background":
         fields |= {"ground": _ground(new.background), "on_ground": background_phrase(new.background, rng)}
     return fields
+
+
+def _all_restyled(edit: Edit) -> bool:
+    return edit.kind == "restyle" and len(edit.new) == len(edit.after.objects) > 1
 
 
 def _kept(edit: Edit, rng: np.random.Generator) -> str:

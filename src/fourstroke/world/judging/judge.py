@@ -118,21 +118,14 @@ class Judge:
         Raises:
             ValueError: for a scene with a sign, if RapidOCR is not installed.
         """
-        if scene.layout == "front":
-            detections, before = self._overlapping(image, scene)
-        else:
-            asked = {thing.name for thing in scene.objects}
-            detections, before = self.look(image, asked if self.second else None), False
+        detections, before = self.find(image, scene)
         matches = match(scene.objects, detections)
         pairs = list(zip(scene.objects, matches, strict=True))
         stated = scene.relations if scene.stated else ()
         return Verdict(
             objects=tuple(m is not None for m in matches),
             colours=tuple(m is not None and m.colour == o.colour for o, m in pairs if o.colour is not None),
-            relations=tuple(
-                before if r.predicate == "in front of" else _holds(r.predicate, *_places(scene, r, matches))
-                for r in stated
-            ),
+            relations=tuple(before if r.predicate == "in front of" else holds(scene, r, matches) for r in stated),
             backgrounds=judge_background(image, scene, detections),
             word=None if scene.sign is None else compare(read_line(opaque(image)), scene.sign.word),
             styles=tuple(m is not None and m.style == o.style for o, m in pairs if o.kind == "sprite"),
@@ -140,6 +133,12 @@ class Judge:
             sizes=_sizes(scene, matches),
             likeness=tuple(0.0 if m is None else m.score for m in matches),
         )
+
+    def find(self, image: np.ndarray, scene: Scene) -> tuple[list[Detection], bool]:
+        """What there is of a scene in the picture, and whether what is to stand in front of something else does."""
+        if scene.layout == "front":
+            return self._overlapping(image, scene)
+        return self.look(image, {thing.name for thing in scene.objects} if self.second else None), False
 
     def _overlapping(self, image: np.ndarray, scene: Scene) -> tuple[list[Detection], bool]:
         """The two things of a scene in which one hides a part of the other, and whether the right one is in front.
@@ -305,10 +304,14 @@ def _sizes(scene: Scene, matches: Sequence[Detection | None]) -> tuple[bool, ...
     return tuple(found)
 
 
-def _holds(predicate: str, subjects: Sequence[Detection | None], others: Sequence[Detection | None]) -> bool:
-    """Whether the middle of what was found of one side stands so to that of the other, with nothing missing."""
+def holds(scene: Scene, relation: Relation, matches: Sequence[Detection | None]) -> bool:
+    """Whether the middle of what was found of one side stands so to that of the other, with nothing missing.
+
+    `matches` are what was found of the scene's objects.
+    """
+    subjects, others = _places(scene, relation, matches)
     first, second = ([d for d in side if d is not None] for side in (subjects, others))
     if len(first) < len(subjects) or len(second) < len(others):
         return False
     (x, y), (a, b) = ((np.mean([d.x for d in side]), np.mean([d.y for d in side])) for side in (first, second))
-    return bool({"left of": x < a, "right of": x > a, "above": y < b, "below": y > b}[predicate])
+    return bool({"left of": x < a, "right of": x > a, "above": y < b, "below": y > b}[str(relation.predicate)])

@@ -185,6 +185,35 @@ class PageReading:
         return table(result)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Editing:
+    """Held-out edits of a drawn world: whether what is asked is there, and what changed beside it."""
+
+    kind: ClassVar[str] = "edits"
+    n: Annotated[Count, Option("edits")] = 100
+    data: Annotated[Path, Option("a dataset's YAML of kind world_edits (default: the model's own)")] | None = None
+    captions: Annotated[Captions, Option("kind of instructions")] = "mixed"
+    first: Annotated[int, Option("seed of the first edit", read=seed_option)] = 0
+    steps: Annotated[Count, Option("denoising steps (default: the model's own)")] | None = None
+    guidance: Annotated[NonNegative, Option("guidance scale (default: the model's own)")] | None = None
+    sheet: Annotated[Path, Option("write a sheet of the first 16: before, asked, drawn")] | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def run(self, model: str | None, device: str | None) -> dict[str, Any]:
+        """Draw and judge."""
+        from fourstroke.world.judging.edits import evaluate_edits
+
+        return evaluate_edits(model, device=device, **{f.name: getattr(self, f.name) for f in fields(self)})
+
+    def report(self, result: dict[str, Any]) -> str:
+        """All edits, and each kind."""
+        from fourstroke.world.judging.edits import table
+
+        return table(result)
+
+
 def scene_of(meta: Mapping[str, Any]) -> Scene:
     """The scene of a record, as a graph or as plain data; raises ValueError if there is none."""
     scene = meta.get("scene")

@@ -1,0 +1,161 @@
+"""Edits are judged by pixels: the true picture is right, the one before is not, nor is that of another edit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fourstroke.evaluate.statistics import mean
+from fourstroke.folder import ModelInfo
+from fourstroke.pipeline import Output, Pipeline
+from fourstroke.recipe import load_recipe
+from fourstroke.world import WorldConfig, split_of
+from fourstroke.world.dataset import WorldData
+from fourstroke.world.edits import KINDS, EditConfig, Edits, allowed
+from fourstroke.world.edits.dataset import EditData
+from fourstroke.world.judging import edits as judging
+from fourstroke.world.judging.edits import (
+    EditPrompt,
+    evaluate_edits,
+    held_out_edits,
+    judge_edit,
+    judge_edits,
+    summarise_edits,
+    table,
+)
+from fourstroke.world.judging.judge import Judge
+from fourstroke.world.judging.kinds import Editing
+
+WORLD = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro" / "edits-world.yaml")
+CONFIG = EditConfig(world=WORLD, kinds=tuple(float(kind not in ("words", "restyle")) for kind in KINDS))
+JUDGE = Judge(WORLD)
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[EditPrompt]:
+    return held_out_edits(Edits(CONFIG), 20)
+
+
+def changed(prompts, pictures, judge=JUDGE) -> float:
+    verdicts = judge_edits(judge, prompts, pictures)
+    return sum(bool(v.changed) for v in verdicts) / len(verdicts)
+
+
+def test_edits_are_fixed_and_held_out(prompts):
+    again = held_out_edits(Edits(CONFIG), 2, first=4)
+    assert [p.instruction for p in again] == [p.instruction for p in prompts[4:6]]
+    assert {split_of(prompt.edit.after) for prompt in prompts} == {"heldout"}
+    assert {prompt.edit.kind for prompt in prompts} == set(KINDS) - {"words", "restyle"}
+    short, rich = (held_out_edits(Edits(CONFIG), 1, captions)[0].instruction for captions in ("short", "rich"))
+    assert len(rich) > len(short)
+
+
+def test_the_true_picture_is_right(prompts):
+    assert changed(prompts, [p.after for p in prompts]) > 0.97
+    assert min(judge_edit(JUDGE, p, p.after).outside_psnr for p in prompts) > 35
+
+
+def test_the_picture_before_is_not(prompts):
+    verdicts = judge_edits(JUDGE, prompts, [p.before[0] for p in prompts])
+    assert sum(bool(v.changed) for v in verdicts) / len(verdicts) == 0
+    assert {v.outside_psnr for v in verdicts} == {60.0}
+
+
+def test_the_picture_of_another_edit_is_not(prompts):
+    others = [p.after for p in prompts[1:] + prompts[:1]]
+    assert changed(prompts, others) < 0.1
+    psnr = [judge_edit(JUDGE, p, other).outside_psnr for p, other in zip(prompts, others, strict=True)]
+    assert sum(psnr) / len(psnr) < 20
+
+
+def test_pictures_a_little_off_are_right(prompts):
+    moved = [np.roll(p.after, (2, -2), (0, 1)) for p in prompts]
+    assert changed(prompts, moved) > 0.9
+
+
+def test_only_what_may_not_change_counts_outside(prompts):
+    prompt = prompts[0]
+    inside = allowed(prompt.edit) > 0
+    picture = prompt.before[0].copy()
+    picture[inside] = 0, 0, 0, 255
+    assert judge_edit(JUDGE, prompt, picture).outside_psnr == 60.0
+    picture = prompt.before[0].copy()
+    picture[~inside, :3] = np.where(picture[~inside, :3] < 128, picture[~inside, :3] + 25, picture[~inside, :3] - 25)
+    assert judge_edit(JUDGE, prompt, picture).outside_psnr == pytest.approx(20 * math.log10(255 / 25), abs=0.01)
+
+
+def test_things_restyled_and_in_groups_are_judged():
+    world = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro" / "world2.yaml")
+    world = dataclasses.replace(world, words=0.0, things=24, transparent=0.0)
+    config = EditConfig(world=world, kinds=(1, 1, 0, 0, 0, 0, 2, 0, 0, 0))
+    prompts = held_out_edits(Edits(config), 8)
+    judge = Judge(world)
+    assert changed(prompts, [p.after for p in prompts], judge) > 0.9
+    assert changed(prompts, [p.before[0] for p in prompts], judge) < 0.1
+
+
+def test_words_are_read_where_that_is_possible(monkeypatch):
+    world = dataclasses.replace(WORLD, words=1.0, width=256, height=256)
+    config = EditConfig(world=world, kinds=tuple(float(kind == "words") for kind in KINDS))
+    (prompt,) = held_out_edits(Edits(config), 1)
+    word = prompt.edit.after.sign.word
+    monkeypatch.setattr(judging, "can_read", lambda: True)
+    monkeypatch.setattr(judging, "read_line", lambda pixels: word)
+    assert judge_edit(JUDGE, prompt, prompt.after).changed is True
+    monkeypatch.setattr(judging, "read_line", lambda pixels: prompt.edit.before[0].sign.word)
+    assert judge_edit(JUDGE, prompt, prompt.after).changed is False
+    monkeypatch.setattr(judging, "can_read", lambda: False)
+    verdict = judge_edit(JUDGE, prompt, prompt.after)
+    assert verdict.changed is None
+    result = summarise_edits([prompt], [verdict])
+    assert result["words"]["changed"] is None
+    assert result["words"]["edits"] == 1
+
+
+class Truth(Pipeline):
+    """Draws the picture that each instruction asks for, and keeps what it was given."""
+
+    def __init__(self, prompts):
+        self.info = ModelInfo(name="truth", width=96, height=96, num_inference_steps=4)
+        self.after = {prompt.instruction: prompt.after for prompt in prompts}
+        self.given = []
+
+    def __call__(self, prompt, **options):
+        self.given.append(options["images"])
+        return Output([Image.fromarray(self.after[prompt])], [prompt], [options["seed"]])
+
+
+def test_an_evaluation_tells_of_every_kind(prompts, tmp_path):
+    pipe = Truth(prompts[:12])
+    data = EditData(edits=CONFIG)
+    result = evaluate_edits(pipe, data=data, n=12, sheet=tmp_path / "sheet.png")
+    assert result["edits"]["all"]["changed"]["value"] == 1.0
+    assert sum(row["edits"] for name, row in result["edits"].items() if name != "all") == 12
+    assert [len(images) for images in pipe.given] == [len(p.before) for p in prompts[:12]]
+    json.dumps(result, allow_nan=False)
+    text = table(result)
+    assert "12 held-out edits" in text
+    assert {"all", *result["edits"]} <= {line.split()[0] for line in text.splitlines()[2:]}
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 3 * 192
+    with pytest.raises(ValueError, match="no edits in data of kind world;"):
+        evaluate_edits(pipe, data=WorldData())
+
+
+def test_the_command_is_checked():
+    with pytest.raises(ValueError, match="n"):
+        Editing(n=0)
+    assert Editing(n=4, first=2).kind == "edits"
+
+
+def test_a_mean_has_an_interval_of_any_scale():
+    found = mean([20.0, 30.0, 40.0] * 10)
+    assert found.value == pytest.approx(30)
+    assert 25 < found.low < 30 < found.high < 35
+    assert found.count == 30
