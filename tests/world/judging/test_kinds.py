@@ -14,7 +14,7 @@ from fourstroke.pipeline import Output
 from fourstroke.registry import find
 from fourstroke.world import World, WorldConfig, split_of
 from fourstroke.world.dataset import WorldData
-from fourstroke.world.judging.kinds import CHOOSING, Composition, WorldJudge, WorldValidator
+from fourstroke.world.judging.kinds import CHOOSING, Composition, Editing, WorldJudge, WorldValidator
 
 from .test_composition import Truth
 
@@ -25,6 +25,7 @@ def test_they_are_found_by_name():
     assert find("judges", "world_facts") is WorldJudge
     assert find("validators", "world") is WorldValidator
     assert find("evaluations", "composition") is Composition
+    assert find("evaluations", "edits") is Editing
 
 
 def test_a_judge_scores_pictures_by_the_scenes_of_their_records():
