@@ -83,10 +83,28 @@ def dit_recipe(tmp_path, vae_recipe):
 
 
 class Launch:
-    """`fourstroke train` of a recipe on two processes, as torchrun starts it."""
+    """`fourstroke train` of a recipe on several processes, as torchrun starts it, or in one."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+    def __init__(self, folder: Path, ranks: int = 2) -> None:
+        self.folder, self.ranks = folder, ranks
+
+    def command(self, stage: str, recipe: Any, *options: str, whole: bool = False, split_from: int = 0) -> list[str]:
+        """The command line.
+
+        These models are small enough to stay whole on every rank, and are split all the same, but for those of fewer
+        than `split_from` parameters, or with `whole`.
+        """
+        file = self.folder / f"{stage}.yaml"
+        file.write_text(yaml.safe_dump(resolved(recipe)["recipe"]))
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.ranks)]
+        program = self.folder / "program.py"
+        split = "" if whole else f"sharding.SHARD_THRESHOLD = {split_from}\n"
+        lines = "from fourstroke.cli import main\nfrom fourstroke.parallel import sharding\n"
+        program.write_text(f"{lines}{split}raise SystemExit(main())\n")
+        started = [sys.executable, *(torchrun if self.ranks > 1 else []), str(program)]
+        return [*started, "train", stage, "--recipe", str(file), *options]
 
     def __call__(
         self,
@@ -97,22 +115,10 @@ class Launch:
         whole: bool = False,
         split_from: int = 0,
     ) -> tuple[int, str, str]:
-        """Exit code, output and errors; with `stop_when` an interrupt is sent once that file is there.
-
-        These models are small enough to stay whole on every rank, and are split all the same, but for those of fewer
-        than `split_from` parameters, or with `whole`.
-        """
-        file = self.folder / f"{stage}.yaml"
-        file.write_text(yaml.safe_dump(resolved(recipe)["recipe"]))
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        program = self.folder / "program.py"
-        split = "" if whole else f"sharding.SHARD_THRESHOLD = {split_from}\n"
-        lines = "from fourstroke.cli import main\nfrom fourstroke.parallel import sharding\n"
-        program.write_text(f"{lines}{split}raise SystemExit(main())\n")
-        command += [str(program), "train", stage, "--recipe", str(file), *options]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        """Exit code, output and errors; with `stop_when` an interrupt is sent once that file is there."""
+        command = self.command(stage, recipe, *options, whole=whole, split_from=split_from)
         with subprocess.Popen(
-            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:
             if stop_when is not None:
                 end = time.monotonic() + SECONDS
