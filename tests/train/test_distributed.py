@@ -29,12 +29,27 @@ from fourstroke.world.labels import WorldLabels
 from .conftest import WORLD
 
 CLOSE = 5e-5
-"""Two hundredths of a step of AdamW at this rate: where gradients are tiny, it makes steps of rounding errors."""
+"""Two hundredths of a step of AdamW at this rate."""
+FELT = 1e-8
+"""AdamW's eps: where the root of its second moment is less, it makes steps of rounding errors."""
 
 
 def _state(recipe):
     """The tensors of a saved state by name."""
     return read_state(recipe.run.out / "state")
+
+
+def _assert_close(found, expected, rtol=1e-4):
+    """Two states agree, entries that hardly have a gradient apart: few of a tensor may be such."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        second = expected.get(f"optimizer.adamw.{name.partition('.')[2]}.exp_avg_sq")
+        off = ~torch.isclose(found[name], value, rtol=rtol, atol=CLOSE)
+        if second is not None:
+            faint = off & (second.sqrt() < FELT)
+            assert faint.float().mean() < 1e-3, name
+            off &= ~faint
+        assert not off.any(), name
 
 
 def _at(recipe, name: str, steps: int, **changes):
@@ -89,9 +104,7 @@ def test_two_ranks_reach_the_weights_of_one_process(steady, launch, whole):
     code, out, errors = launch("dit", two, whole=whole)
     assert code == 0, errors
     found = _state(two)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=CLOSE, msg=name)
+    _assert_close(found, expected)
     assert out.count("samples at step 4") == 1
     losses = [
         [
@@ -116,8 +129,7 @@ def test_two_ranks_reach_the_weights_of_one_process(steady, launch, whole):
     for _ in range(2):
         trainer.update()
     trainer.save(alone.run.out / "state")
-    for name, value in _state(alone).items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=CLOSE, msg=name)
+    _assert_close(_state(alone), expected)
 
 
 @pytest.mark.parametrize(
@@ -142,9 +154,7 @@ def test_models_that_are_split_and_whole_train_together(steady, launch, semantic
     code, _, errors = launch("dit", two, split_from=split_from)
     assert code == 0, errors
     found = _state(two)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=CLOSE, msg=name)
+    _assert_close(found, expected)
     alone = Trainer(DitStage(one), one.run, one.optimizer, {})
     alone.load(two.run.out / "state")  # what was half split is taken up whole
     assert alone.step == 4
@@ -169,9 +179,7 @@ def test_two_ranks_train_the_autoencoder_of_one_process(vae_recipe, launch):
     assert code == 0, errors
     assert out.count("samples at step 3") == 1
     found = _state(two)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=CLOSE, msg=name)
+    _assert_close(found, expected, rtol=1e-3)
 
 
 @pytest.mark.slow
