@@ -22,6 +22,7 @@ from fourstroke.world.edits.dataset import EditData
 from fourstroke.world.judging import edits as judging
 from fourstroke.world.judging.edits import (
     EditPrompt,
+    draw_edits,
     evaluate_edits,
     held_out_edits,
     judge_edit,
@@ -72,6 +73,13 @@ def test_the_picture_of_another_edit_is_not(prompts):
     verdicts = judge_edits(JUDGE, prompts, [p.after for p in prompts[1:] + prompts[:1]])
     assert sum(bool(v.changed) for v in verdicts) <= 1
     assert sum(v.outside_psnr for v in verdicts) / len(verdicts) < 20
+
+
+def test_what_covers_a_thing_has_not_removed_it(prompts):
+    prompt = next(prompt for prompt in prompts if prompt.edit.kind == "remove")
+    picture = prompt.after.copy()
+    picture[allowed(prompt.edit) > 0] = 0, 0, 0, 255
+    assert judge_edit(JUDGE, prompt, picture).changed is False
 
 
 def test_pictures_a_little_off_are_right(prompts):
@@ -138,6 +146,9 @@ def test_an_evaluation_tells_of_every_kind(prompts, tmp_path):
     assert result["edits"]["all"]["changed"]["value"] == 1.0
     assert sum(row["edits"] for name, row in result["edits"].items() if name != "all") == 6
     assert [len(images) for images in pipe.given] == [len(p.before) for p in prompts[:6]]
+    combined = next(prompt for prompt in prompts if prompt.edit.kind == "combine")
+    draw_edits(lent := Truth([combined]), [combined])
+    assert [len(images) for images in lent.given] == [2]
     json.dumps(result, allow_nan=False)
     text = table(result)
     assert "6 held-out edits" in text
