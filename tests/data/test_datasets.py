@@ -67,7 +67,41 @@ def test_a_csv_of_other_columns_is_named_with_them_and_pictures_stay(tmp_path: P
     (tmp_path / "metadata.csv").write_text("picture,label\na.png,x\n")
     dataset = FolderData(path=tmp_path).open()
     assert len(dataset) == 1
-    assert hints(dataset).skipped == {"metadata.csv": ("metadata", "has no column file_name, only picture, label")}
+    said = "has no column file_name, only picture, label: rename it"
+    assert hints(dataset).skipped == {"metadata.csv": ("metadata", said)}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"file_name,label\na.png,x\n", "has no captions, only file_name, label: name their columns in data.captions"),
+        (
+            "file_name,text\na.png,Käse\n".encode("latin-1"),
+            "is not UTF-8 (invalid continuation byte): save it as UTF-8",
+        ),
+        ("file_name,text\na.png,x\n".encode("utf-16"), "is not UTF-8 (invalid start byte): save it as UTF-8"),
+    ],
+)
+def test_a_csv_without_captions_or_in_another_encoding_is_named_with_what_to_do(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    noise(0).save(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_bytes(content)
+    assert hints(FolderData(path=tmp_path).open()).skipped == {"metadata.csv": ("metadata", said)}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("utf-16-le", "holds null characters, as UTF-16 without its mark does"),
+        ("latin-1", "is not UTF-8, from byte 2 on"),
+    ],
+)
+def test_a_caption_in_another_encoding_is_named_with_what_to_do(tmp_path: Path, encoding: str, said: str) -> None:
+    noise(0).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes(("Kase" if encoding == "utf-16-le" else "Käse").encode(encoding))
+    with pytest.raises(SampleError, match=f"^its caption a.txt {said}: save it as UTF-8$"):
+        FolderData(path=tmp_path).open().record(0)
 
 
 def test_kohyas_folders_repeat_and_name_their_pictures(tmp_path: Path) -> None:
@@ -133,8 +167,11 @@ def test_held_out_is_a_stable_share_by_name(tmp_path: Path) -> None:
     assert 4 <= len(kept) <= 16
     (tmp_path / "new.png").write_bytes((tmp_path / "0.png").read_bytes())
     assert kept <= {item.name for item in config.open("heldout").items}
-    with pytest.raises(ValueError, match=r"held_out=0 leaves none of the 41 samples of .* to heldout: raise held_out"):
+    with pytest.raises(ValueError, match=r"^held_out=0 leaves none of the 41 samples of .* to heldout: raise") as told:
         FolderData(path=tmp_path).open("heldout")
+    advice = float(str(told.value).rpartition("raise held_out to ")[2])
+    assert len(FolderData(path=tmp_path, held_out=advice).open("heldout"))
+    assert advice < 0.1
     shares = [held_out(f"picture {number}", 0.1) for number in range(4000)]
     assert 0.08 < np.mean(shares) < 0.12
 

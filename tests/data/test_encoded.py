@@ -12,6 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
+from fourstroke.checkpoint import CheckpointError
 from fourstroke.cli import main
 from fourstroke.data.buckets import BucketConfig
 from fourstroke.data.datasets.edits import EditsData
@@ -166,10 +167,18 @@ def test_broken_and_overlong_ones_are_named_and_the_rest_is_kept(recipe: Prepare
     (tmp_path / "pictures" / "004.json").write_text(json.dumps({"caption": "word " * 5000}))
     answer = prepare(recipe)["train"]
     assert set(answer["skipped"]["broken"]) == {"003.png", "cut.png"}
-    assert "5000 tokens" in next(iter(answer["skipped"]["caption"].values()))
-    assert len(LatentStore(tmp_path / "cache" / "latents")) == 11
+    assert "5000 tokens" in answer["skipped"]["caption"]["004.png"]
+    assert len(LatentStore(tmp_path / "cache" / "latents")) == 10  # as in training, which such a caption would end
     assert len(FeatureStore(tmp_path / "cache" / "features")) == 1 + 10 * 3
     assert json.loads((tmp_path / "cache" / "report.json").read_text())["train"] == answer
+
+
+def test_a_record_of_a_cache_that_is_none_is_one_line(recipe: PrepareRecipe, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    for record in ({"vae": 3}, {"vae": {"weights": "x"}}):
+        (tmp_path / "cache" / "cache.json").write_text(json.dumps(record))
+        with pytest.raises(CheckpointError, match=r"cache\.json is damaged; delete the cache and prepare"):
+            open_cache(tmp_path / "cache", MICRO / "vae")
 
 
 def test_the_command_reads_any_stages_recipe(

@@ -161,6 +161,13 @@ def test_shards_that_cannot_be_fetched_are_named(tmp_path: Path, address: str, m
         dataset.sample(0)
 
 
+def test_shards_that_are_not_there_are_said_to_be_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^no shards at .*none-\*\.tar: no file is so named$"):
+        WebDatasetData(shards=str(tmp_path / "none-*.tar")).open()
+    with pytest.raises(ValueError, match=r"skipped: .*gone\.tar \(there is no such file\)$"):
+        WebDatasetData(shards=str(tmp_path / "gone.tar")).open()
+
+
 def write_parquet(path: Path, first: int, count: int, **more: list[object]) -> None:
     images = [{"bytes": encoded(noise(first + i)), "path": f"{first + i}.png"} for i in range(count)]
     texts = [f"picture {first + i}" for i in range(count)]
@@ -219,3 +226,16 @@ def test_rows_without_a_picture_are_named(tmp_path: Path) -> None:
         "a.parquet:1": "the row holds no picture",
         "a.parquet:2": "the row holds no picture",
     }
+
+
+def test_damaged_row_groups_are_named_and_the_others_read(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", 0, 3)
+    write_parquet(tmp_path / "b.parquet", 3, 3)
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    start = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0).column(0).data_page_offset
+    data[4 : start + 60] = b"\xff" * (start + 56)
+    (tmp_path / "a.parquet").write_bytes(data)
+    _, report = survey(ParquetData(path=str(tmp_path)).open())
+    assert report.used == 3
+    assert list(report.skipped) == ["a.parquet:0", "a.parquet:1", "a.parquet:2"]
+    assert all(stage == "broken" and "row group is damaged" in why for stage, why in report.skipped.values())

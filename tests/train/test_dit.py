@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from types import SimpleNamespace
 
@@ -443,3 +444,29 @@ def test_areas_have_batches_of_their_own_size(own):
     stage = DitStage(dataclasses.replace(own, buckets=squares, batch_sizes=(4, 1)))
     seen = {(batch.size, len(batch.records)) for batch in map(stage.pictures.batch, range(30))}
     assert seen == {((32, 32), 4), ((64, 64), 1)}
+
+
+def test_a_run_says_what_it_reads_and_skips_and_no_caption_ends_it(own, folder, capsys):
+    captions = {"0": "purple elephant " * 2500, "1": "a <|image_pad|> pad", "2": "", "3": "Käse".encode("latin-1")}
+    for name, caption in captions.items():
+        (folder / f"{name}.txt").write_bytes(caption if isinstance(caption, bytes) else caption.encode())
+    (folder / "4.png").write_bytes((folder / "4.png").read_bytes()[:100])  # its header is whole
+    run = dataclasses.replace(own.run, steps=3)
+    train_dit(dataclasses.replace(own, data=FolderData(path=folder), run=run, batch_size=6, held_out=0))
+    said = capsys.readouterr().out
+    assert "train: 21 samples (1 without a caption: 2.png), 3 skipped: caption 3 (" in said
+    assert f"all that is skipped: {run.out / 'data.json'}" in said
+    report = json.loads((run.out / "data.json").read_text())["train"]
+    assert report["uncaptioned"] == ["2.png"]
+    assert report["skipped"]["caption"]["0.png"].endswith("tokens, more than 1000: shorten it")
+    assert "which stands for input images" in report["skipped"]["caption"]["1.png"]
+    assert report["skipped"]["caption"]["3.png"].endswith("3.txt is not UTF-8, from byte 2 on: save it as UTF-8")
+    assert list(report["skipped"]["broken"]) == ["4.png"]  # found under way
+
+
+def test_data_that_holds_nothing_out_is_told_how_to_train_without(own, folder):
+    recipe = dataclasses.replace(own, data=FolderData(path=folder, held_out=0.001))
+    with pytest.raises(
+        ValueError, match=r"^held-out samples: .*raise held_out to .*; or train without any, held_out=0$"
+    ):
+        DitStage(recipe)

@@ -149,6 +149,8 @@ def open_cache(
         if path is None:
             continue
         known, stamp = record.get(part, {}), _stamp(path)
+        if not isinstance(known, dict) or (known and not {"weights", "dtype"} <= known.keys()):
+            raise CheckpointError(f"{folder / RECORD} is damaged; delete the cache and prepare the data again")
         own = known["weights"] if known.get("stamp") == stamp else weights_digest(path)
         if known and known["weights"] != own:
             raise ValueError(f"{folder} holds {PARTS[part]} of another model than {path}: name another cache")

@@ -23,6 +23,8 @@ from PIL import Image
 from fourstroke.data.sample import Record, Sample
 from fourstroke.ranges import Count, Finite, Natural, NonNegative, Positive, check_ranges
 from fourstroke.registry import Registered
+from fourstroke.text.encoder import MAX_TOKENS
+from fourstroke.text.templates import IMAGE_TOKEN
 
 HASH_BITS = 64
 ATTEMPTS = 3
@@ -137,16 +139,25 @@ class CaptionFilter:
 
         def check(record: Record) -> str | None:
             for caption in record.captions:
+                if tokenizer is not None and IMAGE_TOKEN in caption.text:
+                    return f"a caption with {IMAGE_TOKEN}, which stands for input images"
                 length = len(caption.text)
                 if length < self.least or length > (self.characters or length):
                     return f"a caption of {length} characters"
                 if self.tokens and length > self.tokens:  # a token has a character or more, almost always
                     count = len(tokenizer(caption.text, add_special_tokens=False)["input_ids"])
                     if count > self.tokens:
-                        return f"a caption of {count} tokens"
+                        return f"a caption of {count} tokens, more than {self.tokens}: shorten it"
             return None
 
         return RecordFilter(check)
+
+
+def encodable(filters: Filters, text: Path | None) -> Filters:
+    """Filters, and after them one that refuses captions which the text encoder in the folder `text` would not take."""
+    if text is None:
+        return filters
+    return *filters, CaptionFilter(least=0, tokens=MAX_TOKENS, tokenizer=text / "processor")
 
 
 @dataclass(frozen=True, kw_only=True)

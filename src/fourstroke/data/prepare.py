@@ -24,6 +24,7 @@ from torch import Tensor
 from fourstroke.checkpoint import read_json
 from fourstroke.data.buckets import BucketConfig, Buckets, Crop, show
 from fourstroke.data.encoded import FeatureStore, LatentStore, open_cache
+from fourstroke.data.filters import encodable
 from fourstroke.data.frames import Bucketed, Frames
 from fourstroke.data.loader import LoaderConfig
 from fourstroke.data.report import Report
@@ -109,7 +110,8 @@ class Encoder:
     def jobs(self, report: Report | None = None) -> list[Job]:
         """What there is to do; `report` is filled with what cannot be used."""
         config = self.recipe.loader
-        found, own = survey(self.dataset, config.filters, captioned=False, workers=config.workers)
+        filters = encodable(config.filters, self.text)
+        found, own = survey(self.dataset, filters, captioned=False, workers=config.workers)
         jobs = [
             Job(target, indices[first : first + CHUNK].tolist())
             for surveyed in found
@@ -118,7 +120,7 @@ class Encoder:
             for first in range(0, len(indices), CHUNK)
         ]
         if report is not None:
-            report.used, report.skipped = own.used, own.skipped
+            report.used, report.skipped, report.uncaptioned = own.used, own.skipped, own.uncaptioned
         return jobs
 
     def read(self, job: Job) -> _Read:

@@ -19,6 +19,8 @@ class Report:
     used: int = 0
     skipped: dict[str, tuple[str, str]] = field(default_factory=dict)
     """By name, the stage and the reason."""
+    uncaptioned: list[str] = field(default_factory=list)
+    """Names of samples that are used and have no caption."""
 
     def skip(self, name: str, error: SampleError) -> None:
         """Note that a sample is not used; its own name goes before the one that is given."""
@@ -30,18 +32,24 @@ class Report:
         return dict(Counter(stage for stage, _ in self.skipped.values()).most_common())
 
     def __str__(self) -> str:
+        bare = self._bare()
+        named = f"{', '.join(bare[:EXAMPLES])}{', …' if len(bare) > EXAMPLES else ''}"
+        used = f"{self.used} samples" + (f" ({len(bare)} without a caption: {named})" if bare else "")
         if not self.skipped:
-            return f"{self.used} samples, none skipped"
+            return f"{used}, none skipped"
         parts = []
         for stage, count in self.counts.items():
             found = [f"{name}: {why}" for name, (own, why) in self.skipped.items() if own == stage][:EXAMPLES]
             more = f"; and {count - len(found)} more" if count > len(found) else ""
             parts.append(f"{stage} {count} ({'; '.join(found)}{more})")
-        return f"{self.used} samples, {len(self.skipped)} skipped: {', '.join(parts)}"
+        return f"{used}, {len(self.skipped)} skipped: {', '.join(parts)}"
 
     def plain(self) -> dict[str, Any]:
         """The whole report as plain data."""
         by_stage: dict[str, dict[str, str]] = {stage: {} for stage in self.counts}
         for name, (stage, reason) in self.skipped.items():
             by_stage[stage][name] = reason
-        return {"used": self.used, "counts": self.counts, "skipped": by_stage}
+        return {"used": self.used, "counts": self.counts, "skipped": by_stage, "uncaptioned": self._bare()}
+
+    def _bare(self) -> list[str]:
+        return [name for name in self.uncaptioned if name not in self.skipped]

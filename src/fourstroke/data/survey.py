@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,8 @@ def _by_record(
         for stage, one in filters:
             if (reason := one.check(record)) is not None:
                 return SampleError(reason, stage, record.name)
-        return Record(name=record.name, size=record.size, inputs=record.inputs)  # the rest is read when it is wanted
+        kept = record.captions[:1]  # the rest is read when it is wanted
+        return Record(name=record.name, size=record.size, inputs=record.inputs, captions=kept)
 
     kept = []
     with ThreadPoolExecutor(THREADS) as pool:
@@ -94,8 +95,10 @@ def _by_record(
         for index, seen in zip(indices, pool.map(look, indices), strict=True):
             if isinstance(seen, SampleError):
                 report.skip(f"{stretch.dataset.name} {index}", seen)
-            else:
-                kept.append((index, seen))
+                continue
+            if not seen.captions:
+                report.uncaptioned.append(seen.name)
+            kept.append((index, replace(seen, captions=())))
     return kept
 
 

@@ -27,6 +27,8 @@ from fourstroke.pretrained import load_model, load_tokenizer, readable
 from fourstroke.text import templates, vision
 from fourstroke.textfile import TextError, check_text
 
+MAX_TOKENS = 1000
+"""Of a prompt."""
 OLD_KEYS = frozenset({"model_type", "rope_scaling", "rope_theta", "tie_word_embeddings", "torch_dtype"}) | {
     f"{name}_token_id" for name in ("bos", "eos", "pad")
 }
@@ -80,7 +82,7 @@ class TextEncoder(nn.Module):
         model: Qwen3VLForConditionalGeneration,
         tokenizer: PreTrainedTokenizerBase,
         image_processor: Qwen2VLImageProcessorPil,
-        max_tokens: int = 1000,
+        max_tokens: int = MAX_TOKENS,
     ) -> None:
         super().__init__()
         self.model = model
@@ -180,7 +182,7 @@ class TextEncoder(nn.Module):
         processor_folder: str | Path,
         dtype: torch.dtype = torch.float32,
         device: Device | None = "cpu",
-        max_tokens: int = 1000,
+        max_tokens: int = MAX_TOKENS,
     ) -> TextEncoder:
         """Read `text_encoder/` and `processor/`; a `device` of None is the GPU if there is one.
 

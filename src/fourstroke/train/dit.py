@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from fourstroke.data.buckets import BucketConfig
 from fourstroke.data.encoded import FeatureStore, LatentStore, open_cache
+from fourstroke.data.filters import encodable
 from fourstroke.data.loader import LoaderConfig
 from fourstroke.data.sample import Batch, Data
 from fourstroke.device import autocast, pick_device
@@ -151,7 +152,7 @@ class DitStage:
         self.pictures = Pictures(
             recipe.data,
             recipe.buckets,
-            recipe.loader,
+            replace(recipe.loader, filters=encodable(recipe.loader.filters, self.start.text)),
             recipe.batch_sizes or recipe.batch_size,
             recipe.held_out,
             self.info,
@@ -159,6 +160,7 @@ class DitStage:
             recipe.drop_prompt,
             cache,
         )
+        self.reports = self.pictures.reports
         self.validators = [config.open() for config in recipe.validators]
         torch.manual_seed(recipe.run.seed)  # new weights and heads: the same on every rank
         self.transformer = self.start.transformer(recipe.model, self.device, frozen if recipe.lora else torch.float32)

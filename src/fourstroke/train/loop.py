@@ -29,9 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from fourstroke.checkpoint import pick
+from fourstroke.data.report import Report
 from fourstroke.device import Precision, training_precision
 from fourstroke.evaluate.validation import BestCheckpoint, CheckpointPolicy
-from fourstroke.files import atomic_folder
+from fourstroke.files import atomic_folder, write_json
 from fourstroke.parallel.checkpoint import VALUES, Checkpointer, load_tensors, load_values, stored_tensors
 from fourstroke.parallel.collectives import all_reduce_max, on_rank0
 from fourstroke.parallel.mesh import ShardedStage, micro_batch, require_sharded, world_size
@@ -45,6 +46,8 @@ from fourstroke.train.trackers import Tracking
 STATE = {"step": int, "seconds": float, "updates": dict[str, int], "optimizers": dict[str, int]}
 """What stands in a saved state beside its tensors; `optimizers` counts the weights that each moves."""
 
+REPORT = "data.json"
+"""In a run's folder: which samples were skipped, and why."""
 BEST = "best"
 """In a run's folder: the checkpoint that a stage's policy keeps."""
 
@@ -121,6 +124,15 @@ class ValidatedStage(Protocol):
     """A stage that says by which of its scores the checkpoint of a run is kept; None keeps the last."""
 
     policy: CheckpointPolicy | None
+
+
+@runtime_checkable
+class ReadingStage(Protocol):
+    """A stage that reads a dataset, and tells by split what it has read and skipped."""
+
+    @property
+    def reports(self) -> Mapping[str, Report]:
+        """As they are now."""
 
 
 class DivergedError(RuntimeError):
@@ -343,9 +355,20 @@ class Trainer:
         if self.step == 0:
             (out / "log.jsonl").unlink(missing_ok=True)  # of a run that never saved
         session.write_record(out, self.record)
+        if isinstance(self.stage, ReadingStage):
+            for split, report in self.stage.reports.items():
+                print(f"{split}: {report}", flush=True)
+            print(f"all that is skipped: {out / REPORT}", flush=True)
+            self._write_report()
+
+    def _write_report(self) -> None:
+        if isinstance(self.stage, ReadingStage):
+            reports = {split: report.plain() for split, report in self.stage.reports.items()}
+            write_json(self.run_config.out / REPORT, reports)
 
     def _export(self) -> None:
         out = self.run_config.out
+        self._write_report()  # with what turned out to be broken under way
         with atomic_folder(out / "model") as partial:
             if self.best is None or self.best.value is None:
                 self.stage.export(partial)

@@ -74,12 +74,18 @@ class Pictures:
         )
         self._batches: Iterator[Batch] = iter(())
         self._next = -1, 0
+        self.reports = {"train": self.loader.report}
+        """By split, what was read and skipped."""
         self.held_out: list[Batch] = []
         if held_out and rank() == 0:
             size = min(held_out, batch_size if isinstance(batch_size, int) else min(batch_size))
-            split = data.open("heldout")
-            reader = Loader(split, frames, size, config=loader, latents=cache[0], features=cache[1])
-            self.held_out = list(itertools.islice(reader.batches(), math.ceil(held_out / size)))
+            try:
+                split = data.open("heldout")
+                reader = Loader(split, frames, size, config=loader, latents=cache[0], features=cache[1])
+                self.held_out = list(itertools.islice(reader.batches(), math.ceil(held_out / size)))
+            except ValueError as error:
+                raise ValueError(f"held-out samples: {error}; or train without any, held_out=0") from None
+            self.reports["heldout"] = reader.report
 
     def batch(self, step: int) -> Batch:
         """This rank's batch of a step, or within `micro_batch` that one; quick where it follows the one before."""

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourstroke.data.loader import LoaderConfig
+from fourstroke.data.report import Report
 from fourstroke.data.sample import Data
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import autocast, pick_device
@@ -150,6 +151,11 @@ class VaeStage:
         """The share of the run that is done before a step; minutes count too where a trainer says so."""
         self._forward = torch.compile(self._autoencode) if recipe.compile else self._autoencode
         self.held_out = [pixels(part) for part in self.curriculum.held_out()]
+
+    @property
+    def reports(self) -> dict[str, Report]:
+        """What was read and skipped in this phase."""
+        return {"train": self.curriculum.report}
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """L1 + edges between pictures and reconstructions, and where asked perceptual distance and alignment."""

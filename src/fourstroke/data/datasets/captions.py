@@ -30,12 +30,15 @@ def from_file(name: str, data: bytes, keys: Sequence[str] = ()) -> tuple[Caption
     """The captions in a file whose name ends in one of `SUFFIXES`; raises SampleError if it cannot be read."""
     try:
         text = data.decode("utf-16") if data.startswith(UTF16) else decode(data.removeprefix(codecs.BOM_UTF8))
+        if "\0" in text:
+            raise TextError("holds null characters, as UTF-16 without its mark does")
         if not name.lower().endswith(".json"):
             return tuple(_captions(check_text(text), "caption"))
         value = parse_json(text)
     except (TextError, UnicodeDecodeError) as error:
         said = str(error) if isinstance(error, TextError) else "is not UTF-16 throughout"
-        raise SampleError(f"its caption {name} {said}", "caption") from None
+        advice = ": save it as UTF-8" if "UTF-" in said else ""
+        raise SampleError(f"its caption {name} {said}{advice}", "caption") from None
     return from_row(value, keys) if isinstance(value, dict) else tuple(_captions(value, "caption"))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -45,7 +45,7 @@ class FolderData:
             raise ValueError(f"no pictures at {self.path}: there is no such folder")
         files = _files(self.path)
         skipped: dict[str, tuple[str, str]] = {}
-        rows = _metadata(self.path, files, skipped)
+        rows = _metadata(self.path, files, skipped, self.captions)
         items = [
             self._item(name, path, files, rows.pop(name, {}))
             for name, path in files.items()
@@ -82,22 +82,31 @@ def _files(root: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _metadata(root: Path, files: Mapping[str, Path], skipped: dict[str, tuple[str, str]]) -> dict[str, dict[str, Any]]:
+def _metadata(
+    root: Path, files: Mapping[str, Path], skipped: dict[str, tuple[str, str]], keys: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """Rows by picture; what cannot be used is added to `skipped`."""
     rows: dict[str, dict[str, Any]] = {}
     for name, path in files.items():
         if path.name not in METADATA:
             continue
-        folder = path.parent.relative_to(root)
+        folder, own = path.parent.relative_to(root), dict[str, dict[str, Any]]()
         try:
             for number, row in _table(path) if path.suffix == ".csv" else _lines(path, name, skipped):
                 picture = row.get("file_name")
                 if not isinstance(picture, str):
                     skipped[f"{name}:{number}"] = ("metadata", f"has no file_name, only {', '.join(map(str, row))}")
                     continue
-                rows[os.path.normpath(folder / picture).replace(os.sep, "/")] = row
+                own[os.path.normpath(folder / picture).replace(os.sep, "/")] = row
         except (TextError, OSError, UnicodeError, csv.Error) as error:
-            skipped[name] = ("metadata", " ".join(str(error).split()))
+            said = (
+                f"is not UTF-8 ({error.reason}): save it as UTF-8" if isinstance(error, UnicodeDecodeError) else error
+            )
+            skipped[name] = ("metadata", " ".join(str(said).split()))
+        if own and not any(captions.from_row(row, keys) for row in own.values()):
+            there = ", ".join(map(str, next(iter(own.values()))))
+            skipped[name] = ("metadata", f"has no captions, only {there}: name their columns in data.captions")
+        rows |= own
     return rows
 
 
@@ -117,6 +126,6 @@ def _table(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         if "file_name" not in (reader.fieldnames or ()):
-            raise TextError(f"has no column file_name, only {', '.join(reader.fieldnames or ()) or 'none'}")
+            raise TextError(f"has no column file_name, only {', '.join(reader.fieldnames or ()) or 'none'}: rename it")
         for row in reader:
             yield reader.line_num, {key: value for key, value in row.items() if key is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,15 +146,22 @@ def named(name: str) -> Iterator[None]:
 
 def held_out(name: str, fraction: float) -> bool:
     """Whether a sample of this name is among the `fraction` of all that is never trained on: a hash of it says so."""
-    value = int.from_bytes(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
-    return value < fraction * 2**64
+    return _place(name) < fraction * 2**64
+
+
+def _place(name: str) -> int:
+    """Of a name, a hash of 64 bits."""
+    return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
 def of_split(items: Sequence[Item], split: Split, fraction: float, where: object) -> list[Item]:
     """The items of a split; raises ValueError if there is none."""
     kept = [item for item in items if held_out(item.name, fraction) == (split == "heldout")]
     if items and not kept:
-        advice = "raise held_out" if split == "heldout" else "lower held_out"
+        advice = "lower held_out"
+        if split == "heldout":
+            least = min(_place(item.name) for item in items) / 2**64
+            advice = f"raise held_out to {math.floor(least * 100 + 1) / 100:g}"
         raise ValueError(
             f"held_out={fraction:g} leaves none of the {len(items)} samples of {where} to {split}: {advice}"
         )

@@ -20,7 +20,7 @@ import numpy as np
 
 from fourstroke.data.datasets import captions
 from fourstroke.data.datasets.items import Blob, File, Item, ItemDataset, held_out
-from fourstroke.data.sample import Dataset, Hints, Split
+from fourstroke.data.sample import Dataset, Hints, SampleError, Split
 from fourstroke.files import user_path
 from fourstroke.image_io import ImageError
 from fourstroke.ranges import Fraction, check_ranges
@@ -122,7 +122,11 @@ class _Rows:
 
     def __getitem__(self, index: int) -> Item:
         group, place = self.places[index].tolist()
-        row = {name: column[place].as_py() for name, column in self._columns(group).items()}
+        try:
+            row = {name: column[place].as_py() for name, column in self._columns(group).items()}
+        except (OSError, ValueError) as error:  # pyarrow's of damaged pages
+            reason = " ".join(str(error).split())[:200]
+            raise SampleError(f"its row group is damaged: {reason}", "broken", self.names[index]) from None
         config, folder = self.config, self.groups[group][0].parent
         inputs = [blob for name in config.inputs for blob in _blobs(row[name], folder)]
         masks = [] if config.mask is None else _blobs(row[config.mask], folder)

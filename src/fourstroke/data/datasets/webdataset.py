@@ -57,6 +57,8 @@ class WebDatasetData:
         """List the shards' members; raises ValueError if there is no sample."""
         named = (self.shards,) if isinstance(self.shards, str) else self.shards
         shards = [found for pattern in named for spelled in expand(pattern) for found in _found(spelled)]
+        if not shards:
+            raise ValueError(f"no shards at {', '.join(named)}: no file is so named")
         store = ShardStore(user_path(self.cache), int(self.cache_gb * 1e9))
         skipped: dict[str, tuple[str, str]] = {}
         blocks: list[list[Item]] = []
@@ -158,6 +160,8 @@ def _members(path: Path, skipped: dict[str, tuple[str, str]]) -> list[tuple[str,
             for member in shard:
                 if member.isfile():
                     members.append((member.name, member.offset_data, member.size))
+    except FileNotFoundError:
+        skipped[""] = ("shard", "there is no such file")
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
         skipped[""] = ("shard", f"damaged, or no tar file: {reason}")
