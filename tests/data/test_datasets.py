@@ -54,6 +54,7 @@ def test_a_metadata_file_names_pictures_and_columns_become_kinds(tmp_path: Path)
     assert captions(dataset, "3.png") == []
     skipped = {name: stage for name, (stage, _) in hints(dataset).skipped.items()}
     assert skipped == {
+        "metadata.csv": "metadata",  # its captions are in columns of other names
         "train/gone.png": "missing",
         "train/metadata.jsonl:3": "metadata",
         "train/metadata.jsonl:4": "metadata",
