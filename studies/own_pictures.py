@@ -96,12 +96,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     base = Pipeline.from_pretrained("micro")
     drawn = {"before": draw(base, things, arguments.seeds)}
     losses: dict[str, list[tuple[float, float]]] = {}
+    steps: dict[str, int] = {}
     for way in arguments.ways:
         folder = train(work / way, pictures, WAYS[way], arguments.minutes)
-        losses[way] = held_out(work / way / "log.jsonl")
+        losses[way], steps[way] = held_out(work / way / "log.jsonl")
         drawn[way] = draw(Pipeline.from_pretrained(folder), things, arguments.seeds)
     rows = {name: judge(classifier, pictures, known) for name, pictures in drawn.items()}
-    report(arguments.out, rows, losses, known, drawn, photographs, arguments.minutes)
+    report(arguments.out, rows, losses, steps, known, drawn, photographs, arguments.minutes)
 
 
 def fetch(work: Path) -> tuple[Path, Path]:
@@ -161,10 +162,10 @@ def train(out: Path, pictures: Path, overrides: Sequence[str], minutes: float) -
     return train_dit(recipe, resume=bool(saved_states(out)))
 
 
-def held_out(log: Path) -> list[tuple[float, float]]:
-    """Minutes and held-out loss of every look."""
+def held_out(log: Path) -> tuple[list[tuple[float, float]], int]:
+    """Minutes and held-out loss of every look, and how many steps there were."""
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return [(row["seconds"] / 60, row["scores"]["heldout"]) for row in rows if "scores" in row]
+    return [(row["seconds"] / 60, row["scores"]["heldout"]) for row in rows if "scores" in row], rows[-1]["step"]
 
 
 def draw(pipe: Pipeline, things: Sequence[str], seeds: int) -> dict[str, list[Image.Image]]:
@@ -191,6 +192,7 @@ def report(
     out: Path,
     rows: dict[str, dict[str, Any]],
     losses: dict[str, list[tuple[float, float]]],
+    steps: dict[str, int],
     known: Sequence[str],
     drawn: dict[str, dict[str, list[Image.Image]]],
     photographs: dict[str, Image.Image],
@@ -201,8 +203,8 @@ def report(
     for name, row in rows.items():
         first, last = (losses[name][0][1], losses[name][-1][1]) if name in losses else (None, None)
         change = "" if first is None or last is None else f"{first:.4f} to {last:.4f} ({last / first - 1:+.0%})"
-        cells.append([name, f"{row['named']:.2f}", change])
-    page = table(["trained", "named in the first five", "held-out loss"], cells)
+        cells.append([name, str(steps.get(name, "")), f"{row['named']:.2f}", change])
+    page = table(["trained", "steps", "named in the first five", "held-out loss"], cells)
     figure, (left,) = axes_of(1, 6.0)
     for (way, points), colour in zip(losses.items(), COLOURS, strict=False):
         left.plot(*zip(*points, strict=True), marker=".", color=colour, label=way)
@@ -220,12 +222,12 @@ def report(
         {len(THINGS)} things over plain backgrounds (Debian's Tux Paint stamps). The table has the share of its drawings
         in which a frozen ImageNet classifier has the thing among its first five, over the {len(known)} things whose
         photographs it knows, and the flow-matching loss on pictures that were not trained on: the same things at other
-        places.""",
-        "Printed by `python studies/own_pictures.py`.",
+        places. Minutes are the clock's; on a busy machine they hold fewer steps.""",
+        f"Printed by `python studies/own_pictures.py --minutes {minutes:g}`.",
     )
     write(
         out,
-        {"rows": rows, "losses": losses, "known": list(known), "minutes": minutes},
+        {"rows": rows, "losses": losses, "steps": steps, "known": list(known), "minutes": minutes},
         f"# Your own pictures\n\n{text}\n\n{page}\n\n![curves]({out.name}.png)\n\n![drawings]({out.name}-sheet.png)\n",
     )
     print(page)
