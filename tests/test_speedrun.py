@@ -26,7 +26,7 @@ def tiny_recipes(tmp_path):
     for each in (world, crowded):
         each |= {"width": 32, "height": 32, "sprites": 0}
     vae["model"] |= {"base_dim": 4, "decoder_base_dim": 4}
-    vae |= {"batch_size": 2, "crop": 32, "statistics": 32, "run": {"out": "x", "steps": 3}}
+    vae |= {"batch_size": 2, "sizes": [[32, 32]], "statistics": 32, "run": {"out": "x", "steps": 3}}
     text |= {"batch_size": 2, "tokenizer_captions": 64, "run": {"out": "x", "steps": 3}}
     dit["model"] |= {"num_layers": 1, "num_attention_heads": 1}
     dit["semantics"]["block"] = 1

@@ -112,6 +112,7 @@ def _generate(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, Any
 
 def train(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train a stage by a recipe."""
+    from fourstroke.parallel.mesh import require_one_process
     from fourstroke.recipe import load_recipe
     from fourstroke.train.session import check_folder
 
@@ -120,6 +121,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     stage = importlib.import_module(f"fourstroke.train.{name}")
     loaded = load_recipe(getattr(stage, recipe), arguments.recipe, list(arguments.overrides))
     check_folder(loaded.run.out, arguments.resume)  # before data and models are made
+    if arguments.stage.startswith("enhance"):
+        require_one_process(f"train {arguments.stage}")
     _warn_of_needs(arguments.stage, loaded)
     folder = getattr(stage, function)(loaded, arguments.resume)
     print(f"trained model: {folder}", file=sys.stderr)

@@ -31,7 +31,7 @@ def test_what_is_not_there_is_missing_and_diagonals_turn_to_the_longer_axis():
     prompt = next(pairs(WORLD, "heldout"))
     assert verdict(prompt.scene, [None, None]) == "missing"
     across = prompt.scene.relations[0].predicate in ("left of", "right of")
-    near = {"kind": "shape", "colour": None, "size": 0.3, "score": 1.0}
+    near = {"kind": "shape", "colour": None, "style": "flat", "size": 0.3, "score": 1.0}
     apart = {"x": 0.5, "y": 0.1} if across else {"x": 0.1, "y": 0.5}
     two = [Detection(name="a", x=0.5, y=0.5, **near), Detection(name="b", **apart, **near)]
     assert verdict(prompt.scene, two) == "other axis"

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from pydantic import BaseModel
 
 from fourstroke.serve import errors
 from fourstroke.serve.bodies import read_json
@@ -57,7 +58,7 @@ def create_app(engine: ServingEngine, config: ServeConfig) -> FastAPI:
 
     @app.post(
         "/v1/images/generations", responses={**DRAWN, **REFUSALS}, response_model=None,
-        openapi_extra=_body("application/json", ImageRequest.model_json_schema()),
+        openapi_extra=_body("application/json", _schema(ImageRequest)),
     )  # fmt: skip
     async def generations(http: Request) -> Response:
         """Draw pictures from words."""
@@ -79,7 +80,7 @@ def create_app(engine: ServingEngine, config: ServeConfig) -> FastAPI:
     @app.post(
         "/v1/prompts/enhance",
         responses=REFUSALS,
-        openapi_extra=_body("application/json", EnhanceRequest.model_json_schema()),
+        openapi_extra=_body("application/json", _schema(EnhanceRequest)),
     )
     async def enhance(http: Request) -> EnhanceResponse:
         """Have a prompt rewritten, to look at it before it is drawn."""
@@ -127,13 +128,28 @@ def _page(name: str, kind: str) -> Callable[[], Any]:
     return page
 
 
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a request, parts and all: references would be sought at the root of the whole document."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def inlined(value: Any) -> Any:
+        if isinstance(value, dict):
+            if "$ref" in value:
+                return inlined(parts[value["$ref"].rpartition("/")[2]])
+            return {key: inlined(entry) for key, entry in value.items()}
+        return [inlined(entry) for entry in value] if isinstance(value, list) else value
+
+    return inlined(schema)
+
+
 def _body(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {kind: {"schema": schema}}}}
 
 
 def _form() -> dict[str, Any]:
     """The schema of an edit's form: the fields of a drawing and the images."""
-    schema = ImageRequest.model_json_schema()
+    schema = _schema(ImageRequest)
     file = {"type": "string", "format": "binary"}
     images = {"image": file, "image[]": {"type": "array", "items": file}, "mask": file}
     return schema | {"properties": {**schema["properties"], **images}}
