@@ -52,7 +52,8 @@ def test_speedrun_trains_measures_and_writes_a_card(tiny_recipes, tmp_path, caps
     assert "text encoder by reading" in card
     assert "Shapes, in 8 colours: circle, square, triangle, diamond." in " ".join(card.split())
     assert f"{scores['reconstruction']['world']['psnr']:.1f} dB on held-out pictures of world" in card
-    assert json.loads((folder / "data.json").read_text())["world"]["width"] == 32
+    scenes = json.loads((folder / "data.json").read_text())["parts"][0]["data"]
+    assert (scenes["kind"], scenes["world"]["width"]) == ("world", 32)
     assert Pipeline.from_pretrained(folder)("a red circle", seed=1).images[0].size == (32, 32)
     states = [(tmp_path / "runs" / "tiny" / stage / "state" / "state.json").stat().st_mtime for stage in ("vae", "dit")]
     speedrun("tiny", tiny_recipes, tmp_path / "runs", n=4)  # what is done is not done again
