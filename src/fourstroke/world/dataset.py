@@ -12,7 +12,7 @@ import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from fourstroke.world.pages.pages import PageConfig, Pages
 from fourstroke.world.palette import SHAPE_COLOURS
 from fourstroke.world.words import WORDS
 from fourstroke.world.world import SCENES, World, WorldConfig
+
+if TYPE_CHECKING:
+    from fourstroke.world.edits.dataset import EditData
 
 SAMPLES, HELD_OUT = 1 << 20, 1024
 LANGUAGE_STREAM, SCRIPT_STREAM = 50, 51
@@ -127,10 +130,10 @@ class SmallTextData:
 
 
 class Drawn(ABC):
-    """What datasets that are drawn from seeds have in common; sample i has the size `sizes[i % len(sizes)]`."""
+    """What datasets that are drawn from seeds share; sample i has the size `sizes[i % len(sizes)]`, if they are told."""
 
     def __init__(
-        self, config: WorldData | PosterData | SmallTextData, split: Split, sizes: Sequence[tuple[int, int]]
+        self, config: WorldData | PosterData | SmallTextData | EditData, split: Split, sizes: Sequence[tuple[int, int]]
     ) -> None:
         self.hints = Hints(shapes=[(size, ()) for size in sizes])
         if split not in ("train", "heldout"):
