@@ -130,7 +130,7 @@ class SmallTextData:
 
 
 class Drawn(ABC):
-    """What datasets that are drawn from seeds share; sample i has the size `sizes[i % len(sizes)]`, if they are told."""
+    """What datasets that are drawn from seeds share; sample i has the size `sizes[i % len(sizes)]`, if told."""
 
     def __init__(
         self, config: WorldData | PosterData | SmallTextData | EditData, split: Split, sizes: Sequence[tuple[int, int]]
