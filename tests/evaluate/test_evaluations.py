@@ -39,8 +39,25 @@ class Pebbles:
         return f"{result['n']} {result['colour']} pebbles"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stones:
+    """Counts stones."""
+
+    kind: ClassVar[str] = "stones"
+    where: Annotated[Path, Option("a beach")]
+    others: tuple[Annotated[Path, Option("more of them", flag="OTHER")], ...]
+    n: Annotated[Count, Option("at most")] = 5
+
+    def run(self, model: str | None, device: str | None) -> dict[str, Any]:
+        return {"where": str(self.where), "others": [str(other) for other in self.others], "n": self.n}
+
+    def report(self, result: dict[str, Any]) -> str:
+        return ""
+
+
 @pytest.fixture(autouse=True)
 def _offered(monkeypatch):
+    monkeypatch.setitem(registry._offered["evaluations"], "stones", f"{__name__}:Stones")
     monkeypatch.setitem(registry._offered["evaluations"], "pebbles", f"{__name__}:Pebbles")
 
 
@@ -52,6 +69,13 @@ def test_options_are_the_fields_of_the_kind(capsys):
                      "beaches": ["a", str(Path.home() / "b")]}  # fmt: skip
     assert main(["eval", "pebbles"]) == 0
     assert capsys.readouterr().out == "5 grey pebbles\n"
+
+
+def test_fields_without_a_default_are_given_by_their_place(capsys):
+    assert main(["eval", "stones", "~/a", "b", "c", "--n", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"where": str(Path.home() / "a"), "others": ["b", "c"], "n": 3}
+    assert main(["eval", "stones", "a"]) == 2
+    assert "the following arguments are required: OTHER" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ class Option:
     """In `Annotated`: what `--help` says of a field.
 
     `flag` is its name on the command line, if it is another, and `read` makes a value of a word, if its type alone
-    does not.
+    does not. A field without a default is no option: it is given by its place, a tuple's several words too.
     """
 
     told: str
@@ -95,11 +95,13 @@ def from_options(arguments: argparse.Namespace) -> Evaluation:
 
 
 def _add_option(command: argparse.ArgumentParser, entry: Field[Any], hint: Any) -> None:
-    rest: dict[str, Any] = {"dest": entry.name, "default": argparse.SUPPRESS}
+    placed = entry.default is MISSING
+    rest: dict[str, Any] = {} if placed else {"dest": entry.name, "default": argparse.SUPPRESS}
     if get_origin(hint) in (Union, types.UnionType):
         (hint,) = (kind for kind in get_args(hint) if kind is not type(None))
     if get_origin(hint) is tuple:
-        rest["action"], hint = "append", get_args(hint)[0]
+        rest |= {"nargs": "+"} if placed else {"action": "append"}
+        hint = get_args(hint)[0]
     told = Option("")
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)
@@ -112,4 +114,7 @@ def _add_option(command: argparse.ArgumentParser, entry: Field[Any], hint: Any) 
         rest["choices"] = get_args(hint)
     else:
         rest["type"] = told.read or (path_option if hint is Path else hint)
-    command.add_argument(f"--{told.flag or entry.name.replace('_', '-')}", **rest)
+    if placed:
+        command.add_argument(entry.name, metavar=told.flag or entry.name.upper(), **rest)
+    else:
+        command.add_argument(f"--{told.flag or entry.name.replace('_', '-')}", **rest)
