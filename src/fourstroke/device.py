@@ -86,6 +86,13 @@ def training_precision(precision: Precision) -> Iterator[None]:
         _precision.reset(token)
 
 
+def products_dtype(device: torch.device) -> torch.dtype:
+    """In what `training_precision` says plain matrices are multiplied; `auto` is bfloat16 on GPUs alone."""
+    precision = _precision.get()
+    bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.bfloat16 if bf16 else torch.float32
+
+
 def autocast(device: torch.device, wide: bool = False) -> contextlib.AbstractContextManager[None]:
     """In what `training_precision` says matrices are multiplied within the block; weights stay as they are.
 

@@ -26,7 +26,7 @@ from fourstroke.data.encoded import FeatureStore, LatentStore, open_cache
 from fourstroke.data.filters import encodable
 from fourstroke.data.loader import LoaderConfig
 from fourstroke.data.sample import Batch, Data
-from fourstroke.device import autocast, pick_device
+from fourstroke.device import autocast, pick_device, products_dtype, training_precision
 from fourstroke.dit import InputImages, TransformerConfig, condition, prefill
 from fourstroke.evaluate.validation import CheckpointPolicy, Validators, run_validators
 from fourstroke.flow import path
@@ -144,8 +144,8 @@ class DitStage:
         self.schedule = recipe.schedule or self.start.schedule or ScheduleConfig()
         if note := guidance_note(self.start, self.info, recipe.drop_prompt):
             print(note, flush=True)
-        bf16 = recipe.run.precision == "bf16" or (recipe.run.precision == "auto" and self.device.type == "cuda")
-        frozen = torch.bfloat16 if bf16 else torch.float32
+        with training_precision(recipe.run.precision):
+            frozen = products_dtype(self.device)
         cache: tuple[LatentStore | None, FeatureStore | None] = None, None
         if recipe.cache is not None:
             cache = open_cache(recipe.cache, self.start.vae, self.start.text if recipe.freeze_text else None)

@@ -260,7 +260,8 @@ class Trainer:
             if isinstance(self.stage, AlternatingStage):
                 progress = self.stage.lr_progress(name, self.step, progress)
             means = {key: torch.stack([part[1][key] for part in found if part]).mean(0) for key in found[0][1]}
-            means["grad_norm"] = self.optimizer_groups[name].step(progress)
+            with training_precision(self.run_config.precision):
+                means["grad_norm"] = self.optimizer_groups[name].step(progress)
             scalars |= {f"{name}_{key}" if name else key: value for key, value in means.items()}
         self.average.update(self.step)
         self.step += 1
