@@ -38,6 +38,10 @@ class EndpointError(RuntimeError):
         self.code = code
 
 
+class NoWordsError(EndpointError):
+    """The endpoint answered, but without words: a model that refuses."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Service:
     """A server that answers JSON with JSON. `url` is what paths are appended to, for example http://localhost:8000/v1.
@@ -113,7 +117,7 @@ class Endpoint(Service):
             raise EndpointError(f"{self.url} answered with something else than a chat completion") from None
         if not isinstance(content, str):
             why = f": {refusal[:200]}" if isinstance(refusal, str) else ""
-            raise EndpointError(f"{self.url} answered without words{why}")
+            raise NoWordsError(f"{self.url} answered without words{why}")
         turn = f"<think>{thoughts}</think>{content}" if isinstance(thoughts, str) else content
         return turn.encode(errors="replace").decode()  # JSON can spell lone surrogates, which no file holds
 

@@ -30,5 +30,5 @@ class Vision(VisionOptions, Reward):
 
     def __call__(self, batch: RewardBatch) -> Tensor:
         """Several pictures are asked about at a time; raises EndpointError if none of them has an answer."""
-        scores = self.client.score(batch.pictures, batch.requests)
+        scores = self.client.score(batch.pictures, batch.records)
         return torch.tensor(list(scores.values())).mean(0)
