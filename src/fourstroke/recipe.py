@@ -51,7 +51,7 @@ def load_recipe(kind: type[T], path: Path, overrides: Sequence[str] = (), *, oth
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise RecipeError(f"override '{override}': '{parent}' is a value, not a group of keys")
-        node[last] = _parse(text, f"override '{override}'")
+        node[last] = parse_value(text, f"override '{override}'")
     if others:
         known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
         tree = {key: value for key, value in tree.items() if key in known}
@@ -138,7 +138,7 @@ def git_revision() -> str | None:
     return run.stdout.strip()
 
 
-def _parse(text: str, where: str) -> Any:
+def parse_value(text: str, where: str) -> Any:
     """YAML as plain values; `where` names its place in messages."""
     try:
         return yaml.safe_load(text)
@@ -149,7 +149,7 @@ def _parse(text: str, where: str) -> Any:
 def read_tree(path: Path) -> dict[str, Any]:
     """The content of a YAML file, with that of the files that it names; raises RecipeError."""
     try:
-        tree = _parse(path.read_text(encoding="utf-8"), str(path))
+        tree = parse_value(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise RecipeError(f"no recipe at {path}; the bundled ones are recipes/<family>/<stage>.yaml") from None
     except UnicodeDecodeError as error:

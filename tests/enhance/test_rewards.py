@@ -191,7 +191,7 @@ def test_texts_are_read_from_pictures():
 
 def test_every_reward_has_a_name_and_gives_a_number_a_rewrite():
     assert {"vision", "ocr", "http", "richness", "words", "consistency", "things"} <= kinds("rewards").keys()
-    for name in kinds("rewards").keys() - {"vision", "http", "consistency"}:
+    for name in kinds("rewards").keys() - {"vision", "http", "consistency", "judge"}:
         reward = find("rewards", name)()
         assert reward.kind == name
         assert reward(_batch(["a cat"] * 3, ["x y"] * 3)).shape == (3,)

@@ -66,10 +66,17 @@ class Service:
         Raises:
             EndpointError: after the last try, or at once for an error that another try does not mend.
         """
-        data = json.dumps(body).encode()
+        data = self.send(path, json.dumps(body).encode(), limit=limit)
+        try:
+            return json.loads(data)
+        except ValueError:
+            raise EndpointError(f"{self.url} answered with something else than JSON") from None
+
+    def send(self, path: str, body: bytes, content_type: str = "application/json", limit: int = MAX_BYTES) -> bytes:
+        """The bytes that `url/path` answers with, `url` itself for an empty path; raises EndpointError as `post`."""
         for attempt in range(self.retries + 1):
             try:
-                return self._ask(path, data, limit)
+                return self._ask(path, body, content_type, limit)
             except urllib.error.HTTPError as error:
                 reason = f"{error.code} {_excerpt(error)}"
                 wait = error.headers.get("Retry-After") or ""
@@ -81,18 +88,16 @@ class Service:
                 time.sleep(min(LONGEST_WAIT, float(wait) if wait.isdigit() else 0.5 * 2**attempt))
         raise EndpointError(f"{self.url} failed {self.retries + 1} times, at last with: {reason}")
 
-    def _ask(self, path: str, body: bytes, limit: int) -> Any:
+    def _ask(self, path: str, body: bytes, content_type: str, limit: int) -> bytes:
         key = self.key or os.environ.get(KEY_VARIABLE, "")
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        request = urllib.request.Request(f"{self.url.rstrip('/')}/{path}", body, headers)
+        headers = {"Content-Type": content_type} | ({"Authorization": f"Bearer {key}"} if key else {})
+        address = f"{self.url.rstrip('/')}/{path}" if path else self.url
+        request = urllib.request.Request(address, body, headers)
         with urllib.request.urlopen(request, timeout=self.timeout) as response:
-            data = response.read(limit + 1)
+            data: bytes = response.read(limit + 1)
         if len(data) > limit:
             raise EndpointError(f"{self.url} answered with more than {limit} bytes")
-        try:
-            return json.loads(data)
-        except ValueError:
-            raise EndpointError(f"{self.url} answered with something else than JSON") from None
+        return data
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ are kept by the picture's content, the question and the model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from fourstroke.enhance.protocol import THINK_CLOSE
 from fourstroke.evaluate.answers import Answers, Shown, key
 from fourstroke.ranges import Count, check_ranges
 
+TOKENS = 5
+"""The likeliest tokens of an answer that are looked at."""
 PROBE = "Which colour fills this picture? Answer with one word."
 PROBES = {"red": (230, 20, 20), "blue": (20, 40, 230)}
 
@@ -63,10 +66,17 @@ class Asker:
         self.options = options
         self.answers = Answers(options.cache)
 
-    def ask(self, questions: Sequence[Question]) -> list[Any | EndpointError | UnreadableError]:
-        """What was read of the answer to each question, or why there is none."""
+    def ask(self, questions: Sequence[Question]) -> list[Any]:
+        """What was read of the answer to each question, or the EndpointError or UnreadableError in its place."""
         with ThreadPoolExecutor(self.options.parallel) as pool:
             return list(pool.map(self._ask, questions))
+
+    def chances(self, questions: Sequence[Question], words: Sequence[tuple[str, ...]]) -> list[Any]:
+        """The probability that the answer to each question begins as one of its words, by the likeliest tokens; else
+        errors as those of `ask`.
+        """
+        with ThreadPoolExecutor(self.options.parallel) as pool:
+            return list(pool.map(self._chance, questions, words))
 
     def probe(self) -> None:
         """See whether the endpoint sees: it is asked for the colours of two pictures.
@@ -89,15 +99,13 @@ class Asker:
             )
 
     def _ask(self, question: Question) -> Any:
-        model = self.options.endpoint.model
-        place = key(model, question.text, [picture.digest for picture in question.pictures])
+        place = self._key(question)
         if (kept := self.answers.get(place)) is not None:
             try:
                 return question.read(kept)
             except UnreadableError:  # it was read for another purpose
                 pass
-        pictures = [{"type": "image_url", "image_url": {"url": picture.url}} for picture in question.pictures]
-        messages = [{"role": "user", "content": [*pictures, {"type": "text", "text": question.text}]}]
+        messages = _messages(question)
         last: Exception = UnreadableError("no answer")
         for attempt in range(self.options.attempts):  # with another seed, or a deterministic server says the same again
             try:
@@ -112,6 +120,32 @@ class Asker:
                 self.answers.put(place, words)
                 return found
         return last
+
+    def _chance(self, question: Question, words: tuple[str, ...]) -> float | EndpointError | UnreadableError:
+        place = self._key(question, "chance", *words)
+        if (kept := self.answers.get(place)) is not None:
+            return float(kept)
+        endpoint, asked = self.options.endpoint, {"logprobs": True, "top_logprobs": TOKENS, "max_tokens": 1}
+        body = {"model": endpoint.model, "messages": _messages(question), "temperature": 0.0, **asked}
+        try:
+            answer = endpoint.post("chat/completions", body)
+            tokens = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+            found = [(str(t["token"]).strip().casefold(), math.exp(min(0.0, t["logprob"]))) for t in tokens]
+        except EndpointError as error:
+            return error
+        except (KeyError, IndexError, TypeError):
+            return UnreadableError(f"{endpoint.url} gave no probabilities of tokens; set soft=false")
+        chance = min(1.0, sum(p for token, p in found if token and any(word.startswith(token) for word in words)))
+        self.answers.put(place, chance)
+        return chance
+
+    def _key(self, question: Question, *more: str) -> str:
+        return key(self.options.endpoint.model, question.text, [shown.digest for shown in question.pictures], *more)
+
+
+def _messages(question: Question) -> list[dict[str, Any]]:
+    pictures = [{"type": "image_url", "image_url": {"url": picture.url}} for picture in question.pictures]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": question.text}]}]
 
 
 def excerpt(words: str) -> str:

@@ -18,7 +18,11 @@ from fourstroke.options import path_option
 from fourstroke.ranges import Count, check_ranges
 from fourstroke.registry import find, kinds, offer
 
-offer("evaluations", reconstruction="fourstroke.evaluate.evaluations:Reconstruction")
+offer(
+    "evaluations",
+    judge="fourstroke.evaluate.judge_command:JudgeFolder",
+    reconstruction="fourstroke.evaluate.evaluations:Reconstruction",
+)
 
 
 class Evaluation(Protocol):

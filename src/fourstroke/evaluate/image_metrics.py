@@ -97,14 +97,14 @@ def grey(pictures: Tensor) -> Tensor:
     return (pictures * torch.tensor(LUMA).to(pictures)[:, None, None]).sum(-3)
 
 
-def image_metrics(pictures: Tensor) -> dict[str, float]:
+def image_metrics(pictures: Tensor, period: int = PERIOD) -> dict[str, float]:
     """All metrics of single pictures, by name; what pictures are too small for is left out."""
     found = {"saturation": saturation(pictures), "contrast": contrast(pictures), "sharpness": sharpness(pictures)}
     sides = min(pictures.shape[-2:])
     return (
         found
         | ({"flat_noise": flat_noise(pictures)} if sides >= PATCH else {})
-        | ({"grid_artefact": grid_artefact(pictures)} if sides >= 2 * PERIOD else {})
+        | ({"grid_artefact": grid_artefact(pictures, period)} if sides >= 2 * period else {})
     )
 
 

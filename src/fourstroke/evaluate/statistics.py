@@ -49,6 +49,21 @@ def mean(values: Sequence[float]) -> Share:
     return Share(float(found.mean()), low, high, len(found))
 
 
+def over_prompts(values: Sequence[float], prompts: Sequence[str]) -> Share:
+    """The mean of values of any scale, one a picture (at least one), with an interval over prompts.
+
+    Pictures of one prompt are not independent, so prompts are what is resampled.
+    """
+    rows: dict[str, list[float]] = {}
+    for value, prompt in zip(values, prompts, strict=True):
+        rows.setdefault(prompt, []).append(value)
+    sums, counts = [sum(row) for row in rows.values()], [len(row) for row in rows.values()]
+    if set(values) in ({0.0}, {1.0}) and (found := share(sums, counts)) is not None:
+        return found
+    low, high = _bootstrap(np.asarray(sums, float), np.asarray(counts, float))
+    return Share(float(np.mean(values)), low, high, len(values))
+
+
 def _bootstrap(sums: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     picks = np.random.default_rng(SEED).integers(len(weights), size=(RESAMPLES, len(weights)))
     low, high = np.quantile(sums[picks].sum(1) / weights[picks].sum(1), [0.025, 0.975])

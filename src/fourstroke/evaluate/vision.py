@@ -84,5 +84,7 @@ def read_scores(words: str, names: Sequence[str], highest: float) -> dict[str, f
     for found in reversed(json_objects(words)):
         numbers = [found.get(name) for name in names]
         if all(isinstance(n, (int, float)) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
-            return {name: float(np.clip(n / highest, 0, 1)) for name, n in zip(names, numbers, strict=True) if n is not None}
+            return {
+                name: float(np.clip(n / highest, 0, 1)) for name, n in zip(names, numbers, strict=True) if n is not None
+            }
     raise UnreadableError(f"no scores in {excerpt(words)}")

@@ -20,4 +20,5 @@ offer(
     ocr="fourstroke.enhance.rewards.ocr:Ocr",
     vision="fourstroke.enhance.rewards.vision:Vision",
     http="fourstroke.enhance.rewards.http:Http",
+    judge="fourstroke.enhance.rewards.judged:Judged",
 )
