@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import math
+import pickle
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +23,13 @@ from fourstroke.enhance.generator import PipelineGenerator
 from fourstroke.enhance.measure import text_scores
 from fourstroke.enhance.prompts import read_prompts, request
 from fourstroke.enhance.rewards import RewardBatch
-from fourstroke.enhance.rewards.ocr import likeness
+from fourstroke.enhance.rewards.judged import Judged
 from fourstroke.enhance.rewards.richness import richness
 from fourstroke.enhance.rewards.vision import Vision
+from fourstroke.evaluate.ocr import likeness
 from fourstroke.evaluate.reading import read_line, read_lines
 from fourstroke.evaluate.vision import VisionJudge
+from fourstroke.recipe import RecipeError, build
 from fourstroke.registry import find, kinds
 from fourstroke.world import World
 
@@ -37,6 +43,28 @@ LEXICON = Lexicon(("circle", "square"), ("red", "green"))
 def _batch(requests, rewrites, pictures=None):
     pictures = pictures or [np.zeros((8, 8, 3), np.uint8)] * len(requests)
     return RewardBatch([request("x", text, (8, 8)) for text in requests], rewrites, lambda: pictures)
+
+
+@contextlib.contextmanager
+def raw_server(answer):
+    """A server that answers bytes with bytes."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            data = answer(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
 
 
 def _read(name, requests, rewrites, **options):
@@ -166,6 +194,64 @@ def test_scorers_elsewhere_are_asked_in_one_call_and_mapped(serve):
     for name in ("none", "hps"):
         with pytest.raises(EndpointError, match=f"no number for {name}"):
             _read("http", ["a"], ["x"], url=url, reward=name, metric="none")
+
+
+def test_any_judge_is_a_reward_mapped_as_it_says(serve):
+    pictures = [np.full((32, 32, 3), value, np.uint8) for value in (0, 255)] + [np.zeros((32, 32, 3), np.uint8)]
+    pictures[2][..., 0] = 255
+    found = build(Judged, {"judge": {"kind": "artefacts"}, "score": "saturation", "low": 0.5, "high": 0.0})
+    assert found(_batch(["a"] * 3, ["x"] * 3, pictures)).tolist() == [1, 1, 0]
+    endpoint = {"url": serve(lambda body: said('{"consistency": 6, "aesthetics": 2}')), "model": "m"}
+    vision = build(Judged, {"judge": {"kind": "vision", "endpoint": endpoint}})
+    assert vision(_batch(["a"], ["x"])).tolist() == pytest.approx([0.4])
+    with pytest.raises(ValueError, match="artefacts has no score 'beauty'; it has saturation"):
+        build(Judged, {"judge": {"kind": "artefacts"}, "score": "beauty"})(_batch(["a"], ["x"]))
+    with pytest.raises(RecipeError, match="choose two numbers"):
+        build(Judged, {"judge": {"kind": "artefacts"}, "low": 1})
+
+
+def test_scorers_in_verl_omnis_form_are_asked_and_nothing_but_plain_values_is_read(serve, tmp_path):
+    asked = []
+
+    def answer(body):
+        asked.append(body)
+        return 200, pickle.dumps({"scores": [0.25, 0.75]})
+
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "owned",))
+
+    with raw_server(lambda data: answer(pickle.loads(data))[1]) as url:
+        reward = find("rewards", "http")(url=url, form="verl")
+        pictures = [np.full((8, 8, 3), value, np.uint8) for value in (1, 200)]
+        assert reward(_batch(["a", "b"], ["x", "y"], pictures)).tolist() == [0.25, 0.75]
+    assert asked[0]["prompts"] == ["a", "b"]
+    assert Image.open(io.BytesIO(asked[0]["images"][1])).format == "JPEG"
+    for bad, why in (
+        (Evil(), "plain values"),
+        ({"error": "out of memory"}, "out of memory"),
+        ({"scores": [1]}, "no score"),
+    ):
+        with (
+            raw_server(lambda data, bad=bad: pickle.dumps(bad)) as url,
+            pytest.raises(EndpointError, match=why),
+        ):
+            find("rewards", "http")(url=url, form="verl")(_batch(["a", "b"], ["x", "y"]))
+    assert not (tmp_path / "owned").exists()
+
+
+def test_one_picture_without_a_number_does_not_lose_the_others(serve):
+    def answer(body):
+        rows = [{"hps": {"score": 0.5}}, {}]
+        return 200, {"results": rows, "errors": [{}, {"hps": "out of memory"}]}
+
+    batch = _batch(["a", "b"], ["x", "y"])
+    reward = find("rewards", "http")(url=serve(answer), reward="hps")
+    values = reward(batch).tolist()
+    assert values[0] == 0.5
+    assert math.isnan(values[1])
+    assert reward.client.refused.total() == 1
+    assert "out of memory" in next(iter(reward.client.refused))
 
 
 def test_quoted_texts_are_looked_for_among_what_is_read(monkeypatch):

@@ -56,6 +56,23 @@ def test_a_recipe_names_validators_and_a_file_gives_their_prompts(tiny, tmp_path
         run_validators([validator, validator], tiny, tmp_path, 0)
 
 
+def test_judges_look_at_what_is_drawn_and_cost_no_run_when_they_fail(tiny, tmp_path, sight):
+    server = sight(lambda question, pictures: '{"consistency": 5, "aesthetics": 10}')
+    endpoint = f"{{url: '{server.url}', model: eye, retries: 0, timeout: 0.5}}"
+    text = "validators: [{kind: prompts, prompts: [a circle, a cat], diversity_prompts: 0, judges: [{kind: vision, "
+    (tmp_path / "r.yaml").write_text(f"{text}endpoint: {endpoint}}}, {{kind: artefacts}}]}}]")
+    (config,) = load_recipe(Recipe, tmp_path / "r.yaml").validators
+    validator = config.open()
+    found = validator.run(tiny, tmp_path, 0)
+    assert (found["vision/consistency"], found["vision/aesthetics"]) == (0.5, 1.0)
+    assert found["artefacts/saturation"] == pytest.approx(found["saturation"])
+    assert ["a circle" in server.asked[0], "a cat" in server.asked[1]] == [True, True]
+    server.mood = lambda number: "busy"
+    found = config.open().run(tiny, tmp_path, 1)
+    assert math.isnan(found["vision/consistency"])
+    assert "saturation" in found
+
+
 @pytest.mark.parametrize(
     ("keys", "said"),
     [("", "name the prompts"), (", prompts: [a], file: x.txt", "either"), (", prompts: [a], seeds: 1", "seeds=1")],

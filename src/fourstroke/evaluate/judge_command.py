@@ -42,7 +42,7 @@ class JudgeFolder:
         from fourstroke.evaluate.judging import judge_folder
 
         if model is not None:
-            raise ValueError("a folder of pictures is judged, no model: draw first, with fourstroke eval prompts")
+            raise ValueError("a folder of pictures is judged, no model: leave --model out")
         given: dict[str, Any] = {"cache": self.cache or self.folder / SCORES / ANSWERS, "device": device}
         if self.endpoint:
             given["endpoint"] = {"url": self.endpoint, "model": self.endpoint_model}

@@ -6,6 +6,8 @@ its teacher's.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,11 @@ import numpy as np
 from torch import Tensor
 
 from fourstroke.data.prompts import read_prompts
+from fourstroke.data.sample import Caption, Record
 from fourstroke.data.sheet import contact_sheet
+from fourstroke.enhance.endpoint import EndpointError
 from fourstroke.evaluate.image_metrics import diversity, image_metrics, stack
+from fourstroke.evaluate.judges import JudgeOption
 from fourstroke.files import save_image
 from fourstroke.pipeline import Pipeline
 from fourstroke.ranges import Count, Natural, NonNegative, check_ranges
@@ -46,6 +51,9 @@ class PromptsConfig:
     steps: Count | None = None
     guidance: NonNegative | None = None
     batch: Count = 16
+    judges: tuple[JudgeOption, ...] = ()
+    """What judges say of each prompt's first picture is measured too: `KIND/SCORE`, means over pictures with a score.
+    """
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -54,6 +62,8 @@ class PromptsConfig:
             raise ValueError("name the prompts to draw, either as prompts or as a file")
         if self.seeds > SEEDS or (self.diversity_prompts and self.seeds < 2):
             raise ValueError(f"seeds={self.seeds}: choose 2 to {SEEDS}, or diversity_prompts=0")
+        if twice := [kind for kind, count in Counter(judge.kind for judge in self.judges).items() if count > 1]:
+            raise ValueError(f"two judges are of the kind {twice[0]}; put one of them into a validator of its own")
 
     def open(self) -> PromptsValidator:
         """The validator; raises ValueError for a file that cannot be used or holds no prompt."""
@@ -81,13 +91,33 @@ class PromptsValidator:
 
     def __init__(self, config: PromptsConfig, prompts: Sequence[str]) -> None:
         self.config, self.prompts = config, list(prompts)
+        self.judges = {judge.kind: judge.open() for judge in config.judges}
+        if wrong := [kind for kind, judge in self.judges.items() if getattr(judge, "reach", "picture") != "picture"]:
+            raise ValueError(f"{wrong[0]} does not judge pictures one by one; use fourstroke eval judge")
 
     def run(self, pipe: Pipeline, folder: Path, step: int) -> dict[str, float]:
         """Metrics of the pictures, and a sheet of the first ones."""
         drawing = self.draw(pipe)
         self.sheet(drawing, folder, f"step-{step:06d}")
         prefix = f"{self.config.name}/" if self.config.name else ""
-        return {prefix + name: value for name, value in drawing.metrics().items()}
+        return {prefix + name: value for name, value in (drawing.metrics() | self.judge(drawing)).items()}
+
+    def judge(self, drawing: Drawing) -> dict[str, float]:
+        """Means of what judges say; NaN where an endpoint fails, which is told, or no picture has a score."""
+        records = [
+            Record(name=str(index), size=(picture.shape[1], picture.shape[0]), captions=(Caption(text, "prompt"),))
+            for index, (picture, text) in enumerate(zip(drawing.pictures, self.prompts, strict=True))
+        ]
+        found: dict[str, float] = {}
+        for kind, judge in self.judges.items():
+            try:
+                scores = judge.score(drawing.pictures, records)
+            except EndpointError as error:
+                print(f"{kind} has no scores this time: {error}", flush=True)
+                scores = {name: [] for name in getattr(judge, "names", ())}
+            means = {name: [value for value in column if math.isfinite(value)] for name, column in scores.items()}
+            found |= {f"{kind}/{name}": sum(v) / len(v) if v else math.nan for name, v in means.items()}
+        return found
 
     def draw(self, pipe: Pipeline) -> Drawing:
         """All pictures of a look; those of a prompt and a seed do not depend on what else is drawn."""
