@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from fourstroke.image_io import ADDRESS, MAX_PIXELS, ImageError, decode_image, is_address, read_bytes
 
@@ -90,6 +91,16 @@ class Images:
             self.report.used += 1
             yield entry.name, picture
 
+    def spread(self, count: int) -> None:
+        """Put `count` pictures evenly spread over all first, in order, and the others behind them: a few classes of a
+        folder of classes do not stand for all.
+        """
+        total = len(self.entries)
+        first = [total * index // count for index in range(count)] if 0 < count < total else range(total)
+        chosen = set(first)
+        rest = [entry for index, entry in enumerate(self.entries) if index not in chosen]
+        self.entries = [self.entries[index] for index in first] + rest
+
     def skip(self, name: str, reason: str) -> None:
         """Note that a picture is not used."""
         self.report.skipped[name] = reason
@@ -113,6 +124,20 @@ def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Read as `image_io.decode_image` does; raises ImageError as it does.
     """
     return np.asarray(decode_image(data, max_pixels).convert("RGBA"))
+
+
+def square(picture: np.ndarray, side: int) -> np.ndarray:
+    """(H, W, 3 or 4) uint8 as ImageNet's pictures are measured at a size: the shorter side scaled to `side` (by halves
+    with a box filter while it is twice as long, then bicubic), the centre cut out.
+    """
+    image = Image.fromarray(picture)
+    while min(image.size) >= 2 * side:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = side / min(image.size)
+    size = max(side, round(image.width * scale)), max(side, round(image.height * scale))
+    image = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side)))
 
 
 def crop_to_multiple(picture: np.ndarray, multiple: int) -> np.ndarray:

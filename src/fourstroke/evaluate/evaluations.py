@@ -52,32 +52,53 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """PSNR, SSIM, LPIPS and NED of autoencoders."""
+    """PSNR, SSIM, LPIPS, rFID and NED of autoencoders, or of folders of reconstructions."""
 
     kind: ClassVar[str] = "reconstruction"
     n: Annotated[Count, Option("held-out pictures of each dataset, or pictures at most")] = 200
     data: tuple[Annotated[Path, Option("a dataset's YAML (default: the model's own); may be repeated")], ...] = ()
     images: Annotated[Path, Option("a folder, a picture or .tar shards in place of datasets")] | None = None
+    copies: Annotated[Path, Option("a folder of reconstructions of --images by name, in place of a model's")] | None = (
+        None
+    )
+    mode: Annotated[Literal["ned", "pixel", "all"], Option("what to measure of --copies: words, pixels, both")] = "all"
+    size: Annotated[Count, Option("scale and cut --images to squares, as ImageNet's are measured")] | None = None
+    save: Annotated[Path, Option("folder for reconstructions of --images; with --copies, for results.json")] | None = (
+        None
+    )
     peers: tuple[Annotated[Path, Option("an autoencoder beside it; may be repeated", flag="peer")], ...] = ()
     read: Annotated[bool, Option("read the words of both sides (needs RapidOCR)")] = False
     lpips: Annotated[Path, Option("folder or file of published LPIPS weights: measure it too")] | None = None
+    inception: Annotated[Path, Option("file of pytorch-fid's Inception weights: measure rFID too")] | None = None
     sheet: Annotated[Path, Option("write originals, reconstructions and differences")] | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.copies is not None and self.images is None:
+            raise ValueError("--copies are measured against their originals: name these with --images")
+        if self.copies is None and self.mode != "all":
+            raise ValueError("--mode is for --copies; of a model --read adds NED")
 
     def run(self, model: str | None, device: str | None) -> dict[str, Any]:
         """Measure."""
+        if self.images is not None and self.copies is not None:
+            from fourstroke.evaluate.copies import evaluate_copies
+
+            if model is not None or self.peers or self.sheet or self.size or self.data:
+                raise ValueError("--copies are there already: leave out --model, --peer, --data, --size and --sheet")
+            both, names = (self.images, self.copies), ("mode", "lpips", "inception", "save")
+            return evaluate_copies(*both, device=device, **{name: getattr(self, name) for name in names})
         from fourstroke.evaluate.reconstruction import evaluate_reconstruction
 
-        options = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        others = ("copies", "mode")
+        options = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in others}
         return evaluate_reconstruction(model, device=device, **options)
 
     def report(self, result: dict[str, Any]) -> str:
         """Means of each group of pictures."""
-        from fourstroke.evaluate.reconstruction import table
+        from fourstroke.evaluate import copies, reconstruction
 
-        return table(result)
+        return copies.table(result) if "copies" in result else reconstruction.table(result)
 
 
 def add_evaluations(subjects: Any) -> None:

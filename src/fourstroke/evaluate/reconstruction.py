@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from fourstroke.data.images import Images, crop_to_multiple
+from fourstroke.data.images import Images, crop_to_multiple, square
 from fourstroke.data.sample import DatasetConfig, SampleError
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import Device
 from fourstroke.evaluate import reading
 from fourstroke.evaluate.data import find_data, parts
+from fourstroke.evaluate.frechet import Moments, frechet_distance
+from fourstroke.evaluate.inception import Inception
 from fourstroke.evaluate.models import (
     ReconstructionModel,
     forget_peak,
@@ -76,16 +79,20 @@ def measure(
     keep: int | None = None,
     read: bool = False,
     lpips: Lpips | None = None,
+    inception: Inception | None = None,
+    on_copy: Callable[[int, np.ndarray], None] | None = None,
 ) -> dict[str, Any]:
-    """Mean PSNR in dB, SSIM and, where asked, LPIPS and NED over pictures (H, W, 3 or 4) uint8 of sides >= 11.
+    """Mean PSNR in dB, SSIM and, where asked, LPIPS, rFID and NED over pictures (H, W, 3 or 4) uint8 of sides >= 11.
 
-    `copies` holds the first `keep` reconstructions (None: all), (H, W, 3) uint8; `megapixels` a second are those of
-    encoding and decoding alone. Pictures in a row that have the same size are coded together.
+    `on_copy` gets each reconstruction with its number; `copies` holds the first `keep` of them (None: all), (H, W, 3)
+    uint8. `megapixels` a second are those of encoding and decoding alone. Pictures in a row that have the same size are
+    coded together.
     """
     scores: list[tuple[float, float]] = []
     copies: list[np.ndarray] = []
     similar: list[float] = []
     distances: list[float] = []
+    moments = Moments(), Moments()
     seconds = pixels = 0.0
     tell = progress(label)
     total = total or (len(pictures) if isinstance(pictures, Sequence) else 0)
@@ -100,7 +107,13 @@ def measure(
         scores += zip(psnr(y, x[:, :3]).tolist(), ssim(y, x[:, :3]).tolist(), strict=True)
         if lpips is not None:
             distances += lpips(y, x[:, :3]).tolist()
+        if inception is not None:
+            for own, shown in zip(moments, (x[:, :3], y), strict=True):
+                own.add(inception((shown + 1) / 2))
         made = list(((y + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+        for number, copy in enumerate(made, len(scores) - len(made)):
+            if on_copy is not None:
+                on_copy(number, copy)
         copies += made[: max(0, len(made) if keep is None else keep - len(copies))]
         if read:
             similar += [s for pair in zip(group, made, strict=True) if (s := similarity(*pair)) is not None]
@@ -111,6 +124,8 @@ def measure(
     result = {"psnr": float(mean[0]), "ssim": float(mean[1]), "each": scores, "copies": copies}
     if lpips is not None:
         result["lpips"] = float(np.mean(distances))
+    if inception is not None:
+        result["rfid"] = frechet_distance(moments[0].result(), moments[1].result())
     if read:
         result |= {"ned": float(np.mean(similar)) if similar else None, "with_words": len(similar)}
     return result | {"megapixels": pixels / 1e6 / max(seconds, 1e-9)}
@@ -177,6 +192,9 @@ def evaluate_reconstruction(
     n: int = 200,
     read: bool = False,
     lpips: Path | None = None,
+    inception: Path | None = None,
+    size: int | None = None,
+    save: Path | None = None,
     device: Device | None = None,
     sheet: Path | None = None,
 ) -> dict[str, Any]:
@@ -186,10 +204,13 @@ def evaluate_reconstruction(
         model: a checkpoint (folder, hub id, or None for the best bundled one), or the folder of an autoencoder alone.
         data: a dataset, files of datasets, or nothing for the checkpoint's own: n held-out pictures of each, and five
             photographs. Each part of a mixture is a group of its own.
-        images: instead, the first n pictures that can be read of a folder, a picture, or webdataset shards.
+        images: instead, n pictures that can be read of a folder, a picture, or webdataset shards, spread over them.
         peers: autoencoders beside it, of the same kinds, or in diffusers' layout.
         read: also read what is written, with RapidOCR.
         lpips: also compare features, with the published weights that lie in this folder or file (`vae.lpips`).
+        inception: also measure rFID, with pytorch-fid's weights in this file (`evaluate.inception`).
+        size: of `images`, scaled and cut to squares of this side as ImageNet's are measured.
+        save: a folder for the reconstructions of `images` by `model`, PNGs of the pictures' names.
         sheet: where to write the picture, for `model`.
 
     PSNR in dB, SSIM and NED at most 1; `megapixels` a second; `peak_mb` is the GPU's, or all of the process on a CPU.
@@ -197,12 +218,16 @@ def evaluate_reconstruction(
     """
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1")
+    if images is None and (size is not None or save is not None):
+        raise ValueError("a size, and a folder to save to, are for pictures of your own: give --images")
     distance = None if lpips is None else Lpips.from_pretrained(lpips)
+    network = None if inception is None else Inception.from_pretrained(inception)
     models = [load_reconstruction_model(name, device) for name in (model, *peers)]
-    source = None if images is None else Images(images)
+    source, names = None if images is None else Images(images), list[str]()
     multiple = math.lcm(*(each.multiple for each in models))
     if source is not None:
-        groups = [_own(source, n, multiple, SSIM_WINDOW if lpips is None else SMALLEST)]
+        source.spread(n)
+        groups = [_own(source, n, multiple, SSIM_WINDOW if lpips is None else SMALLEST, size, names)]
     else:
         groups = [_held_out(config, n, multiple) for config in _datasets(data, models[0])]
         photos = list(photographs().values())
@@ -210,7 +235,10 @@ def evaluate_reconstruction(
     results: list[dict[str, Any]] = []
     for each in models:
         forget_peak(each.device)
-        extra: dict[str, Any] = {"read": read, "lpips": distance}
+        extra: dict[str, Any] = {"read": read, "lpips": distance, "inception": network}
+        extra["keep"] = SHEET_COLUMNS if sheet is not None and not results else 0
+        if save is not None and not results:
+            extra["on_copy"] = partial(_save, save, names)
         found = {g.name: measure(each.code, g.pictures(), g.batch, g.name, total=g.count, **extra) for g in groups}
         results.append(found | {"peak_mb": round(peak_memory(each.device), 1)})
     if sheet is not None:
@@ -233,7 +261,8 @@ def table(result: dict[str, Any]) -> str:
             rows = {f"{answer[name]['n']} of {name}": answer[name] for name in answer["datasets"]}
             rows |= answer["photographs"]
         speed = f"{next(iter(rows.values()))['megapixels']:.2f} megapixels a second, at most {answer['peak_mb']:.0f} MB"
-        columns = {key.upper(): key for key in ("lpips", "ned") if any(key in row for row in rows.values())}
+        known = {"LPIPS": "lpips", "rFID": "rfid", "NED": "ned"}  # in the report's order
+        columns = {head: key for head, key in known.items() if any(key in row for row in rows.values())}
         heads = "".join(f" {head:>7}" for head in columns)
         lines += [f"{answer['model']}: reconstruction; {speed}", f"{'':<24} {'PSNR':>8} {'SSIM':>7}{heads}"]
         for name, row in rows.items():
@@ -276,26 +305,32 @@ def _held_out(config: DatasetConfig, n: int, multiple: int) -> Group:
     return Group(config.kind, lambda: itertools.islice(pictures(), n), min(n, len(data)))
 
 
-def _own(source: Images, n: int, multiple: int, least: int) -> Group:
+def _save(folder: Path, names: Sequence[str], number: int, copy: np.ndarray) -> None:
+    """Write a reconstruction under the name of its picture, as PNG."""
+    save_image(Image.fromarray(copy), folder / Path(names[number]).with_suffix(".png"))
+
+
+def _own(source: Images, n: int, multiple: int, least: int, size: int | None, names: list[str]) -> Group:
     """The first n pictures of one's own that can be used: those of `least` pixels a side, cut to the multiple.
 
-    Going through them raises ValueError with the reasons if there is none.
+    `names` becomes theirs, and the pictures squares of `size` if there is one. Going through them raises ValueError
+    with the reasons if there is none.
     """
 
     def pictures() -> Iterator[np.ndarray]:
-        used = 0
+        names.clear()
         for name, picture in source:
             try:
-                whole = crop_to_multiple(picture, multiple)
+                whole = crop_to_multiple(picture if size is None else square(picture, size), multiple)
             except ImageError as error:
                 source.skip(name, str(error))
                 continue
             if min(whole.shape[:2]) < least:
                 source.skip(name, f"{whole.shape[1]} x {whole.shape[0]} pixels, less than {least} a side")
                 continue
-            used += 1
+            names.append(name)
             yield whole
-        if not used:
+        if not names:
             raise ValueError(f"there is no picture to measure: {source.report}")
 
     return Group("images", lambda: itertools.islice(pictures(), n), min(n, len(source)))
@@ -311,7 +346,7 @@ def _batches(pictures: Iterable[np.ndarray], batch: int) -> Iterator[list[np.nda
 
 def _plain(found: dict[str, Any]) -> dict[str, Any]:
     """Results without pictures; photographs one by one."""
-    keys = ("psnr", "ssim", "lpips", "ned", "with_words", "megapixels")
+    keys = ("psnr", "ssim", "lpips", "rfid", "ned", "with_words", "megapixels")
     plain: dict[str, Any] = {"peak_mb": found["peak_mb"]}
     for name, group in found.items():
         if name == "peak_mb":
