@@ -20,7 +20,10 @@ def test_what_is_asked_comes_from_the_suite_else_from_quotes():
     assert asked_texts(record('a sign "open"', words=["shut", " "])) == ["shut"]
     assert asked_texts(record('a sign "open"', text="shut")) == ["shut"]
     assert asked_texts(record('a sign "open"', text={"odd": 1})) == ["open"]
-    assert asked_texts(record("a sign")) == []
+    assert asked_texts(record("a sign", text="a sign")) == []
+    asked = "a cat's board says 'on sale' and a dog's 'half price'"
+    assert asked_texts(record(asked)) == []
+    assert asked_texts(record(asked, suite="cvtg", texts=2)) == ["on sale", "half price"]
 
 
 def test_texts_over_several_lines_are_found_among_others():

@@ -79,6 +79,19 @@ def test_oneig_and_own_files_are_found_by_id_and_by_prompt(tmp_path):
     assert [q.answer for q in QuestionFile(tmp_path / "own.jsonl").of(record())] == ["circle", "yes"]
 
 
+def test_geneval_asks_for_things_counts_colours_and_places():
+    include = [{"class": "bench", "count": 2}, {"class": "dog", "count": 1, "color": "red", "position": ["left of", 0]}]
+    found = questions_of({"tag": "position", "include": include, "prompt": "it"})
+    assert [(q.tag, q.answer, q.parents) for q in found] == [
+        ("object", "yes", ()), ("count", "2", ("0",)), ("object", "yes", ()), ("color", "yes", ("1",)),
+        ("position", "yes", ("1", "0")),
+    ]  # fmt: skip
+    assert found[-1].text == "In the picture, is the dog left of the bench?"
+    assert scores(found, [False, True, True, True, True])["score"] == 2 / 5
+    with pytest.raises(ValueError, match="not GenEval's"):
+        questions_of({"include": [{"class": "a", "position": ["left of", 4]}]})
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [("", "holds no questions"), ("[1]", "row 1 is no JSON object"), ('{"questions": [""]}', "a question without"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from fourstroke.evaluate.judges import PictureJudge, Reading
 from fourstroke.evaluate.reading import can_read, compare, read_lines
 
 KEYS = ("words", "texts", "text")
+SINGLE = re.compile(r"(?<!\w)'([^']+)'(?!\w)")
+"""CVTG-2K's quotation marks; elsewhere they may be apostrophes."""
 UNSPACED = ("CJK", "KANA", "THAI", "LAO", "KHMER")
 """Scripts without spaces between words: characters count in place of words."""
 ENOUGH = 0.5
@@ -77,12 +79,14 @@ class OcrReader(PictureJudge):
 
 def asked_texts(record: Record) -> list[str]:
     """The texts that a picture is to show; none if it is to show none."""
+    prompt = record.captions[0].text if record.captions else ""
     for name in KEYS:
-        if told := record.meta.get(name):
-            texts = [told] if isinstance(told, str) else told
-            if isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts):
-                return [text for text in texts if text.strip()]
-    return quoted(record.captions[0].text) if record.captions else []
+        told = record.meta.get(name)
+        texts: Any = [told] if isinstance(told, str) else told
+        known = isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts)
+        if told and known and told != prompt:  # in a file of one's own `text` may be the prompt
+            return [text for text in texts if text.strip()]
+    return quoted(prompt) or (SINGLE.findall(prompt) if record.meta.get("suite") == "cvtg" else [])
 
 
 def scores(texts: Sequence[str], lines: Sequence[str]) -> dict[str, float]:

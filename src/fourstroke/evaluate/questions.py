@@ -1,8 +1,9 @@
 """Questions about pictures with their right answers, as the benchmarks write them, from a suite's rows or from files.
 
-Three forms are read. GenEval 2: rows of JSON with `vqa_list`, pairs of question and answer, and their `skills`.
+Four forms are read. GenEval 2: rows of JSON with `vqa_list`, pairs of question and answer, and their `skills`.
 DPG-Bench: a CSV with a line for each question, whose `dependency` names the questions without which it has no sense.
-OneIG-Bench: a JSON object by prompt, each with `question` and `dependency` by number. A row's own `questions` may be
+OneIG-Bench: a JSON object by prompt, each with `question` and `dependency` by number. For GenEval, whose rows say what
+is to be there and which an object detector judges, questions are made of that. A row's own `questions` may be
 texts, or objects with `question`, and where it helps `answer` (yes), `id`, `dependency` and `tag`.
 """
 
@@ -60,7 +61,7 @@ def questions_of(meta: Mapping[str, Any]) -> list[PictureQuestion]:
             raise ValueError("has a vqa_list that is no list of questions with answers, each with its skill")
         both = zip(pairs, skills, strict=True)
         return [_checked(str(k), text, answer, (), tag) for k, ((text, answer), tag) in enumerate(both, 1)]
-    return []
+    return _of_geneval(meta["include"]) if isinstance(meta.get("include"), list) else []
 
 
 class QuestionFile:
@@ -110,6 +111,30 @@ def _rows(file: Path) -> Iterable[tuple[str, list[str], Mapping[str, Any]]]:
         raise TextError(f"row {wrong[0]} is no JSON object")
     names = [[row[key] for key in ITEMS if isinstance(row.get(key), str)] for _, row in rows]
     return [(f"row {number}", own, row) for (number, row), own in zip(rows, names, strict=True)]
+
+
+def _of_geneval(include: Sequence[Any]) -> list[PictureQuestion]:
+    """Questions of things, with their numbers, colours and places, each after that of the thing."""
+    found: list[PictureQuestion] = []
+    try:
+        names = [str(thing["class"]) for thing in include]
+        for index, (name, thing) in enumerate(zip(names, include, strict=True)):
+            own, count = str(index), int(thing.get("count", 1))
+            asked: dict[str, tuple[str, str, tuple[str, ...]]] = {}
+            asked["object"] = (f"Is there at least one {name} in the picture?", "yes", ())
+            if count > 1:
+                asked["count"] = (f"How many of this are in the picture: {name}?", str(count), (own,))
+            if colour := thing.get("color"):
+                asked["color"] = (f"Is the {name} {colour}?", "yes", (own,))
+            if place := thing.get("position"):
+                text = f"In the picture, is the {name} {place[0]} the {names[place[1]]}?"
+                asked["position"] = (text, "yes", (own, str(place[1])))
+            for tag, (text, answer, parents) in asked.items():
+                number = own if tag == "object" else f"{own} {tag}"
+                found.append(PictureQuestion(number=number, text=text, answer=answer, parents=parents, tag=tag))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        raise ValueError("has an include that is not GenEval's") from None
+    return found
 
 
 def _listed(number: str, row: Any) -> PictureQuestion:
