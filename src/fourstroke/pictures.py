@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from fourstroke.files import save_image, user_path
 from fourstroke.pipeline import Output
@@ -35,11 +35,16 @@ def write_pictures(
         told |= {"width": image.width, "height": image.height, **(settings or {})}
         if request != prompt:
             told["request"] = request
-        note = PngImagePlugin.PngInfo()
-        note.add_itxt(NOTE_KEY, json.dumps(told, ensure_ascii=False))
         path = free_path(user_path(folder) / f"{slug(request)}-{seed}.png")
-        save_image(image, path, pnginfo=note)
+        save_picture(image, path, told)
         yield path
+
+
+def save_picture(image: Image.Image, path: Path, told: Mapping[str, Any]) -> None:
+    """Write a PNG with a note of what is `told` inside, whole or not at all; raises WriteError."""
+    note = PngImagePlugin.PngInfo()
+    note.add_itxt(NOTE_KEY, json.dumps(told, ensure_ascii=False))
+    save_image(image, path, pnginfo=note)
 
 
 def slug(prompt: str, length: int = 40) -> str:

@@ -22,6 +22,7 @@ offer(
     "evaluations",
     judge="fourstroke.evaluate.judge_command:JudgeFolder",
     reconstruction="fourstroke.evaluate.evaluations:Reconstruction",
+    prompts="fourstroke.evaluate.suites.kinds:Prompts",
 )
 
 
