@@ -26,9 +26,9 @@ from fourstroke.data.datasets.mixture import MixtureData, Part
 from fourstroke.data.datasets.webdataset import WebDatasetData
 from fourstroke.data.frames import Bucketed, Windows
 from fourstroke.data.loader import Loader, LoaderConfig
-from fourstroke.data.reader import BatchReader, Plan, Row, choose
+from fourstroke.data.reader import BatchReader, Plan, PlannedSample, choose
 from fourstroke.data.sample import Batch, Caption, Dataset, Record, Sample
-from fourstroke.data.schedule import SHARDS, Order, Schedule
+from fourstroke.data.schedule import SHARDS, Schedule, ShuffledIndices
 from tests.data.pictures import encoded, noise, write_shard
 
 SIZES = ((64, 64), (96, 64), (64, 96), (48, 64))
@@ -234,7 +234,7 @@ def test_a_schedule_is_even_and_can_be_entered_anywhere() -> None:
 
 
 def test_shards_are_read_a_few_at_a_time() -> None:
-    order = Order(np.arange(1000), (3,), blocks=list(range(0, 1000, 50)))
+    order = ShuffledIndices(np.arange(1000), (3,), blocks=list(range(0, 1000, 50)))
     drawn = [order[position] for position in range(2000)]
     assert sorted(drawn[:1000]) == sorted(drawn[1000:]) == list(range(1000))
     assert drawn[:1000] != drawn[1000:]
@@ -290,7 +290,7 @@ def test_the_rows_of_a_step_have_captions_of_one_kind():
         record=records.__getitem__,
         sample=lambda index: Sample(record=records[index], image=np.zeros((32, 32, 4), np.uint8)),
     )
-    rows = {step: [Row((n,), (0, 4, step, n), False, 0) for n in range(8)] for step in range(20)}
+    rows = {step: [PlannedSample((n,), (0, 4, step, n), False, 0) for n in range(8)] for step in range(20)}
     reader = BatchReader(dataset, Bucketed(Buckets(BucketConfig(areas=(32,), ratios=((1, 1),)), 32)), {}, None, None)
     seen = [set(reader[Plan(((32, 32), ()), rows[step])].batch.prompts) for step in range(20)]
     assert all(len(prompts) == 1 for prompts in seen)

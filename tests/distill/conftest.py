@@ -44,7 +44,7 @@ def recipe(teacher_folder: Path, tmp_path: Path) -> DistillRecipe:
         student=OptimizerConfig(kind="adamw", lr=1e-3, warmup=2),
         fake=OptimizerConfig(lr=2e-3, warmup=1, cooldown=0.0),
         batch_size=3,
-        draws=2,
+        noise_samples=2,
         fake_updates=2,
         validation=ComparisonConfig(prompts=2, diversity_prompts=1, seeds=2, teacher_steps=4),
     )

@@ -125,7 +125,7 @@ def test_warming_up_teaches_where_the_guided_teacher_goes(recipe):
 
 
 def test_the_fake_score_overfits_a_frozen_student(recipe):
-    stage = DistillStage(dataclasses.replace(recipe, batch_size=2, draws=4))
+    stage = DistillStage(dataclasses.replace(recipe, batch_size=2, noise_samples=4))
     with torch.no_grad():
         for p in stage.distilled.fake.proj_out.parameters():
             p.mul_(-1)
@@ -152,7 +152,7 @@ def test_flow_matching_counts_at_the_first_step_alone(recipe, monkeypatch):
             monkeypatch.setattr(stage, "_random_step", lambda generator, step=step: step)
             generator = torch.Generator().manual_seed(0)
             batch = stage.batches.make(0, generator)
-            student = condition(stage.student, batch.text, batch.grid, repeats=recipe.draws)
+            student = condition(stage.student, batch.text, batch.grid, repeats=recipe.noise_samples)
             losses[weight, step] = stage.student_loss(batch, student, generator)["loss"].item()
     assert losses[1.0, 0] > losses[0.0, 0]
     assert losses[1.0, 1] == losses[0.0, 1]
@@ -332,13 +332,13 @@ def test_ranks_draw_their_own_rows_of_one_noise(recipe, monkeypatch):
         batch = stage.batches.make(0, torch.Generator().manual_seed(0))
         monkeypatch.setattr("fourstroke.parallel.noise.data_shard", lambda shard=shard: shard)
         drawn = torch.Generator().manual_seed(3)
-        noise.append([stage._noise(batch, drawn).unflatten(0, (size, recipe.draws)) for _ in range(2)])
+        noise.append([stage._noise(batch, drawn).unflatten(0, (size, recipe.noise_samples)) for _ in range(2)])
         monkeypatch.undo()
     whole, *parts = noise
     for n in range(2):
         assert torch.equal(whole[n], torch.stack([parts[0][n], parts[1][n]], dim=1).flatten(0, 1))
     assert not torch.equal(whole[0], whole[1])
-    assert len(whole[0].flatten(0, 1).unique(dim=0)) == 4 * recipe.draws
+    assert len(whole[0].flatten(0, 1).unique(dim=0)) == 4 * recipe.noise_samples
 
 
 def test_the_teachers_prefix_without_a_prompt_is_computed_once(recipe, monkeypatch):

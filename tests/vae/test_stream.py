@@ -254,12 +254,12 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str | int]:
 
 def test_the_whole_is_computed_where_there_is_room(monkeypatch: pytest.MonkeyPatch, taken: list[str | int]) -> None:
     model, z = build(), torch.randn(1, 16, 4, 4)
-    wanted = tiling.WHOLE * 2 * 12 * 64 * 64 * 4
+    wanted = tiling.MAPS_WHOLE * 2 * 12 * 64 * 64 * 4
     pictures = []
     for memory in (wanted, wanted - 1, 1):
         monkeypatch.setattr(tiling, "room", lambda device, memory=memory: memory)
         pictures.append(model.decode_raw(z))
-    assert taken == ["whole", max(tiling.SMALLEST_STRIP, (wanted - 1) // tiling.IN_STRIPS), tiling.SMALLEST_STRIP]
+    assert taken == ["whole", max(tiling.SMALLEST_STRIP, (wanted - 1) // tiling.MAPS_IN_STRIPS), tiling.SMALLEST_STRIP]
     torch.testing.assert_close(pictures[1], pictures[0], atol=2e-5, rtol=0)
     torch.testing.assert_close(pictures[2], pictures[0], atol=2e-5, rtol=0)
 

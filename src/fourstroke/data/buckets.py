@@ -19,7 +19,6 @@ from fourstroke.ranges import Count, NonNegative, Positive, PositiveFraction, ch
 
 Crop = tuple[float, float, float, float]
 """Left, top, right and bottom of what is shown, as fractions of the picture."""
-WHOLE: Crop = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,9 @@ import torch.utils.data
 from fourstroke.data.datasets.mixture import Mixture
 from fourstroke.data.filters import Filters
 from fourstroke.data.frames import Frames
-from fourstroke.data.reader import BatchReader, Features, Latents, Made, Plan, Row
+from fourstroke.data.reader import BatchReader, Features, Latents, Made, Plan, PlannedSample
 from fourstroke.data.sample import Batch, Dataset, SampleError, Shape, hints
-from fourstroke.data.schedule import Order, Schedule
+from fourstroke.data.schedule import Schedule, ShuffledIndices
 from fourstroke.data.survey import Surveyed, shapes_of, survey
 from fourstroke.ranges import Count, Natural, NonNegative, check_ranges
 
@@ -48,7 +48,7 @@ class LoaderConfig:
 class _Stream:
     """Samples of one dataset in one bucket."""
 
-    order: Order
+    order: ShuffledIndices
     weight: float
     drawn: bool
     part: int
@@ -154,7 +154,7 @@ class Loader:
                 for target, indices in shapes.items():
                     key = group, number if apart else 0, target
                     weight = one.stretch.weight * self.frames.shares[group] / share * len(indices) / counts[group]
-                    order = Order(indices, (self.seed, 1, number, group, len(streams)), blocks)
+                    order = ShuffledIndices(indices, (self.seed, 1, number, group, len(streams)), blocks)
                     if weight:
                         streams.setdefault(key, []).append(_Stream(order, weight, bool(part.shapes), number))
         return list(streams.items())
@@ -196,5 +196,5 @@ class Loader:
                     order, seed = streams[stream].order, (self.seed, 4, step, row)
                     spare = np.random.default_rng(seed).integers(len(order), size=SPARE)
                     indices = order[position], *order.members[spare].tolist()
-                    rows.append(Row(indices, seed, streams[stream].drawn, streams[stream].part))
+                    rows.append(PlannedSample(indices, seed, streams[stream].drawn, streams[stream].part))
                 yield Plan(target, rows)

@@ -31,7 +31,7 @@ class Features(Protocol):
 
 
 @dataclass(frozen=True)
-class Row:
+class PlannedSample:
     """A sample of a batch: those to try, in order, and where its random numbers come from."""
 
     indices: tuple[int, ...]
@@ -46,7 +46,7 @@ class Plan:
     """What a batch is to be made of."""
 
     target: Shape
-    rows: Sequence[Row]
+    rows: Sequence[PlannedSample]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class BatchReader(torch.utils.data.Dataset[Made]):
         except SampleError as error:  # of a picture whose latents are there, and which is gone
             return Made(None, [*skipped, (rows[0].index, error)])
 
-    def _row(self, row: Row, index: int, target: Shape) -> _Read:
+    def _row(self, row: PlannedSample, index: int, target: Shape) -> _Read:
         """A sample, scaled and cropped; raises SampleError."""
         rng = np.random.default_rng((*row.seed, 1))
         wanted: Record | Sample = self.dataset.sample(index) if self.latents is None else self.dataset.record(index)

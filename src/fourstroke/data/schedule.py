@@ -55,7 +55,7 @@ class Schedule:
         return near + sum(self._due(stream, turn) <= moment for turn in range(near, near + 3))
 
 
-class Order:
+class ShuffledIndices:
     """Members of a stream in an endless order: round after round, each a permutation of its own.
 
     With `blocks`, the first members' indices of shards, a round goes through shards in random order, a few at a time.

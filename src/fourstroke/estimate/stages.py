@@ -154,7 +154,9 @@ def distill_needs(recipe: DistillRecipe, text_tokens: int = 400, ranks: int = 1)
     if lora is not None and frozen == torch.bfloat16:
         half = torch.bfloat16  # nothing else is multiplied
     weights = frozen if lora is not None else half if parts > 1 else torch.float32
-    work = Work(grid=grid, prompts=recipe.batch_size, rows=recipe.batch_size * recipe.draws, text_tokens=text_tokens)
+    work = Work(
+        grid=grid, prompts=recipe.batch_size, rows=recipe.batch_size * recipe.noise_samples, text_tokens=text_tokens
+    )
     checkpointing = int(recipe.gradient_checkpointing)
     cost = forward_cost(config, work, Precision(weights=weights, compute=half), lora, checkpointing)
     own = count_lora(config, lora) if lora else parameters

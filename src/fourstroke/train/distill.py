@@ -77,7 +77,7 @@ class WarmConfig:
 class DistillRecipe:
     """Every number of a distillation.
 
-    `sigmas` are the student's noise levels, from 1 down, without the final 0; `draws` noise draws share each prompt;
+    `sigmas` are the student's noise levels, from 1 down, without the final 0; `noise_samples` noises share each prompt;
     `flow_weight` is that of the flow-matching loss on real latents at the first step (Qwen-Image-Flash: keeps
     structure, costs quality). Prompts of `data` are drawn at `width` x `height` (None: the teacher's own size), edits
     of `edits`, in `edit_share` of the steps, at the same area. Held-out prompts of `data` are drawn for `validation`,
@@ -97,7 +97,7 @@ class DistillRecipe:
     student: OptimizerConfig
     fake: OptimizerConfig
     batch_size: Count
-    draws: Count = 1
+    noise_samples: Count = 1
     fake_updates: Count = 5
     warm: WarmConfig | None = None
     renoise: RenoiseConfig = field(default_factory=RenoiseConfig)
@@ -150,7 +150,7 @@ class DistillStage:
             self.models["warm"] = self.models["student"]  # the same weights, under an optimiser of their own
         for teacher in self.specialists:
             Sharded(teacher.pipe.transformer, METHODS)
-        self.batch_size = recipe.batch_size * recipe.draws
+        self.batch_size = recipe.batch_size * recipe.noise_samples
         self.sigmas = fixed_sigmas(recipe.sigmas)
         self.best, self.highest = BestCheckpoint(POLICY), 0.0  # score and composition
 
@@ -174,7 +174,7 @@ class DistillStage:
                 return
             with torch.no_grad(), autocast(self.device):
                 student = self.distilled.velocity(
-                    "student", batch, self.recipe.draws
+                    "student", batch, self.recipe.noise_samples
                 )  # stays as it is while the fake score learns
             for _ in range(self.recipe.fake_updates):
                 with self.distilled.active("fake"):  # still so in the backward pass, which may compute blocks again
@@ -200,7 +200,7 @@ class DistillStage:
             states = trajectory(velocities, self._noise(batch, generator), self.sigmas, substeps)
         with autocast(self.device):
             return trajectory_loss(
-                self.distilled.velocity("student", batch, self.recipe.draws * count), states, self.sigmas
+                self.distilled.velocity("student", batch, self.recipe.noise_samples * count), states, self.sigmas
             )
 
     def fake_loss(self, batch: Batch, student: Velocity, generator: torch.Generator) -> Tensor:
@@ -212,7 +212,7 @@ class DistillStage:
         t = self._times(generator)
         with autocast(self.device):
             return flow_matching_loss(
-                self.distilled.velocity("fake", batch, self.recipe.draws), x, self._noise(batch, generator), t
+                self.distilled.velocity("fake", batch, self.recipe.noise_samples), x, self._noise(batch, generator), t
             )
 
     def student_loss(self, batch: Batch, frozen: Velocity, generator: torch.Generator) -> Scalars:
@@ -227,15 +227,15 @@ class DistillStage:
         with torch.no_grad(), autocast(self.device):
             x_k = rollout(frozen, noise, self.sigmas, step)
         with autocast(self.device):
-            student = self.distilled.velocity("student", batch, self.recipe.draws)
+            student = self.distilled.velocity("student", batch, self.recipe.noise_samples)
             x = clean_prediction(student, x_k, self.sigmas[step])
         with torch.no_grad(), autocast(self.device):
             x_t = path.interpolate(x, again, t)
-            fake = clean_prediction(self.distilled.velocity("fake", batch, self.recipe.draws), x_t, t)
+            fake = clean_prediction(self.distilled.velocity("fake", batch, self.recipe.noise_samples), x_t, t)
             real = clean_prediction(self.teachers(batch, step), x_t, t)
         loss = dmd_loss(x, dmd_gradient(x.detach(), fake, real))
         if batch.latents is not None and self.recipe.flow_weight and step == 0:
-            x_0 = batch.latents.repeat_interleave(self.recipe.draws, dim=0)
+            x_0 = batch.latents.repeat_interleave(self.recipe.noise_samples, dim=0)
             with autocast(self.device):
                 flow = flow_matching_loss(student, x_0, noise, torch.ones_like(t))
             loss = loss + self.recipe.flow_weight * flow
@@ -244,8 +244,8 @@ class DistillStage:
     def teachers(self, batch: Batch, step: int) -> Velocity:
         """The teachers' mixture at a step of the student; those without a share are not asked."""
         shares = teacher_mix(self.recipe.specialists, step, batch.categories)
-        shares = shares.to(self.device).repeat_interleave(self.recipe.draws, dim=0)
-        seen = batch.prompts, batch.grid, self.recipe.draws
+        shares = shares.to(self.device).repeat_interleave(self.recipe.noise_samples, dim=0)
+        seen = batch.prompts, batch.grid, self.recipe.noise_samples
         asked = [
             (
                 share.view(-1, 1, 1),
@@ -345,13 +345,13 @@ class DistillStage:
     def _noise(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Noise for this rank's rows, (batch_size, tokens, channels); no rank draws that of the others."""
         key = int(torch.randint(2**62, (), generator=generator))  # the generator is the same on all ranks
-        rows = batch_rows(self.recipe.batch_size, self.recipe.draws)
+        rows = batch_rows(self.recipe.batch_size, self.recipe.noise_samples)
         shape = math.prod(batch.grid), self.student.config.in_channels
         return row_noise(key, 0, rows, shape, self.device)
 
     def _times(self, generator: torch.Generator) -> Tensor:
         times = self.recipe.renoise.sample(self.batch_size * data_shard().count, generator)
-        return local_rows(times, self.recipe.draws).to(self.device)
+        return local_rows(times, self.recipe.noise_samples).to(self.device)
 
 
 def train_distill(recipe: DistillRecipe, resume: bool = False) -> Path:

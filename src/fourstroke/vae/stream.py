@@ -76,7 +76,7 @@ def regroup(strips: Strips, strip_bytes: int, channels: int) -> Strips:
 
 def up(stage: UpStage, strips: Strips) -> Strips:
     """`UpStage.forward`, strip by strip."""
-    kept = Kept(stage.avg_shortcut, 2)
+    kept = ResidualBuffer(stage.avg_shortcut, 2)
     strips = kept.watch(strips) if stage.avg_shortcut is not None else strips
     for block in stage.resnets:
         assert isinstance(block, ResidualBlock)
@@ -88,7 +88,7 @@ def up(stage: UpStage, strips: Strips) -> Strips:
 
 def down(stage: DownStage, strips: Strips) -> Strips:
     """`DownStage.forward`, strip by strip; strips have an even number of rows where the stage halves them."""
-    kept = Kept(stage.avg_shortcut, 1 if stage.downsampler is None else 0.5)
+    kept = ResidualBuffer(stage.avg_shortcut, 1 if stage.downsampler is None else 0.5)
     strips = kept.watch(strips) if stage.avg_shortcut is not None else strips
     for block in stage.resnets:
         assert isinstance(block, ResidualBlock)
@@ -120,7 +120,7 @@ def attend(attention: Attention, x: Tensor) -> Tensor:
 
 def residual(block: ResidualBlock, strips: Strips) -> Strips:
     """`ResidualBlock.forward`, strip by strip."""
-    kept = Kept(block.conv_shortcut if isinstance(block.conv_shortcut, nn.Conv2d) else None)
+    kept = ResidualBuffer(block.conv_shortcut if isinstance(block.conv_shortcut, nn.Conv2d) else None)
     h = convolve(block.conv1, kept.watch(strips), block.norm1)
     return kept.added(convolve(block.conv2, h, block.norm2))
 
@@ -187,7 +187,7 @@ def whole(strips: Strips) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-class Kept:
+class ResidualBuffer:
     """What enters a main path, kept until the main path's rows are there, then added to them in place.
 
     `change` maps kept rows to what is added; each kept row becomes `scale` rows of it.

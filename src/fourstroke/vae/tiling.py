@@ -25,7 +25,7 @@ CACHE_STRIP = 4 << 20
 """Bytes of a strip on a CPU: it stays in the processor's cache."""
 SMALLEST_STRIP = 64 << 10
 """Bytes of the strips after which we give up."""
-WHOLE, IN_STRIPS = 8, 64
+MAPS_WHOLE, MAPS_IN_STRIPS = 8, 64
 """How many tensors of full resolution the whole needs, and how many strips are alive at once; with room to spare."""
 
 
@@ -73,7 +73,7 @@ def decode_strips(decoder: Decoder, z: Tensor, strip_bytes: int) -> Tensor:
         width = stage.out_channels
         factor *= 1 if stage.upsampler is None else 2
     if decoder.shortcut is not None:
-        kept = stream.Kept(decoder.shortcut, factor)
+        kept = stream.ResidualBuffer(decoder.shortcut, factor)
         kept.rows.append(deep)
         strips = kept.added(strips)
     return _assembled(stream.convolve(decoder.conv_out, strips, decoder.norm_out), deep.shape[2] * factor)
@@ -117,14 +117,14 @@ def _fitting(
     size = strip_bytes or CACHE_STRIP
     if strip_bytes is None and (memory := room(x.device)):
         channels = 2 * min(part.conv_in.out_channels, part.conv_out.in_channels)
-        wanted = WHOLE * len(x) * channels * height * width * x.element_size()
+        wanted = MAPS_WHOLE * len(x) * channels * height * width * x.element_size()
         if wanted <= memory:
             try:
                 return part(x)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
-        size = max(SMALLEST_STRIP, min(wanted, memory) // IN_STRIPS)
+        size = max(SMALLEST_STRIP, min(wanted, memory) // MAPS_IN_STRIPS)
     while True:
         try:
             return strips(size)
