@@ -55,7 +55,7 @@ def test_a_judge(find: Any) -> None:
 
 
 def test_a_loss(find: Any) -> None:
-    loss = find("losses", "charbonnier:Charbonnier")().open(torch.device("cpu"))
+    loss = find("losses", "charbonnier:Charbonnier")().compare
     torch.manual_seed(0)
     target, prediction = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8, requires_grad=True)
     assert loss(target, target).item() == pytest.approx(0, abs=1e-7)
@@ -69,13 +69,13 @@ def test_a_loss_is_a_term_of_the_autoencoders_objective(find: Any, tmp_path: Pat
     path = Path(__file__).parents[1] / "recipes" / "micro" / "vae.yaml"
     small = ["batch_size=2", "model.base_dim=4", "model.decoder_base_dim=4", f"run.out={tmp_path / 'run'}"]
     losses = {}
-    for weight in (0.0, 3.0):
-        term = f'losses=[{{kind: "charbonnier:Charbonnier", weight: {weight}}}]'
+    for weight in (1.0, 3.0):
+        term = f"losses.charbonnier:Charbonnier={weight}"
         losses[weight] = VaeStage(load_recipe(VaeRecipe, path, [*small, term])).loss(0)
-    without, with_it = losses[0.0], losses[3.0]
+    without, with_it = losses[1.0], losses[3.0]
     assert with_it["charbonnier"].item() == without["charbonnier"].item() > 0
     added = with_it["loss"].item() - without["loss"].item()
-    assert added == pytest.approx(3 * with_it["charbonnier"].item(), rel=1e-4)
+    assert added == pytest.approx(2 * with_it["charbonnier"].item(), rel=1e-4)
 
 
 def test_examples_are_short() -> None:

@@ -18,11 +18,14 @@ from fourstroke.recipe import RecipeError, build, load_recipe
 from fourstroke.train.curriculum import Phase
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.train.vae import AnchorConfig, VaeRecipe, VaeStage, balance, train_vae
+from fourstroke.train.vae import VaeRecipe, VaeStage, balance, train_vae
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork
 from fourstroke.vae.losses import l1
-from fourstroke.vae.objective import AlignmentConfig
+from fourstroke.vae.objective import DEFAULT_LOSSES
+from fourstroke.vae.objective.alignment import AlignmentConfig
+from fourstroke.vae.objective.anchor import AnchorConfig
+from fourstroke.vae.objective.pictures import L1, Squared
 from fourstroke.world import WorldConfig
 from fourstroke.world.dataset import SmallTextData, WorldData
 
@@ -169,7 +172,7 @@ def test_margins_open_with_the_run(recipe: VaeRecipe, tmp_path: Path) -> None:
     assert config.margins(7, 0.0) == (0.0, 0.0)
     assert config.margins(7, 0.25) == pytest.approx((1.0, 0.125))
     assert config.margins(7, 0.9) == (2.0, 0.25)
-    stage = VaeStage(dataclasses.replace(recipe, alignment=config))
+    stage = VaeStage(dataclasses.replace(recipe, losses=(*DEFAULT_LOSSES, config)))
     strict = stage.loss(0)["align"].item()
     stage.progress = lambda step: 1.0
     assert stage.loss(0)["align"].item() < strict
@@ -254,7 +257,8 @@ def test_balanced_pictures_have_the_gradient_of_the_mean_logarithm() -> None:
 
 
 def test_squared_errors_count_where_asked(recipe: VaeRecipe) -> None:
-    plain, asked = (VaeStage(dataclasses.replace(recipe, squared=weight)).loss(0) for weight in (0.0, 10.0))
+    lists = DEFAULT_LOSSES, (*DEFAULT_LOSSES, Squared(weight=10.0))
+    plain, asked = (VaeStage(dataclasses.replace(recipe, losses=losses)).loss(0) for losses in lists)
     assert "squared" not in plain
     assert asked["squared"] > asked["l1"] ** 2  # the mean of squares is at least the square of the mean
     torch.testing.assert_close(asked["loss"] - plain["loss"], 10 * asked["squared"])
@@ -278,6 +282,12 @@ def test_a_frozen_encoder_keeps_latents_and_statistics(recipe: VaeRecipe, tmp_pa
         assert not torch.allclose(model.decode(model.encode(x)), other.decode(other.encode(x)))
     with pytest.raises(ValueError, match="freeze_encoder=true: it needs init"):
         dataclasses.replace(recipe, freeze_encoder=True)
+    anchored = (L1(), AnchorConfig(folder=tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"leaves nothing to losses of latents \(anchor\)"):
+        dataclasses.replace(recipe, init=tmp_path / "other", freeze_encoder=True, losses=anchored)
+    adaptive = (L1(), AlignmentConfig(features=tmp_path, adaptive=True))
+    with pytest.raises(ValueError, match="alignment goes through the graph twice"):
+        dataclasses.replace(recipe, compile=True, losses=adaptive)
 
 
 def test_anchored_latents_come_near_those_of_another_architecture(recipe: VaeRecipe, tmp_path: Path) -> None:
@@ -287,7 +297,7 @@ def test_anchored_latents_come_near_those_of_another_architecture(recipe: VaeRec
     )
     anchor = AnchorConfig(folder=tmp_path / "other", weight=1.0)
     run = dataclasses.replace(recipe.run, steps=60)
-    recipe = dataclasses.replace(recipe, model=patched, run=run, phases=(), anchor=anchor)
+    recipe = dataclasses.replace(recipe, model=patched, run=run, phases=(), losses=(*DEFAULT_LOSSES, anchor))
     stage = VaeStage(recipe)
     trainer = Trainer(stage, run, recipe.optimizer, {})
     found = [float(trainer.update()["anchor"]) for _ in range(60)]
@@ -302,7 +312,10 @@ def test_pages_are_free_of_the_anchor(recipe: VaeRecipe, tmp_path: Path) -> None
     parts = Part(data=recipe.data), Part(data=SmallTextData(width=32, height=32, sizes=(8, 12)))
     anchor = AnchorConfig(folder=tmp_path / "other", weight=1.0, parts=(0,))
     recipe = dataclasses.replace(
-        recipe, data=MixtureData(parts=parts), phases=(Phase(until=1.0, weights=(0.0, 1.0)),), anchor=anchor
+        recipe,
+        data=MixtureData(parts=parts),
+        phases=(Phase(until=1.0, weights=(0.0, 1.0)),),
+        losses=(*DEFAULT_LOSSES, anchor),
     )
     assert VaeStage(recipe).loss(0)["anchor"].item() == 0
     scenes = dataclasses.replace(recipe, phases=())
@@ -361,8 +374,7 @@ def test_the_full_recipes_describe_their_models(name: str) -> None:
     sides = {side for plan in recipe.schedule for size in plan.sizes for side in size}
     assert not any(side % factor for side in sides)
     assert max(sides) == 1280
-    assert recipe.alignment is not None
-    assert recipe.perceptual is not None
+    assert [term.kind for term in recipe.losses] == ["l1", "lpips", "alignment"]
 
 
 @pytest.mark.parametrize("name", FULL)
@@ -377,7 +389,7 @@ def test_the_full_recipes_run_when_made_small(name: str, tmp_path: Path) -> None
         temperal_downsample=(False,) * len(wanted.dim_mult[1:]),
     )
     SemanticNetwork(SemanticConfig(widths=(4,) * len(wanted.dim_mult))).save_pretrained(tmp_path / "features")
-    assert recipe.alignment is not None
+    _, _, aligned = recipe.losses
     phases = tuple(dataclasses.replace(phase, sizes=((64, 2 * factor),), batch_size=2) for phase in recipe.phases)
     photos = dataclasses.replace(recipe.data.parts[0], data=own_pictures(tmp_path / "photos"))
     small = dataclasses.replace(
@@ -385,8 +397,7 @@ def test_the_full_recipes_run_when_made_small(name: str, tmp_path: Path) -> None
         data=dataclasses.replace(recipe.data, parts=(photos, *recipe.data.parts[1:])),
         model=model,
         run=RunConfig(out=tmp_path / "run", steps=len(phases), log_seconds=0),
-        perceptual=None,
-        alignment=dataclasses.replace(recipe.alignment, features=tmp_path / "features"),
+        losses=(L1(), dataclasses.replace(aligned, features=tmp_path / "features")),
         phases=phases,
         compile=False,
         loader=LoaderConfig(workers=0),

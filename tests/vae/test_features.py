@@ -17,9 +17,12 @@ from fourstroke.recipe import RecipeError, build, load_recipe
 from fourstroke.train.features import FeaturesRecipe, FeaturesStage, train_features
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
-from fourstroke.train.vae import AlignmentConfig, VaeRecipe, VaeStage, train_vae
+from fourstroke.train.vae import VaeRecipe, VaeStage, train_vae
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork
+from fourstroke.vae.objective import DEFAULT_LOSSES
+from fourstroke.vae.objective.alignment import AlignmentConfig, AlignmentTerm
+from fourstroke.vae.objective.pictures import L1, Edge
 from fourstroke.world import Background, Object, Scene, Sign, World, WorldConfig
 from fourstroke.world.cells import UNKNOWN, CellNames, cell_labels
 from fourstroke.world.dataset import PosterData, WorldData
@@ -141,15 +144,17 @@ def test_margins_open_from_strict_to_loose() -> None:
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_alignment_moves_the_map_and_leaves_the_network(recipe: VaeRecipe, features: Path, adaptive: bool) -> None:
     aligned = AlignmentConfig(features=features, steps=4, perceptual=0.1, adaptive=adaptive)
-    stage = VaeStage(dataclasses.replace(recipe, alignment=aligned))
-    assert stage.aligned is not None
-    before = stage.aligned.map.weight.clone()
-    network = {k: v.clone() for k, v in stage.aligned.network.state_dict().items()}
+    stage = VaeStage(dataclasses.replace(recipe, losses=(*DEFAULT_LOSSES, aligned)))
+    term = stage.objective.terms[-1]
+    assert isinstance(term, AlignmentTerm)
+    assert list(stage.models) == ["vae", "alignment"]
+    before = term.map.weight.clone()
+    network = {k: v.clone() for k, v in term.network.state_dict().items()}
     scalars = Trainer(stage, recipe.run, recipe.optimizer, {}).update()
     assert {"align", "perceptual", "l1"} <= scalars.keys()
     assert scalars["align"] > 0
-    assert not torch.equal(before, stage.aligned.map.weight)
-    assert all(torch.equal(v, network[k]) for k, v in stage.aligned.network.state_dict().items())
+    assert not torch.equal(before, term.map.weight)
+    assert all(torch.equal(v, network[k]) for k, v in term.network.state_dict().items())
 
 
 def test_without_alignment_nothing_is_added(recipe: VaeRecipe) -> None:
@@ -180,9 +185,9 @@ def test_pictures_of_ones_own_are_trained_on_and_broken_ones_named(recipe: VaeRe
 def test_recipes_are_read(tmp_path: Path) -> None:
     recipes = Path(__file__).parents[2] / "recipes"
     assert load_recipe(FeaturesRecipe, recipes / "micro" / "features.yaml").model.factor == 16
-    words = ["alignment.features=f", "alignment.weight=0.2", "data={kind: folder, path: photos}"]
+    words = ["losses.alignment.features=f", "losses.alignment.weight=0.2", "data={kind: folder, path: photos}"]
     recipe = load_recipe(VaeRecipe, recipes / "micro" / "vae.yaml", words)
-    assert recipe.alignment == AlignmentConfig(features=Path("f"), weight=0.2)
+    assert recipe.losses == (L1(), Edge(), AlignmentConfig(features=Path("f"), weight=0.2))
     assert recipe.data == FolderData(path=Path("photos"))
     with pytest.raises(RecipeError, match="steps=0"):
         build(AlignmentConfig, {"features": "f", "steps": 0})

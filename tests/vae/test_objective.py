@@ -14,7 +14,10 @@ from fourstroke.vae.autoencoder import AutoencoderConfig
 from fourstroke.vae.dino import DinoFeatures
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork
 from fourstroke.vae.lpips import DEVIATION, MEAN, Lpips
-from fourstroke.vae.objective import Alignment, AlignmentConfig, Perceptual, PerceptualConfig, load_features
+from fourstroke.vae.objective import LossConfig, Objective, Reconstruction, check_losses
+from fourstroke.vae.objective.alignment import AlignmentConfig, AlignmentTerm, load_features
+from fourstroke.vae.objective.perceptual import LpipsConfig
+from fourstroke.vae.objective.pictures import L1, Edge, Squared
 
 ALEX = (3, 4, 5, 6, 3)
 """Widths of a small AlexNet."""
@@ -41,6 +44,12 @@ def vgg() -> nn.Sequential:
             before = width
         layers.append(nn.MaxPool2d(2, 2))
     return nn.Sequential(*layers)
+
+
+def seen(x: Tensor, y: Tensor, z: Tensor | None = None) -> Reconstruction:
+    """What a term sees of pictures, copies and latents."""
+    z = torch.zeros(len(x), 1, 1, 1) if z is None else z
+    return Reconstruction(x=x, y=y, weighed=y, z=z, parts=(0,) * len(x), step=0, progress=0.0, last_layer=z)
 
 
 NETWORKS = {
@@ -98,17 +107,18 @@ def test_lpips_takes_the_whole_class_in_one_file_and_parts_that_fit_each_other(t
 
 def test_lpips_gives_pictures_a_gradient_and_keeps_none(tmp_path: Path) -> None:
     write(tmp_path / "lpips", "vgg16-397923af.pth")
-    term = Perceptual(PerceptualConfig(weights=tmp_path / "lpips", weight=2.0), torch.device("cpu"))
+    term = LpipsConfig(weights=tmp_path / "lpips", weight=2.0).open(AutoencoderConfig(), torch.device("cpu"))
     x, y = torch.rand(1, 4, 32, 32), torch.rand(1, 4, 32, 32, requires_grad=True)
-    loss, parts = term.loss(x, y)
+    loss, parts = term(seen(x, y))
     loss.backward()
     assert loss.item() == pytest.approx(2 * parts["lpips"].item())
     assert y.grad is not None
     assert y.grad.isfinite().all()
     assert y.grad.abs().sum() > 0
-    assert not any(p.requires_grad for p in term.network.parameters())
+    assert not any(p.requires_grad for p in term.parameters())
+    assert term.learned is None
     equal = x.clone().requires_grad_(True)
-    term.loss(x, equal)[0].backward()
+    term(seen(x, equal))[0].backward()
     assert equal.grad is not None
     assert equal.grad.isfinite().all()
 
@@ -174,14 +184,16 @@ def test_dino_with_registers_drops_them(tmp_path: Path) -> None:
 
 def test_latents_are_aligned_with_dino_which_stays(dino: Path) -> None:
     model = AutoencoderConfig(z_dim=8)
-    aligned = Alignment(AlignmentConfig(features=dino, perceptual=0.1), model, torch.device("cpu"))
+    config = AlignmentConfig(features=dino, perceptual=0.1, cosine_margins=(0.0, 0.0), distance_margins=(0.0, 0.0))
+    aligned = config.open(model, torch.device("cpu"))
+    assert isinstance(aligned, AlignmentTerm)
     assert isinstance(aligned.network, DinoFeatures)
     before = {key: value.clone() for key, value in aligned.network.state_dict().items()}
     z, y = torch.randn(2, 8, 2, 2, requires_grad=True), torch.rand(2, 4, 32, 32, requires_grad=True)
     optimiser = torch.optim.SGD([*aligned.map.parameters()], lr=1.0)
     losses = []
     for _ in range(20):
-        loss, parts = aligned.loss(torch.ones(2, 4, 32, 32), y, z, torch.ones(()), z, (0.0, 0.0))
+        loss, parts = aligned(seen(torch.ones(2, 4, 32, 32), y, z))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -212,3 +224,28 @@ def test_networks_that_cannot_serve_are_refused(dino: Path, tmp_path: Path) -> N
     SemanticNetwork(SemanticConfig(widths=(4, 4, 4))).save_pretrained(tmp_path / "coarse")
     with pytest.raises(ValueError, match="features at 1/4, not 1/16"):
         load_features(tmp_path / "coarse", 16, None, "cpu")
+
+
+def test_the_objective_is_the_weighted_sum_in_the_recipes_order() -> None:
+    x, y = torch.rand(2, 4, 16, 16), torch.rand(2, 4, 16, 16)
+    terms = L1(weight=2.0), Edge(weight=0.0), Squared(weight=3.0)
+    objective = Objective(terms, AutoencoderConfig(), torch.device("cpu"))
+    found = objective(seen(x, y))
+    assert list(found) == ["loss", "l1", "squared"]  # weight 0 leaves a term out
+    assert found["l1"] == (y - x).abs().mean()
+    assert found["loss"] == 2 * found["l1"] + 3 * found["squared"]
+    assert objective.learned == {}
+
+
+@pytest.mark.parametrize(
+    ("terms", "reason"),
+    [
+        ((), "losses are none: nothing compares pictures"),
+        ((AlignmentConfig(features=Path("f")),), "losses are alignment: nothing compares pictures"),
+        ((L1(weight=0.0), AlignmentConfig(features=Path("f"))), "nothing compares pictures; add l1"),
+        ((L1(), Edge(), L1(weight=2.0)), "losses name l1 twice"),
+    ],
+)
+def test_lists_that_make_no_sense_are_refused(terms: tuple[LossConfig, ...], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        check_losses(terms)

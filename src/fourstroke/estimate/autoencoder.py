@@ -15,6 +15,7 @@ from fourstroke.estimate.transformer import Precision, SavedBytes
 from fourstroke.train.optimizer import _is_block_matrix
 from fourstroke.train.vae import VaeRecipe
 from fourstroke.vae import Autoencoder, AutoencoderConfig
+from fourstroke.vae.objective import PictureLoss
 
 
 def vae_needs(recipe: VaeRecipe, text_tokens: int = 0, ranks: int = 1) -> Needs:
@@ -50,7 +51,7 @@ def vae_needs(recipe: VaeRecipe, text_tokens: int = 0, ranks: int = 1) -> Needs:
         share * sum(batches[shape][1] for shape in shapes) / len(shapes) for share, shapes in _phases(recipe)
     )
     notes = [f"largest batch {max(batches, key=lambda shape: batches[shape][0])}, as pictures, width and height"]
-    if recipe.perceptual is not None or recipe.alignment is not None or recipe.anchor is not None:
+    if any(term.weight and not isinstance(term, PictureLoss) for term in recipe.losses):
         notes.append("without the frozen networks that pictures and latents are compared in")
     return Needs(
         memory=memory,

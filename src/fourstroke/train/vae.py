@@ -1,7 +1,8 @@
 """Training the autoencoder on any dataset's pictures, without a discriminator and without a KL term.
 
-Qwen-Image-2.0 report, autoencoder, and VAE-2.0 report, Objective: L1 + perceptual + alignment. Where no network for
-the last two can be had, the multi-scale edge loss takes their place. `latent_noise` jitters the latents that the
+Qwen-Image-2.0 report, autoencoder, and VAE-2.0 report, Objective: L1 + perceptual + alignment, the terms of
+`vae.objective` that the recipe lists. Where no network for the last two can be had, the multi-scale edge loss takes
+their place. `latent_noise` jitters the latents that the
 decoder sees (in units of their own deviation), so that it forgives the small errors of a sampler.
 
 VAE-2.0 report, Curriculum: resolution and aspect ratio, content, and alignment change together as training goes on.
@@ -19,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourstroke.data.loader import LoaderConfig
@@ -30,36 +30,17 @@ from fourstroke.device import autocast, pick_device
 from fourstroke.files import save_image, write_json
 from fourstroke.parallel.collectives import local_rows
 from fourstroke.parallel.mesh import process_group, world_size
-from fourstroke.ranges import Count, Natural, NonNegative, check_ranges
+from fourstroke.ranges import Count, NonNegative, check_ranges
 from fourstroke.recipe import agree, resolved
 from fourstroke.train.curriculum import Curriculum, Phase, PhasePlan, Sizes, plans
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.vae import Autoencoder, AutoencoderConfig
-from fourstroke.vae.losses import edge, l1, psnr
-from fourstroke.vae.objective import Alignment, AlignmentConfig, Losses, Perceptual, PerceptualConfig
-
-__all__ = ["AlignmentConfig", "PerceptualConfig", "Phase", "VaeRecipe", "VaeStage", "train_vae"]
-
+from fourstroke.vae.losses import psnr
+from fourstroke.vae.objective import DEFAULT_LOSSES, Losses, Objective, Reconstruction, check_losses
 
 WIDE = 64
 """Channels from which on a CPU's bfloat16 pays."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnchorConfig:
-    """Keep latents near those of an earlier autoencoder, so that what draws them need not start again.
-
-    The squared distance, in that one's own deviations, times `weight`. Our choice.
-    """
-
-    folder: Path
-    weight: NonNegative = 0.05
-    parts: tuple[Natural, ...] | None = None
-    """Parts of the mixture whose latents are kept, from 0; those of new content may be left free. None is all."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +56,8 @@ class VaeRecipe:
     run: RunConfig
     optimizer: OptimizerConfig
     batch_size: Count
-    edge: NonNegative = 1.0
-    squared: NonNegative = 0.0
-    """Weight of the mean squared error, which few large errors fill, as they do what PSNR measures; 0 leaves it out."""
+    losses: Losses = DEFAULT_LOSSES
+    """The terms of the objective, in the order in which they are summed, by kind: a weight, or a group of options."""
     balanced: bool = False
     """Weigh pictures by the reciprocal of their errors: what is nearly right counts as much as what is far off.
 
@@ -85,11 +65,6 @@ class VaeRecipe:
     latent_noise: NonNegative = 0.0
     phases: tuple[Phase, ...] = ()
     """The curriculum; none: the same from beginning to end."""
-    alignment: AlignmentConfig | None = None
-    perceptual: PerceptualConfig | None = None
-    losses: Losses = ()
-    """Further terms of the objective, of kinds of your own."""
-    anchor: AnchorConfig | None = None
     init: Path | None = None
     """Folder of an autoencoder to start from."""
     freeze_encoder: bool = False
@@ -103,12 +78,16 @@ class VaeRecipe:
         if self.model is None and self.init is None:
             raise ValueError("there is no autoencoder: name the sizes of a new one, model, or a trained one, init")
         _ = self.schedule  # whatever a phase says wrong is said now, not hours later
-        if self.freeze_encoder and (self.init is None or self.alignment is not None or self.anchor is not None):
-            raise ValueError("freeze_encoder=true: it needs init, and leaves nothing to alignment and anchor")
-        if self.compile and self.alignment is not None and self.alignment.adaptive:
+        check_losses(self.losses)
+        latents = [term.kind for term in self.losses if term.of_latents and term.weight]
+        if self.freeze_encoder and (self.init is None or latents):
             raise ValueError(
-                "alignment.adaptive goes through the graph twice, which compile=true cannot; set one false"
+                f"freeze_encoder=true: it needs init, and leaves nothing to losses of latents ({', '.join(latents)})"
+                if latents
+                else "freeze_encoder=true: it needs init"
             )
+        if self.compile and (double := next((term.kind for term in self.losses if term.differentiates), None)):
+            raise ValueError(f"{double} goes through the graph twice, which compile=true cannot; set one to false")
 
     @property
     def schedule(self) -> tuple[PhasePlan, ...]:
@@ -140,12 +119,8 @@ class VaeStage:
             if width % config.factor or height % config.factor:
                 raise ValueError(f"pictures of {width} x {height}: sides must be divisible by {config.factor}")
         self.curriculum = Curriculum(recipe.data, self.schedule, recipe.loader, recipe.run.seed)
-        self.aligned = None if recipe.alignment is None else Alignment(recipe.alignment, config, self.device)
-        if self.aligned is not None:
-            self.models["alignment"] = self.aligned.map
-        self.perceptual = None if recipe.perceptual is None else Perceptual(recipe.perceptual, self.device)
-        self.losses = [(term.kind, term.weight, term.open(self.device)) for term in recipe.losses]
-        self.anchor = None if recipe.anchor is None else _anchor(recipe.anchor, config, self.device)
+        self.objective = Objective(recipe.losses, config, self.device)
+        self.models |= self.objective.learned
         self.batch_size = self.schedule[0].batch_size
         self.progress: Callable[[int], float] = lambda step: step / recipe.run.steps
         """The share of the run that is done before a step; minutes count too where a trainer says so."""
@@ -158,7 +133,7 @@ class VaeStage:
         return {"train": self.curriculum.report}
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """L1 + edges between pictures and reconstructions, and where asked perceptual distance and alignment."""
+        """The objective of a batch: pictures through the autoencoder and back, and the terms that compare them."""
         generator = torch.Generator().manual_seed(self.recipe.run.seed * 1_000_003 + step)
         progress = self.progress(step)
         batch = self.curriculum.batch(step, progress)
@@ -168,28 +143,17 @@ class VaeStage:
         with autocast(self.device, wide=min(self.model.config.base_dim, self.model.config.decoder_base_dim) >= WIDE):
             y, z = self._forward(x, self._jitter(x, generator))
         y = y.float()
-        seen = balance(y, x) if self.recipe.balanced else y
-        parts = {"l1": l1(seen, x), "edge": edge(seen, x)}
-        loss = parts["l1"] + self.recipe.edge * parts["edge"]
-        if self.recipe.squared:
-            parts["squared"] = F.mse_loss(seen, x)
-            loss = loss + self.recipe.squared * parts["squared"]
-        if self.perceptual is not None:
-            extra, more = self.perceptual.loss(x, y)
-            loss, parts = loss + extra, parts | more
-        for name, weight, term in self.losses:
-            parts[name] = term(seen, x)
-            loss = loss + weight * parts[name]
-        if self.aligned is not None:
-            margins = self.aligned.config.margins(step, progress)
-            extra, more = self.aligned.loss(x, y, z.float(), loss, self.model.quant_conv.weight, margins)
-            loss, parts = loss + extra, parts | more
-        if self.recipe.anchor is not None:
-            kept = self.recipe.anchor.parts
-            rows = [row for row, part in enumerate(batch.parts) if kept is None or part in kept]
-            parts["anchor"] = self._drift(x[rows], z[rows])
-            loss = loss + self.recipe.anchor.weight * parts["anchor"]
-        return {"loss": loss, **parts}
+        seen = Reconstruction(
+            x=x,
+            y=y,
+            weighed=balance(y, x) if self.recipe.balanced else y,
+            z=z.float(),
+            parts=batch.parts,
+            step=step,
+            progress=progress,
+            last_layer=self.model.quant_conv.weight,
+        )
+        return self.objective(seen)
 
     def gathered(self) -> contextlib.AbstractContextManager[None]:
         """Nothing to gather: every rank holds all of the model."""
@@ -232,14 +196,6 @@ class VaeStage:
         z = self.model.encode_raw(x)
         return self.model.decode_raw(z + jitter * z.detach().std((0, 2, 3), keepdim=True)), z
 
-    def _drift(self, x: Tensor, z: Tensor) -> Tensor:
-        """Mean squared distance of latents of pictures from those of the anchor, in its deviations; 0 of none."""
-        if self.anchor is None or not len(x):
-            return z.sum()
-        with torch.no_grad():
-            wanted = self.anchor.encode(x)
-        return (self.anchor.normalise(z.float()) - wanted).square().mean()
-
     def _jitter(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Noise whose strength differs between pictures, from none to `latent_noise` deviations."""
         config = self.model.config
@@ -262,18 +218,6 @@ def train_vae(recipe: VaeRecipe, resume: bool = False) -> Path:
         trainer = Trainer(stage, recipe.run, recipe.optimizer, resolved(recipe))
         stage.progress = lambda step: trainer.progress
         return trainer.run(resume)
-
-
-def _anchor(config: AnchorConfig, new: AutoencoderConfig, device: torch.device) -> Autoencoder:
-    """The frozen autoencoder whose latents are kept; raises ValueError where the new one's have another shape."""
-    old = Autoencoder.from_pretrained(config.folder, device=str(device)).requires_grad_(False)
-    if (old.config.z_dim, old.config.factor, old.config.channels) != (new.z_dim, new.factor, new.channels):
-        raise ValueError(
-            f"anchor.folder={config.folder}: its latents are {old.config.z_dim} channels at 1/{old.config.factor} of "
-            f"{old.config.channels}-channel pictures, those of the new model {new.z_dim} at 1/{new.factor} of "
-            f"{new.channels}"
-        )
-    return old
 
 
 def balance(y: Tensor, x: Tensor) -> Tensor:
