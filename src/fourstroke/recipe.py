@@ -217,7 +217,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return build(hint, value, where)
         raise RecipeError(f"{where} should be a group of keys, found {value!r}")
     if origin is tuple and isinstance(value, dict) and _registered(arguments[0]):
-        value = [_listed(kind, options, where) for kind, options in value.items()]
+        listed = [(f"{where}.{kind}", _listed(kind, options, where)) for kind, options in value.items()]
+        return tuple(_convert(arguments[0], item, place) for place, item in listed)
     if origin is tuple and isinstance(value, (list, tuple)):
         inner = arguments[0] if len(arguments) == 2 and arguments[1] is ... else None
         if inner is None and len(value) != len(arguments):
