@@ -12,7 +12,7 @@ import fourstroke
 
 SOURCE = Path(fourstroke.__file__).parent
 TIERS = (
-    {"version", "textfile", "fonts", "arguments", "files", "ranges", "terminal", "registry", "chance"},
+    {"version", "textfile", "fonts", "arguments", "files", "ranges", "terminal", "progress", "registry", "chance"},
     {"checkpoint", "image_io"},
     {"seeds", "device", "pretrained", "recipe"},
     {"nn", "options"},

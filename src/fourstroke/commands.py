@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def _generate(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, Any
             seed=arguments.seed,
             enhance=enhance,
             transparent=arguments.transparent,
-            on_step=_progress(f"{index + 1}/{len(arguments.prompt)} ") if sys.stderr.isatty() else None,
+            on_step=_steps(f"{index + 1}/{len(arguments.prompt)}"),
         )
         outputs.append(output)
         for path in write_pictures(output, arguments.out, pipe.info.name, settings):  # at once: the next one may fail
@@ -184,7 +185,8 @@ def degrade(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def prepare(arguments: argparse.Namespace) -> dict[str, Any]:
     """Look at a recipe's data and encode it into its cache."""
-    from fourstroke.data.prepare import PrepareRecipe, prepare
+    from fourstroke.data.encoding import PrepareRecipe
+    from fourstroke.data.prepare import prepare
     from fourstroke.recipe import load_recipe
 
     _quiet()
@@ -355,10 +357,18 @@ def _open(path: str | Path) -> Any:
         raise ValueError(f"cannot read the input image {path}: {error}") from None
 
 
-def _progress(label: str) -> Any:
+def _steps(what: str) -> Callable[[int, int, Any], None] | None:
+    """A bar over the steps of a picture, on a terminal."""
+    from fourstroke.progress import Progress, live
+
+    if not live():
+        return None
+    bar: list[Progress] = []
+
     def on_step(step: int, steps: int, _: Any) -> None:
-        end = "\n" if step == steps else ""
-        print(f"\r{label}step {step}/{steps}", end=end, file=sys.stderr, flush=True)
+        if not bar:
+            bar.append(Progress(what, steps, "steps"))
+        bar[0].to(step)
 
     return on_step
 

@@ -17,7 +17,8 @@ from typing import Annotated, Any
 import torch
 
 from fourstroke.checkpoint import pick, read_json, read_rows
-from fourstroke.data.prepare import PrepareRecipe, prepare
+from fourstroke.data.encoding import PrepareRecipe
+from fourstroke.data.prepare import prepare
 from fourstroke.enhance.enhancer import PromptEnhancer
 from fourstroke.evaluate.data import parts
 from fourstroke.evaluate.evaluations import Evaluation

@@ -18,8 +18,9 @@ from fourstroke.data.buckets import BucketConfig
 from fourstroke.data.datasets.edits import EditsData
 from fourstroke.data.datasets.folder import FolderData
 from fourstroke.data.encoded import FeatureStore, LatentStore, open_cache
+from fourstroke.data.encoding import Encoder, PrepareRecipe
 from fourstroke.data.loader import Loader, LoaderConfig
-from fourstroke.data.prepare import Encoder, PrepareRecipe, prepare
+from fourstroke.data.prepare import prepare
 from fourstroke.data.sample import Batch
 from fourstroke.text import TextEncoder
 from fourstroke.vae import Autoencoder

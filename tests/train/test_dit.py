@@ -17,8 +17,9 @@ from fourstroke.data.buckets import BucketConfig
 from fourstroke.data.datasets.edits import EditsData
 from fourstroke.data.datasets.folder import FolderData
 from fourstroke.data.datasets.mixture import MixtureData, Part
+from fourstroke.data.encoding import PrepareRecipe
 from fourstroke.data.loader import LoaderConfig
-from fourstroke.data.prepare import PrepareRecipe, prepare
+from fourstroke.data.prepare import prepare
 from fourstroke.files import write_json
 from fourstroke.flow.schedule import ScheduleConfig, shift_factor
 from fourstroke.folder import ModelInfo, read_info

@@ -14,8 +14,6 @@ import contextlib
 import json
 import os
 import re
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,11 +23,11 @@ from typing import Any
 
 from fourstroke.chance import stable_fraction
 from fourstroke.enhance.triplet import Annotation, Degrader, RejectedError, Triplet
+from fourstroke.progress import Progress
 from fourstroke.textfile import TextError, check_text, parse_json, read_lines
 
 LONGEST_ROW = 1_000_000
 """Bytes of one line."""
-PROGRESS_SECONDS = 1.0
 ROW_KEYS = frozenset(("caption", "kind", "width", "height", "id", "inputs"))
 """Keys of a row that are not for the rules alone."""
 TRIPLET_KEYS, REJECT_KEYS = ("id", "short", "reasoning", "rich", "category"), ("id", "reason")
@@ -62,7 +60,8 @@ def degrade_file(source: Path, out: Path, degrader: Degrader, *, seed: int = 0, 
     for path, (_, size) in earlier.items():
         _cut(path, size)
     done = rejected = skipped = 0
-    size, start, told = source.stat().st_size, time.perf_counter(), 0.0
+    size = source.stat().st_size
+    progress = Progress("degrading", size, "")
     with out.open("a", encoding="utf-8") as good, rejects.open("a", encoding="utf-8") as bad:
 
         def fresh() -> Iterator[tuple[str, bytes]]:
@@ -86,12 +85,7 @@ def degrade_file(source: Path, out: Path, degrader: Degrader, *, seed: int = 0, 
                 bad.write(json.dumps({"id": name, "reason": result}, ensure_ascii=False) + "\n")
                 bad.flush()
                 rejected += 1
-            if (now := time.perf_counter()) - told > PROGRESS_SECONDS and sys.stderr.isatty():
-                left = (now - start) * max(0.0, size / max(1, read) - 1)
-                print(
-                    f"\r{done} triplets, {rejected} rejects, {left:.0f} s left  ", end="", file=sys.stderr, flush=True
-                )
-                told = now
+            progress.to(min(read, size), f"{done} triplets, {rejected} rejects")
     if not rejected and not rejects.stat().st_size:
         rejects.unlink()
     return Tally(done, rejected, skipped)

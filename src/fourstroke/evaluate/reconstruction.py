@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from fourstroke import progress
 from fourstroke.data.images import Images, crop_to_multiple, square
 from fourstroke.data.sample import DatasetConfig, SampleError
 from fourstroke.data.sheet import contact_sheet
@@ -39,7 +40,6 @@ from fourstroke.evaluate.models import (
     load_reconstruction_model,
     peak_memory,
 )
-from fourstroke.evaluate.progress import progress
 from fourstroke.evaluate.reading import read_lines
 from fourstroke.files import save_image
 from fourstroke.image_io import ImageError
@@ -94,7 +94,7 @@ def measure(
     distances: list[float] = []
     moments = Moments(), Moments()
     seconds = pixels = 0.0
-    tell = progress(label)
+    tell = progress.pictures(label)
     total = total or (len(pictures) if isinstance(pictures, Sequence) else 0)
     for group in _batches(pictures, batch):
         x = torch.stack([as_tensor(picture) for picture in group])

@@ -14,6 +14,7 @@ from torch import Tensor
 from fourstroke.files import append_line
 from fourstroke.parallel.collectives import all_reduce_mean
 from fourstroke.parallel.mesh import rank
+from fourstroke.progress import Progress, clock, say
 from fourstroke.train.report import write_report
 from fourstroke.train.trackers import Tracker, TrackerConfig
 
@@ -38,11 +39,13 @@ class Log:
             self.tracker = tracker.open(out, record or {})
         self.sums: dict[str, tuple[Tensor, int]] = {}
         self.samples = 0
+        self.bar = Progress("training", 1.0, "", lines=False)
 
     def __enter__(self) -> Log:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.bar.close()
         if self.tracker is not None:
             self.tracker.close()
 
@@ -64,6 +67,8 @@ class Log:
             total, count = self.sums.get(key, (0.0, 0))
             self.sums[key] = value.detach().float() + total, count + 1
         self.samples += samples
+        if rank() == 0:
+            self.bar.to(progress, f"step {step}")
         elapsed = seconds - self.since
         if elapsed < self.log_seconds and progress < 1:
             return
@@ -73,17 +78,16 @@ class Log:
         left = seconds * (1 - progress) / max(progress, 1e-9)
         self.sums, self.samples, self.since = {}, 0, seconds
         values = "  ".join(f"{key} {value:.4f}" for key, value in means.items())
-        print(
+        say(
             f"{100 * progress:5.1f} %  step {step}  {values}  {rate:.1f} samples/s  "
-            f"{_clock(seconds)} gone, {_clock(max(0.0, left))} left",
-            flush=True,
+            f"{clock(seconds)} gone, {clock(max(0.0, left))} left"
         )
         row = {"rate": rate, **means, **(rates or {}), "memory": memory()}
         self._write({"step": step, "seconds": round(seconds, 1), **row}, row)
 
     def scores(self, step: int, seconds: float, scores: dict[str, float]) -> None:
         """Tell the scores of a sample sheet."""
-        print(f"samples at step {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()), flush=True)
+        say(f"samples at step {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()))
         self._write({"step": step, "seconds": round(seconds, 1), "scores": scores}, scores)
         if rank() == 0:
             write_report(self.out)
@@ -108,8 +112,3 @@ def memory() -> float:
         return round(torch.cuda.max_memory_allocated() / 2**30, 2)
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

@@ -23,24 +23,25 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fourstroke.checkpoint import pick
-from fourstroke.data.report import Report
 from fourstroke.device import Precision, training_precision
-from fourstroke.evaluate.validation import BestCheckpoint, CheckpointPolicy
+from fourstroke.evaluate.validation import BestCheckpoint
 from fourstroke.files import atomic_folder, write_json
 from fourstroke.parallel.checkpoint import VALUES, Checkpointer, load_tensors, load_values, stored_tensors
 from fourstroke.parallel.collectives import all_reduce_max, on_rank0
 from fourstroke.parallel.mesh import ShardedStage, micro_batch, require_sharded, world_size
+from fourstroke.progress import say
 from fourstroke.ranges import Count, NonNegative, TrainingSeed, check_ranges
 from fourstroke.recipe import RecipeError
 from fourstroke.train import session
 from fourstroke.train.log import Log
 from fourstroke.train.optimizer import MovingAverage, OptimizerConfig, OptimizerGroup, Scalars
+from fourstroke.train.stage import AccumulatingStage, AlternatingStage, ReadingStage, Stage, ValidatedStage
 from fourstroke.train.trackers import Tracking
 
 STATE = {"step": int, "seconds": float, "updates": dict[str, int], "optimizers": dict[str, int]}
@@ -79,60 +80,6 @@ class RunConfig:
         check_ranges(self)
         if self.tracker is not None:
             self.tracker.check()
-
-
-class Part(Protocol):
-    """What every stage gives to the loop."""
-
-    models: dict[str, nn.Module]
-    batch_size: int
-
-    def sample(self, folder: Path, step: int) -> dict[str, float]:
-        """Draw a sheet into `folder` with the weights now in the models; return scores."""
-
-    def export(self, folder: Path) -> None:
-        """Write the finished model with the weights now in the models."""
-
-
-class Stage(Part, Protocol):
-    """A stage of one loss, which moves all its models."""
-
-    def loss(self, step: int) -> Scalars:
-        """Scalars of this step."""
-
-
-@runtime_checkable
-class AlternatingStage(Part, Protocol):
-    """A stage of several losses; each names the model that it moves, and sees what the ones before it did."""
-
-    def losses(self, step: int) -> Iterator[tuple[str, Scalars]]:
-        """The losses of this step, in order."""
-
-    def lr_progress(self, name: str, step: int, progress: float) -> float:
-        """How much of what a model has to learn is done, 0 to 1; `progress` is that of the run."""
-
-
-@runtime_checkable
-class AccumulatingStage(Protocol):
-    """A stage that draws its rows by `parallel.mesh.data_shard`, so that a step may have several micro-batches."""
-
-    accumulates: bool
-
-
-@runtime_checkable
-class ValidatedStage(Protocol):
-    """A stage that says by which of its scores the checkpoint of a run is kept; None keeps the last."""
-
-    policy: CheckpointPolicy | None
-
-
-@runtime_checkable
-class ReadingStage(Protocol):
-    """A stage that reads a dataset, and tells by split what it has read and skipped."""
-
-    @property
-    def reports(self) -> Mapping[str, Report]:
-        """As they are now."""
 
 
 class DivergedError(RuntimeError):
@@ -412,7 +359,7 @@ class Trainer:
         if self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
-        print("\ninterrupted: saving after this step (press again to stop at once)", flush=True)
+        say("\ninterrupted: saving after this step (press again to stop at once)")
 
 
 def _prefix(group: str) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from fourstroke.data.buckets import BucketConfig, Buckets
 from fourstroke.data.encoded import FeatureStore, LatentStore
+from fourstroke.data.encoding import own_size
 from fourstroke.data.frames import Bucketed
 from fourstroke.data.loader import Loader, LoaderConfig
-from fourstroke.data.prepare import own_size
 from fourstroke.data.sample import Batch, Data
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.files import save_image

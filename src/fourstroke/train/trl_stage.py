@@ -17,6 +17,7 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 
 from fourstroke.checkpoint import pick, read_rows
 from fourstroke.files import append_line, write_text
+from fourstroke.progress import Progress, clock, say
 from fourstroke.ranges import Count, Decay, check_ranges
 from fourstroke.recipe import RecipeError
 from fourstroke.train import session
@@ -80,6 +81,7 @@ class RunCallback(TrainerCallback):
     def __init__(self, run: RunConfig, score: Any) -> None:
         self.run, self.score = run, score
         self.before = seconds_of(run.out / "log.jsonl")
+        self.bar = Progress("training", 1.0, "", lines=False)
         self.start = self.saved = self.sampled = time.perf_counter()
 
     @property
@@ -96,6 +98,9 @@ class RunCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save, score or stop when it is time."""
         now = time.perf_counter()
+        minutes = self.run.max_minutes
+        share = 0.0 if minutes is None else self.seconds / max(1e-9, 60 * minutes)
+        self.bar.to(min(1.0, max(share, state.global_step / self.run.steps)), f"step {state.global_step}")
         if now - self.saved > 60 * self.run.save_minutes:
             control.should_save = control.should_log = True  # the loss is looked at first
             self.saved = now
@@ -131,7 +136,7 @@ class RunCallback(TrainerCallback):
         }
         share = 100 * state.global_step / max(1, self.run.steps)
         told = "  ".join(f"{key} {value:.4f}" for key, value in flat.items())
-        print(f"{share:5.1f} %  step {state.global_step}  {told}  {self.seconds / 60:.1f} minutes gone", flush=True)
+        say(f"{share:5.1f} %  step {state.global_step}  {told}  {clock(self.seconds)} gone")
 
 
 @contextlib.contextmanager

@@ -16,16 +16,17 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from fourstroke import progress
 from fourstroke.data.sample import DatasetConfig
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import Device
 from fourstroke.evaluate.data import find_data
-from fourstroke.evaluate.progress import OnPicture, progress
 from fourstroke.evaluate.statistics import Share, share
 from fourstroke.files import save_image
 from fourstroke.flow.sampler import seeded_noise
 from fourstroke.folder import find_model
 from fourstroke.pipeline import Pipeline
+from fourstroke.progress import OnPicture
 from fourstroke.seeds import check_seed
 from fourstroke.world import World
 from fourstroke.world.captions.saying import read_words
@@ -216,9 +217,9 @@ def evaluate_composition(
     config = world_of(source)
     judge, prompts = Judge(config), held_out_prompts(World(config), n, captions, split, first)
     start = time.perf_counter()
-    pictures = draw(pipe, prompts, steps=steps, guidance=guidance, batch=batch, on_picture=progress("drawing"))
+    pictures = draw(pipe, prompts, steps=steps, guidance=guidance, batch=batch, on_picture=progress.pictures("drawing"))
     seconds = (time.perf_counter() - start) / n
-    verdicts = judge_pictures(judge, prompts, pictures, progress("judging"))
+    verdicts = judge_pictures(judge, prompts, pictures, progress.pictures("judging"))
     if sheet is not None:
         save_image(verdict_sheet(prompts, pictures, verdicts), sheet)
     shares = summarise(prompts, verdicts) | {"all_right": share([v.right for v in verdicts], [1] * n)}

@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fourstroke import progress
 from fourstroke.data.sample import DatasetConfig
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import Device
 from fourstroke.evaluate.data import find_data
-from fourstroke.evaluate.progress import OnPicture, progress
 from fourstroke.evaluate.reading import can_read, compare, read_line
 from fourstroke.evaluate.statistics import mean, share
 from fourstroke.files import save_image
 from fourstroke.folder import find_model
 from fourstroke.pipeline import Pipeline
+from fourstroke.progress import OnPicture
 from fourstroke.seeds import check_seed
 from fourstroke.world.edits import KINDS, Edit, Edits, allowed
 from fourstroke.world.find import edits_of
@@ -210,9 +211,9 @@ def evaluate_edits(
     config = edits_of(find_data(data, folder, pipe.info.name) if data is None or isinstance(data, Path) else data)
     prompts = held_out_edits(Edits(config), n, captions, first)
     start = time.perf_counter()
-    pictures = draw_edits(pipe, prompts, steps=steps, guidance=guidance, on_picture=progress("drawing"))
+    pictures = draw_edits(pipe, prompts, steps=steps, guidance=guidance, on_picture=progress.pictures("drawing"))
     seconds = (time.perf_counter() - start) / n
-    verdicts = judge_edits(Judge(config.world), prompts, pictures, progress("judging"))
+    verdicts = judge_edits(Judge(config.world), prompts, pictures, progress.pictures("judging"))
     if sheet is not None:
         save_image(edit_sheet(prompts, pictures, verdicts), sheet)
     return {

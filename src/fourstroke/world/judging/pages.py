@@ -17,16 +17,17 @@ from typing import Any
 
 import numpy as np
 
+from fourstroke import progress
 from fourstroke.data.sample import DatasetConfig
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import Device
 from fourstroke.evaluate.data import find_data
-from fourstroke.evaluate.progress import OnPicture, progress
 from fourstroke.evaluate.reading import read_lines, similarity
 from fourstroke.evaluate.statistics import Share, share
 from fourstroke.files import save_image
 from fourstroke.folder import find_model
 from fourstroke.pipeline import Pipeline
+from fourstroke.progress import OnPicture
 from fourstroke.world.find import pages_of
 from fourstroke.world.graph import Split
 from fourstroke.world.judging.composition import SHEET_PICTURES, draw, plain
@@ -156,9 +157,9 @@ def evaluate_pages(
     source = find_data(data, folder, pipe.info.name) if data is None or isinstance(data, Path) else data
     prompts = page_prompts(pages_of(source), n, captions)
     start = time.perf_counter()
-    pictures = draw(pipe, prompts, steps=steps, guidance=guidance, batch=batch, on_picture=progress("drawing"))
+    pictures = draw(pipe, prompts, steps=steps, guidance=guidance, batch=batch, on_picture=progress.pictures("drawing"))
     seconds = (time.perf_counter() - start) / len(prompts)
-    verdicts = judge_pages(prompts, pictures, progress("reading"))
+    verdicts = judge_pages(prompts, pictures, progress.pictures("reading"))
     if sheet is not None:
         texts = [f"{sum(v.words)} of {len(v.words)} words, NED {v.ned:.2f}" for v in verdicts[:SHEET_PICTURES]]
         save_image(contact_sheet(pictures[:SHEET_PICTURES], texts, columns=min(4, len(texts))), sheet)
