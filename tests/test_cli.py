@@ -181,7 +181,9 @@ def test_a_prompt_that_file_names_cannot_hold_is_drawn(tiny_folder, tmp_path, mo
 def test_doctor_reports(capsys):
     code, out, _ = _run(capsys, "doctor", "--json")
     assert code == 0
-    assert {"torch", "python", "gpu", "model"} <= json.loads(out).keys()
+    facts = json.loads(out)
+    assert {"torch", "python", "gpu", "model"} <= facts.keys()
+    assert all(fact.keys() == {"value", "good", "mend"} for fact in facts.values())
 
 
 def test_pictures_that_are_written_are_named_when_the_next_one_fails(tiny_folder, tmp_path, capsys):

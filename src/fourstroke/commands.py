@@ -90,10 +90,14 @@ def _generate(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, Any
             paths.append(path)
     pictures = [image for output in outputs for image in output.images]
     if arguments.sheet:
-        prompts = [prompt for output in outputs for prompt in output.prompts]
+        drawn = zip(arguments.prompt, outputs, strict=True)
+        words = [(asked, prompt) for asked, output in drawn for prompt in output.prompts]
+        notes = ["" if prompt == asked else prompt for asked, prompt in words]
         columns = arguments.num_images if arguments.num_images > 1 else min(4, len(pictures))
         upscale = max(1, 1024 // (columns * pictures[0].width))
-        save_image(contact_sheet(pictures, prompts, columns=columns, upscale=upscale), arguments.sheet)
+        asked = [asked for asked, _ in words]
+        sheet = contact_sheet(pictures, asked, columns=columns, upscale=upscale, notes=notes)
+        save_image(sheet, arguments.sheet)
     timings = {"load": clock.laps["load"]}
     for output in outputs:
         for stage, seconds in output.timings.items():
@@ -337,8 +341,10 @@ def doctor(arguments: argparse.Namespace) -> dict[str, Any]:
     facts = examine()
     if not arguments.json:
         for fact in facts:
-            print(f"{'ok  ' if fact.good else 'miss'}  {fact.name:<12} {fact.value}")
-    return {fact.name: fact.value for fact in facts}
+            print(f"{'ok  ' if fact.good else 'miss'}  {fact.name:<13}  {fact.value}")
+            if fact.mend:
+                print(f"{'':<21}{fact.mend}")
+    return {fact.name: {"value": fact.value, "good": fact.good, "mend": fact.mend} for fact in facts}
 
 
 def _quiet() -> None:

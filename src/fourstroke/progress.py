@@ -6,6 +6,7 @@ downloads show too.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -75,10 +76,10 @@ class Progress:
 
     def _draw(self, note: str) -> None:
         if self._bar is None:
-            rough = {} if self.unit else {"bar_format": ROUGH}
+            shape = {} if self.unit else {"bar_format": ROUGH}
             self._bar = tqdm(
                 total=self.total, initial=self.before, desc=self.what, unit=f" {self.unit}", file=sys.stderr,
-                dynamic_ncols=True, **rough,
+                **_width(), **shape,
             )  # fmt: skip
         if note:
             self._bar.set_postfix_str(note, refresh=False)
@@ -110,6 +111,15 @@ def clock(seconds: float) -> str:
     """Minutes and seconds, with hours where there are any."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def _width() -> dict[str, int | bool]:
+    """The terminal's, also when it changes; some, such as those of containers, do not know theirs."""
+    try:
+        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except OSError:
+        known = False
+    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
 
 
 def _share(progress: Progress) -> str:

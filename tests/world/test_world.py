@@ -276,6 +276,17 @@ def test_captions_of_sheets_are_written_in_their_script_and_stay_in_their_column
     assert (below[:, 72:] >= 250).all()
 
 
+def test_notes_stand_in_grey_below_the_captions() -> None:
+    picture = np.zeros((64, 64, 3), np.uint8)
+    plain = np.asarray(contact_sheet([picture], ["cat"]))
+    noted = np.asarray(contact_sheet([picture], ["cat"], notes=["dog"]))
+    lines = len(noted) - len(plain)
+    assert lines > 0
+    top, bottom = noted[72 : 72 + 4 + lines], noted[72 + 4 + lines :]
+    assert top.min() < 60
+    assert 60 < bottom.min() < 200
+
+
 def test_sheets_hold_pictures_of_any_kind() -> None:
     pictures = [np.zeros((16, 24, 3), np.uint8), np.zeros((32, 16, 4), np.uint8)]
     sheet = contact_sheet(pictures, ["black", "nothing but a checkerboard"], columns=2, upscale=4)

@@ -1,4 +1,4 @@
-"""Sheets of samples: many pictures in a grid, each above its caption."""
+"""Sheets of samples: many pictures in a grid, each above its caption and a note."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fourstroke.fonts import load_font
 
 MARGIN = 8
-PAPER, INK = (255, 255, 255), (40, 40, 46)
+PAPER, INK, FAINT = (255, 255, 255), (20, 20, 24), (120, 120, 128)
 
 
 def contact_sheet(
@@ -20,10 +20,12 @@ def contact_sheet(
     columns: int = 4,
     upscale: int = 1,
     font_size: int = 13,
+    notes: Sequence[str] | None = None,
 ) -> Image.Image:
     """Pictures ((h, w, 3 or 4) uint8, or PIL) in rows of ``columns``, each above its wrapped caption; returns RGB.
 
-    ``upscale`` enlarges by whole pixels. Transparent pictures lie over a checkerboard. Pictures may differ in size.
+    ``notes`` stand below the captions, in grey. ``upscale`` enlarges by whole pixels. Transparent pictures lie over a
+    checkerboard. Pictures may differ in size.
     """
     if not images:
         raise ValueError("a contact sheet needs at least one picture")
@@ -32,11 +34,15 @@ def contact_sheet(
     pictures = [_opaque(image, upscale) for image in images]
     cell = max(picture.width for picture in pictures)
     captions = captions if captions is not None else [""] * len(pictures)
-    texts = [_wrap(caption, font_size, cell) for caption in captions]
+    notes = notes if notes is not None else [""] * len(pictures)
+    texts = [
+        [(text, ink) for words, ink in ((caption, INK), (note, FAINT)) for text in _wrap(words, font_size, cell)]
+        for caption, note in zip(captions, notes, strict=True)
+    ]
     line = font_size + 3
     rows = [range(start, min(start + columns, len(pictures))) for start in range(0, len(pictures), columns)]
     picture_heights = [max(pictures[i].height for i in row) for row in rows]
-    text_heights = [max(line * len(texts[i].splitlines()) for i in row) for row in rows]
+    text_heights = [max(line * len(texts[i]) for i in row) for row in rows]
     width = MARGIN + min(columns, len(pictures)) * (cell + MARGIN)
     height = MARGIN + sum(picture_heights) + sum(text_heights) + len(rows) * 2 * MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
@@ -46,8 +52,8 @@ def contact_sheet(
         for column, i in enumerate(row):
             x = MARGIN + column * (cell + MARGIN)
             sheet.paste(pictures[i], (x, y))
-            for k, text in enumerate(texts[i].splitlines()):
-                _write(draw, (x, y + picture_height + 4 + k * line), text, font_size)
+            for k, (text, ink) in enumerate(texts[i]):
+                _write(draw, (x, y + picture_height + 4 + k * line), text, font_size, ink)
         y += picture_height + text_height + 2 * MARGIN
     return sheet
 
@@ -72,10 +78,12 @@ def _is_chinese(character: str) -> bool:
     return "\u3000" <= character <= "\u9fff" or "\uff00" <= character <= "\uffef"
 
 
-def _write(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, size: int) -> None:
+def _write(
+    draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, size: int, ink: tuple[int, int, int]
+) -> None:
     x, y = place
     for run, font in _runs(text, size):
-        draw.text((x, y + size), run, font=font, fill=INK, anchor="ls")
+        draw.text((x, y + size), run, font=font, fill=ink, anchor="ls")
         x += font.getlength(run)
 
 
@@ -83,7 +91,7 @@ def _length(text: str, size: int) -> float:
     return sum(font.getlength(run) for run, font in _runs(text, size))
 
 
-def _wrap(text: str, size: int, width: int) -> str:
+def _wrap(text: str, size: int, width: int) -> list[str]:
     """Lines no wider than `width` pixels, broken between words, or within one that is wider than a line."""
     lines: list[str] = []
     for paragraph in text.splitlines():
@@ -99,4 +107,4 @@ def _wrap(text: str, size: int, width: int) -> str:
                 longer = longer[fits:]
             current = longer
         lines.append(current)
-    return "\n".join(lines)
+    return lines

@@ -106,7 +106,9 @@ class ParquetData:
 class _Rows:
     """Rows as items, read a row group at a time."""
 
-    def __init__(self, config: ParquetData, groups: list[tuple[Path, int]], places: np.ndarray, names: list[str]):
+    def __init__(
+        self, config: ParquetData, groups: list[tuple[Path, int]], places: np.ndarray, names: list[str]
+    ) -> None:
         self.config, self.groups, self.places, self.names = config, groups, places, names
         self._kept: OrderedDict[tuple[int, int], Any] = OrderedDict()
         self._lock = threading.Lock()
