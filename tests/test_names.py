@@ -42,7 +42,7 @@ def test_the_page_lists_what_was_renamed() -> None:
 @pytest.mark.parametrize(("was", "new"), ROWS, ids=[",".join(was) for was, _ in ROWS])
 def test_the_new_name_is_there_and_the_old_is_gone(was: list[str], new: list[tuple[str, str]]) -> None:
     for told, target in new:
-        for name in re.findall(r"`(\w+)`", told):
+        for name in (name.rpartition(".")[2] for name in re.findall(r"`([\w.]+)`", told)):
             assert name in _defined(ROOT / target), f"{target} does not define {name}"
     for name in was:
         word = name[0].islower()  # an English word, or a common one: gone from the package where it was
