@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fourstroke import progress
 from fourstroke.data.images import Images
 from fourstroke.data.sample import Record
 from fourstroke.evaluate.features import TOGETHER, FeatureNetwork, unit
 from fourstroke.evaluate.judges import Reach
-from fourstroke.evaluate.progress import progress
 
 BANDWIDTH = 10.0
 CMMD_SCALE = 1000.0
@@ -164,7 +164,7 @@ class CmmdReader:
 def reference_vectors(network: FeatureNetwork, source: Path) -> list[Tensor]:
     """The vectors of all pictures of a folder or of shards, in parts; raises ValueError if none can be read."""
     images = Images(source)
-    tell, found, part = progress(f"{source}: true pictures"), [], []
+    tell, found, part = progress.pictures(f"{source}: true pictures"), [], []
     for _, picture in images:
         part.append(picture)
         if len(part) == TOGETHER:

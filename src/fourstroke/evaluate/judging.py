@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from fourstroke import progress
 from fourstroke.data.sample import Caption, Record
 from fourstroke.enhance.endpoint import EndpointError, NoWordsError
 from fourstroke.evaluate.asking import UnreadableError
 from fourstroke.evaluate.drawn import SCORES, DrawnPicture, read_drawn
 from fourstroke.evaluate.judge_options import settings
 from fourstroke.evaluate.judges import INPUTS, JudgeKind, PictureJudge, Reading, raise_if_dead
-from fourstroke.evaluate.progress import progress
 from fourstroke.evaluate.statistics import over_prompts
 from fourstroke.files import write_json, write_text
 from fourstroke.image_io import ImageError
@@ -62,7 +62,7 @@ def judge_folder(folder: Path, kind: JudgeKind, name: str = "", batch: int = 32)
     reach = getattr(judge, "reach", "picture")
     readings: dict[str, Reading] = {}
     records: dict[str, Record] = {}
-    tell = progress(f"{name}: judging")
+    tell = progress.pictures(f"{name}: judging")
     for part in _parts(drawn, batch, whole_prompts=reach == "prompt"):
         pictures: list[np.ndarray] = []
         seen: list[str] = []
