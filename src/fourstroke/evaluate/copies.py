@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fourstroke import progress
 from fourstroke.data.images import Images
 from fourstroke.device import Device, find_device
 from fourstroke.evaluate.frechet import Moments, frechet_distance
 from fourstroke.evaluate.inception import Inception
-from fourstroke.evaluate.progress import progress
 from fourstroke.evaluate.reading import can_read, read_lines, similarity
 from fourstroke.evaluate.reconstruction import SSIM_WINDOW, as_tensor, ssim
 from fourstroke.files import write_json
@@ -125,7 +125,7 @@ def evaluate_copies(
     if n is not None:
         images.spread(n)
     skipped: dict[str, str] = {}
-    tell = progress("comparing")
+    tell = progress.pictures("comparing")
     for name, original in images:
         if n is not None and pairs.count >= n:
             break

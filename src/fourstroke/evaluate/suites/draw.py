@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 
 from fourstroke.evaluate.drawn import RECIPE, DrawnPicture, append, append_row, read_drawn, read_recipe
-from fourstroke.evaluate.progress import OnPicture
 from fourstroke.evaluate.suites.drawers import Drawer, Look, open_drawer
 from fourstroke.evaluate.suites.suite import Language, Suite, SuitePrompt, Wanted, find_suite, read_suite
 from fourstroke.files import atomic_file, save_image, write_json
 from fourstroke.image_io import ImageError, open_image
 from fourstroke.pictures import save_picture, slug
+from fourstroke.progress import OnPicture
 from fourstroke.seeds import check_seed, following
 from fourstroke.version import __version__
 

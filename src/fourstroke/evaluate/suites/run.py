@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+from fourstroke import progress
 from fourstroke.evaluate.drawn import RECIPE, ROWS
-from fourstroke.evaluate.progress import OnPicture, progress
 from fourstroke.evaluate.suites.draw import DrawOptions, Plan, draw_share, finish, plan, prepare, share_of_launcher
 from fourstroke.evaluate.suites.drawers import REMOTE, remote
 from fourstroke.files import clear_partials, user_path
 from fourstroke.folder import ENHANCER, find_model, lineage, part
+from fourstroke.progress import OnPicture
 
 POLL = 1.0
 """Seconds between looks at how far other processes are."""
@@ -51,7 +52,7 @@ def draw_suite(options: DrawOptions, processes: int = 1, ray: str | None = None)
     if ranks == 1 and ray is None:
         for folder in options.folders():
             clear_partials(folder)
-    on_picture = progress(f"{planned.suite.kind}:") if rank == 0 else None
+    on_picture = progress.pictures(f"{planned.suite.kind}:") if rank == 0 else None
     if ray is not None:
         _on_ray(options, processes, ray, on_picture, planned)
     elif processes > 1:
