@@ -90,11 +90,13 @@ class Launch:
     def __init__(self, folder: Path, ranks: int = 2) -> None:
         self.folder, self.ranks = folder, ranks
 
-    def command(self, stage: str, recipe: Any, *options: str, whole: bool = False, split_from: int = 0) -> list[str]:
+    def command(
+        self, stage: str, recipe: Any, *options: str, whole: bool = False, split_from: int = 0, before: str = ""
+    ) -> list[str]:
         """The command line.
 
         These models are small enough to stay whole on every rank, and are split all the same, but for those of fewer
-        than `split_from` parameters, or with `whole`.
+        than `split_from` parameters, or with `whole`. `before` is run first.
         """
         file = self.folder / f"{stage}.yaml"
         file.write_text(yaml.safe_dump(resolved(recipe)["recipe"]))
@@ -102,7 +104,7 @@ class Launch:
         program = self.folder / "program.py"
         split = "" if whole else f"sharding.SHARD_THRESHOLD = {split_from}\n"
         lines = "from fourstroke.cli import main\nfrom fourstroke.parallel import sharding\n"
-        program.write_text(f"{lines}{split}raise SystemExit(main())\n")
+        program.write_text(f"{lines}{split}{before}\nraise SystemExit(main())\n")
         started = [sys.executable, *(torchrun if self.ranks > 1 else []), str(program)]
         return [*started, "train", stage, "--recipe", str(file), *options]
 
@@ -114,9 +116,10 @@ class Launch:
         stop_when: Path | None = None,
         whole: bool = False,
         split_from: int = 0,
+        before: str = "",
     ) -> tuple[int, str, str]:
         """Exit code, output and errors; with `stop_when` an interrupt is sent once that file is there."""
-        command = self.command(stage, recipe, *options, whole=whole, split_from=split_from)
+        command = self.command(stage, recipe, *options, whole=whole, split_from=split_from, before=before)
         with subprocess.Popen(
             command, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:

@@ -132,6 +132,20 @@ def test_two_ranks_reach_the_weights_of_one_process(steady, launch, whole):
     _assert_close(_state(alone), expected)
 
 
+def test_two_ranks_start_from_a_checkpoint_of_which_each_reads_its_part(steady, launch, tmp_path):
+    """The second run goes on with all weights of the first; no rank holds them whole before they are split."""
+    train_dit(_at(steady, "base", 1))
+    more = dataclasses.replace(
+        steady, init=str(steady.run.out.with_name("base") / "model"), model=None, vae=None, text_from=None, text=None
+    )
+    one, two = _at(more, "one", 2), _at(more, "two", 2, batch_size=2)
+    train_dit(one)
+    whole_is_refused = "from fourstroke.dit import transformer; transformer.load_weights = None"
+    code, _, errors = launch("dit", two, before=whole_is_refused)
+    assert code == 0, errors
+    _assert_close(_state(two), _state(one))
+
+
 @pytest.mark.parametrize(
     ("semantics", "split_from"),
     [

@@ -34,7 +34,7 @@ from fourstroke.flow.schedule import ScheduleConfig, shift_factor
 from fourstroke.folder import ModelInfo, write_info
 from fourstroke.lora import LoraConfig, add_lora, lora_module, save_adapter
 from fourstroke.parallel.collectives import local_rows
-from fourstroke.parallel.mesh import data_shard, process_group
+from fourstroke.parallel.mesh import data_shard, process_group, world_size
 from fourstroke.parallel.noise import batch_rows, row_noise
 from fourstroke.parallel.sharding import Sharded
 from fourstroke.pipeline import Pipeline
@@ -163,7 +163,9 @@ class DitStage:
         self.reports = self.pictures.reports
         self.validators = [config.open() for config in recipe.validators]
         torch.manual_seed(recipe.run.seed)  # new weights and heads: the same on every rank
-        self.transformer = self.start.transformer(recipe.model, self.device, frozen if recipe.lora else torch.float32)
+        empty = world_size() > 1 and recipe.lora is None
+        dtype = frozen if recipe.lora else torch.float32
+        self.transformer = self.start.transformer(recipe.model, self.device, dtype, empty)
         self.transformer.gradient_checkpointing = recipe.gradient_checkpointing
         self.autoencoder = self.start.autoencoder(self.device, frozen)
         self.text_encoder = self.start.text_encoder(
@@ -178,6 +180,7 @@ class DitStage:
             for block in self.transformer.transformer_blocks:
                 block.compile()
         self._transformer = Sharded(self.transformer, ("prefill", "denoise"))
+        self.start.fill(self.transformer, self.device)
         trained = self.transformer if recipe.lora is None else lora_module(self.transformer)
         self.models: dict[str, nn.Module] = {"transformer": trained}
         self._text_encoder: Sharded[TextEncoder] | None = None

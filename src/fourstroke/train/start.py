@@ -15,6 +15,7 @@ from fourstroke.dit import Transformer, TransformerConfig
 from fourstroke.flow.schedule import ScheduleConfig
 from fourstroke.folder import ADAPTER, ADAPTER_WEIGHTS, ENHANCER, ModelInfo, find_model, lineage, part, read_info
 from fourstroke.lora import merge, read_lora
+from fourstroke.parallel.checkpoint import fill
 from fourstroke.parallel.collectives import on_rank0
 from fourstroke.pretrained import load_tokenizer
 from fourstroke.recipe import RecipeError, agree
@@ -60,9 +61,16 @@ class Start:
         return AutoencoderConfig.from_json(read_json(file), file).factor
 
     def transformer(
-        self, config: TransformerConfig | None, device: torch.device, dtype: torch.dtype = torch.float32
+        self,
+        config: TransformerConfig | None,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        empty: bool = False,
     ) -> Transformer:
         """The checkpoint's transformer, its adapters merged, or a new one of the sizes `config`.
+
+        With `empty` it may be on the meta device, until `fill` reads its weights: a rank that will hold a part of them
+        need not hold them all before.
 
         Raises:
             RecipeError: if `config` is given and the checkpoint's is another.
@@ -72,11 +80,21 @@ class Start:
             return Transformer(config).to(device, dtype)
         base = self.folders[-1] / "transformer"
         adapters = self.folders[:-1]
+        if empty and not adapters:
+            found = TransformerConfig.from_dict(read_json(base / "config.json"), str(base / "config.json"))
+            agree("model", config, found, str(self.init))
+            with torch.device("meta"):
+                return Transformer(found).to(dtype)
         transformer = Transformer.from_pretrained(base, dtype=None if adapters else dtype, device=device)
         agree("model", config, transformer.config, str(self.init))
         if adapters:  # rounded after they are added
             merge(transformer, [read_lora(f / ADAPTER / ADAPTER_WEIGHTS, transformer) for f in adapters], dtype)
         return transformer.to(dtype)
+
+    def fill(self, transformer: Transformer, device: torch.device) -> None:
+        """Read the weights of a transformer that was left empty, of a sharded one each rank its own part."""
+        if next(transformer.parameters()).is_meta:
+            fill(transformer, self.folders[-1] / "transformer", device)
 
     def autoencoder(self, device: torch.device, dtype: torch.dtype) -> Frozen[Autoencoder]:
         """The autoencoder, not loaded yet."""
