@@ -7,10 +7,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from fourstroke import Pipeline
+from fourstroke.data.datasets.folder import FolderData
+from fourstroke.data.loader import LoaderConfig
 from fourstroke.flow.sampler import seeded_noise
+from fourstroke.folder import ModelInfo
 from fourstroke.lora import (
     LoraConfig,
     add_lora,
@@ -21,6 +25,9 @@ from fourstroke.lora import (
     save_lora,
     set_lora,
 )
+from fourstroke.train.dit import DitRecipe, train_dit
+from fourstroke.train.loop import RunConfig
+from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 
 from ..conftest import build_tiny_pipeline
@@ -79,6 +86,28 @@ def test_an_adapter_draws_there_what_it_draws_here(folder, ours, theirs):
     theirs.load_lora_weights(folder / "one")
     assert np.abs(_drawn(ours) - plain).max() > 20
     assert np.abs(_drawn(ours) - _drawn(theirs)).max() <= 1
+
+
+def test_an_adapter_that_training_wrote_draws_there_what_it_draws_here(folder, ours, theirs, tmp_path):
+    Image.new("RGB", (64, 32), "red").save(tmp_path / "0.png")
+    (tmp_path / "0.txt").write_text(PROMPT)
+    recipe = DitRecipe(
+        data=FolderData(path=tmp_path),
+        loader=LoaderConfig(workers=0),
+        held_out=0,
+        init=str(folder / "base"),
+        info=ModelInfo(name="own", width=64, height=32, max_side=64, num_inference_steps=3),
+        lora=LoraConfig(rank=4),
+        run=RunConfig(out=tmp_path / "run", steps=4),
+        optimizer=OptimizerConfig(kind="adamw", lr=0.1, warmup=0, cooldown=0.0, ema=0.0),
+        batch_size=1,
+        sheet=0,
+    )
+    plain, trained = _drawn(ours), train_dit(recipe)
+    theirs.load_lora_weights(trained / "lora")
+    found = _drawn(Pipeline.from_pretrained(trained))
+    assert np.abs(found - plain).max() > 20
+    assert np.abs(found - _drawn(theirs)).max() <= 1
 
 
 def test_two_at_once_with_strengths_are_those_of_set_adapters(folder, ours, theirs):
