@@ -17,11 +17,15 @@ from safetensors.torch import load_file, save_file
 from fourstroke.enhance.endpoint import Endpoint, ImagesEndpoint
 from fourstroke.enhance.enhancer import PromptEnhancer
 from fourstroke.enhance.local import EnhancerConfig
+from fourstroke.enhance.rewards.http import Http
+from fourstroke.enhance.rewards.judged import Judged
 from fourstroke.enhance.rewards.text import Valid
 from fourstroke.enhance.rewards.vision import Vision
 from fourstroke.enhance.small import SmallEnhancerConfig
 from fourstroke.enhance.triplet import Triplet
+from fourstroke.evaluate.score_service import HttpJudge
 from fourstroke.evaluate.statistics import wilson
+from fourstroke.evaluate.viescore import VieScore
 from fourstroke.evaluate.vision import VisionJudge, VisionOptions
 from fourstroke.recipe import load_recipe
 from fourstroke.train.loop import RunConfig
@@ -185,6 +189,10 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(recipe, tmp_path)
             train_enhance_rl(dataclasses.replace(recipe, **changes))
 
     refused("let another one look on", judge=VisionJudge(**{f: getattr(recipe.rewards[0], f) for f in VISION}))
+    asking = VieScore(endpoint=recipe.judge.endpoint)
+    refused("let another one look on", judge=asking, rewards=(*recipe.rewards, Judged(judge=asking)))
+    service = {"url": "http://localhost:1", "reward": "hps"}
+    refused("let another one look on", judge=HttpJudge(**service), rewards=(Http(**service),))
     refused("pip install vllm", vllm=True)
     refused("needs lora", lora=None, dtype="bfloat16")
     refused("file of prompts, or data", prompts=None)

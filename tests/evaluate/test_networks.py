@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from fourstroke.evaluate.inception import Inception, layers
 from fourstroke.evaluate.judge_options import parse_judge
 from fourstroke.evaluate.judges import INPUTS
 from fourstroke.evaluate.judging import judge_folder
+from tests.vae.test_objective import write as write_lpips
 
 RNG = np.random.default_rng(3)
 
@@ -169,6 +172,26 @@ def test_diversity_by_a_network_and_of_other_sizes(dino):
     assert found[0]["features"] < found[2]["features"]
     with pytest.raises(ValueError, match="/nowhere"):
         Diversity(network="/nowhere").open()
+
+
+def test_diversity_by_lpips_and_by_dreamsims_package(tmp_path, monkeypatch):
+    write_lpips(tmp_path, "vgg16-397923af.pth")
+    with pytest.raises(ValueError, match="pip install dreamsim"):
+        Diversity(dreamsim=tmp_path).open()
+
+    class Package:
+        @staticmethod
+        def dreamsim(pretrained, device, cache_dir):
+            assert (pretrained, device, cache_dir) == (True, "cpu", str(tmp_path))
+            model = SimpleNamespace(embed=lambda x: x.mean((2, 3)))
+            return model, lambda image: torch.from_numpy(np.array(image)[None]).permute(0, 3, 1, 2).float()
+
+    monkeypatch.setitem(sys.modules, "dreamsim", Package)
+    red, other = (np.zeros((32, 32, 3), np.uint8) for _ in range(2))
+    red[..., 0], other[..., 1] = 200, 200
+    found = Diversity(lpips=tmp_path, dreamsim=tmp_path, device="cpu").open().read([red, red, other], [record()] * 3)
+    assert [row["dreamsim"] for row in found] == pytest.approx([0.5, 0.5, 1.0])
+    assert 0 < found[0]["lpips"] == pytest.approx(found[2]["lpips"] / 2)
 
 
 def test_clip_reads_and_sees(clip, dino):

@@ -2,7 +2,7 @@
 
 Without weights: the distance between pixels, by which distillation is watched too (`image_metrics.diversity`), and the
 Vendi score (Friedman and Dieng 2022, arXiv 2210.02410) of small copies. With weights: distances by DINO or CLIP, with
-their Vendi score, and by LPIPS. OneIG-Bench measures diversity by a network, too.
+their Vendi score, by LPIPS, and by DreamSim, which OneIG-Bench takes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fourstroke.data.sample import Record
-from fourstroke.evaluate.features import FeatureNetwork, unit
+from fourstroke.device import find_device
+from fourstroke.evaluate.features import DreamSim, FeatureNetwork, unit
 from fourstroke.evaluate.judges import PictureJudge, Reach, Reading
 from fourstroke.text.vision import over_white
 from fourstroke.vae.lpips import Lpips
@@ -40,12 +41,15 @@ class Diversity:
     """DINOv2 or CLIP in transformers' layout, a folder or hub id: distances and Vendi score by its vectors, too."""
     lpips: Path | None = None
     """Published LPIPS weights (`vae.lpips`): distances by them, too."""
+    dreamsim: Path | None = None
+    """A folder of DreamSim's weights, for its own package: distances by it, too, as OneIG-Bench has them."""
     device: str | None = None
 
     def open(self, folder: Path | None = None) -> DiversityReader:
         """The reader; raises ValueError for weights that are not there."""
         network = None if self.network is None else FeatureNetwork(self.network, self.device)
-        return DiversityReader(network, None if self.lpips is None else Lpips.from_pretrained(self.lpips))
+        lpips = None if self.lpips is None else Lpips.from_pretrained(self.lpips, find_device(self.device))
+        return DiversityReader(network, lpips, None if self.dreamsim is None else DreamSim(self.dreamsim, self.device))
 
 
 class DiversityReader(PictureJudge):
@@ -53,12 +57,14 @@ class DiversityReader(PictureJudge):
 
     reach: ClassVar[Reach] = "prompt"
 
-    def __init__(self, network: FeatureNetwork | None = None, lpips: Lpips | None = None) -> None:
+    def __init__(
+        self, network: FeatureNetwork | None = None, lpips: Lpips | None = None, dreamsim: DreamSim | None = None
+    ) -> None:
         super().__init__("diversity", ("pixels", "vendi"))
-        self.network, self.lpips = network, lpips
+        self.network, self.lpips, self.dreamsim = network, lpips, dreamsim
 
     def read(self, pictures: Sequence[np.ndarray], records: Sequence[Record]) -> list[Reading]:
-        """`pixels` and `vendi`; `features`, `features_vendi` and `lpips` with weights."""
+        """`pixels` and `vendi`; `features`, `features_vendi`, `lpips` and `dreamsim` with weights."""
         prompts: dict[str, list[int]] = {}
         for index, record in enumerate(records):
             prompts.setdefault(record.name, []).append(index)
@@ -82,16 +88,19 @@ class DiversityReader(PictureJudge):
             scores["features_vendi"] = vendi(vectors @ vectors.T)
         if self.lpips is not None:
             distances["lpips"] = self._lpips(2 * x - 1)
+        if self.dreamsim is not None:
+            vectors = unit(self.dreamsim.pictures(pictures))
+            distances["dreamsim"] = 1 - vectors @ vectors.T
         means = {name: (values.sum(1) / (len(x) - 1)).tolist() for name, values in distances.items()}
         return [{name: column[index] for name, column in means.items()} | scores for index in range(len(x))]
 
     @torch.inference_mode()
     def _lpips(self, x: Tensor) -> Tensor:
         assert self.lpips is not None
-        found = torch.zeros(len(x), len(x))
+        found, x = torch.zeros(len(x), len(x)), x.to(self.lpips.get_buffer("mean").device)
         for index in range(len(x) - 1):
             others = x[index + 1 :]
-            found[index, index + 1 :] = self.lpips(x[index].expand_as(others), others)
+            found[index, index + 1 :] = self.lpips(x[index].expand_as(others), others).cpu()
         return found + found.T
 
 

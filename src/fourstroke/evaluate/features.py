@@ -87,6 +87,25 @@ class FeatureNetwork:
         return torch.cat(found).float().cpu()
 
 
+class DreamSim:
+    """DreamSim's vectors (Fu et al. 2023), by its own package; their cosines are its similarities."""
+
+    def __init__(self, folder: Path, device: str | None = None) -> None:
+        """`folder` holds the weights, or the package puts them there; raises ValueError if it is not installed."""
+        try:
+            from dreamsim import dreamsim
+        except ImportError as error:
+            raise ValueError(f"DreamSim needs {error.name or 'its package'}: pip install dreamsim") from None
+        self.device = find_device(device)
+        self.model, self.preprocess = dreamsim(pretrained=True, device=str(self.device), cache_dir=str(folder))
+
+    @torch.inference_mode()
+    def pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """(n, d) of pictures (height, width, 3 or 4) uint8, transparent parts over white."""
+        images = [over_white(Image.fromarray(picture)) for picture in pictures]
+        return torch.cat([self.model.embed(self.preprocess(image).to(self.device)) for image in images]).float().cpu()
+
+
 def unit(vectors: Tensor) -> Tensor:
     """(…, d) at length 1."""
     return torch.nn.functional.normalize(vectors, dim=-1)

@@ -30,10 +30,12 @@ from fourstroke.enhance.local import LocalModel, render
 from fourstroke.enhance.measure import answers
 from fourstroke.enhance.prompts import read_prompts, requests_of
 from fourstroke.enhance.rewards import Reward
+from fourstroke.enhance.rewards.judged import Judged
 from fourstroke.enhance.scorer import Scorer
 from fourstroke.enhance.triplet import Rules
+from fourstroke.evaluate.asking import AskOptions
 from fourstroke.evaluate.judges import JudgeOption
-from fourstroke.evaluate.vision import VisionOptions
+from fourstroke.evaluate.score_service import ScoreOptions
 from fourstroke.files import atomic_folder
 from fourstroke.parallel.mesh import require_one_process
 from fourstroke.pipeline import Pipeline
@@ -107,8 +109,13 @@ class EnhanceRlRecipe:
 
 
 def _asked(kind: Any) -> tuple[str, str, str] | None:
-    """What a model that sees is asked, to tell one judge from another."""
-    return (kind.endpoint.url, kind.endpoint.model, kind.question) if isinstance(kind, VisionOptions) else None
+    """What a model that sees, or a service, is asked, to tell one judge from another."""
+    kind = kind.judge if isinstance(kind, Judged) else kind
+    if isinstance(kind, ScoreOptions):
+        return kind.url, kind.reward, kind.form
+    if isinstance(kind, AskOptions):
+        return kind.endpoint.url, kind.endpoint.model, str(getattr(kind, "question", type(kind).__name__))
+    return None
 
 
 def train_enhance_rl(recipe: EnhanceRlRecipe, resume: bool = False) -> Path:
