@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pages import paragraphs
 
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.enhance.checks import lost_words, problems
@@ -109,7 +110,12 @@ def main() -> None:
     logs = {"reward of picture and text": arguments.log, "reward of length alone": arguments.hack}
     plot({name: curves(log) for name, log in logs.items() if log}, Path(f"{out}-curves.png"))
     page = table(record, arguments.n, arguments.texts)
-    said = "Printed by `python studies/enhance.py`; its head has the command."
+    said = paragraphs(
+        """Printed by `python studies/enhance.py --model models/micro --sft FINE_TUNED --rl REINFORCED`. Consistency is
+        the share of the short prompt's facts that a judge of pixels finds in the drawing; richness, how lively its
+        frame is. Both are rewards. `held out` is a judge that was no reward, the mean of presence and finish; it chose
+        the checkpoint. Words are those that the prompt quotes."""
+    )
     write_text(out.with_suffix(".md"), f"# What the enhancer brings\n\n{said}\n\n{page}\n")
     print(page)
 

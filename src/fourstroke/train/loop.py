@@ -1,4 +1,4 @@
-"""The one training loop: time limit, checkpoints, moving average, resume, progress, samples.
+"""The one training loop: time limit, Ctrl-C, states, moving average, resume, progress, samples.
 
 Every random choice of a stage is a function of (seed, step), so a run that was interrupted and resumed goes through
 the same states as one that was not. States are written while training goes on (see `parallel.checkpoint`), each to a

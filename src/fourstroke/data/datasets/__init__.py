@@ -1,1 +1,1 @@
-"""Kinds of datasets that a recipe can name; each implements `data.sample.Dataset`."""
+"""Kinds of datasets, a file each; `fourstroke/data/__init__.py` lists the names by which a recipe knows them."""
