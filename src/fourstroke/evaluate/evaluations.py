@@ -20,6 +20,7 @@ from fourstroke.registry import find, kinds, offer
 
 offer(
     "evaluations",
+    compare="fourstroke.evaluate.compare_command:Compare",
     judge="fourstroke.evaluate.judge_command:JudgeFolder",
     reconstruction="fourstroke.evaluate.evaluations:Reconstruction",
     prompts="fourstroke.evaluate.suites.kinds:Prompts",
