@@ -16,7 +16,7 @@ from fourstroke import checkpoint
 def test_a_failed_save_leaves_the_old_one_and_no_debris(tmp_path, monkeypatch):
     folder, layer = tmp_path / "model", nn.Linear(3, 3)
     checkpoint.save_weights(layer, folder, {"a": 1})
-    before = checkpoint.read_tensors(folder)
+    before = checkpoint.map_tensors(folder)
 
     def full_disk(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -24,7 +24,7 @@ def test_a_failed_save_leaves_the_old_one_and_no_debris(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
         checkpoint.save_weights(nn.Linear(3, 3), folder, {"a": 2})
-    after = checkpoint.read_tensors(folder)
+    after = checkpoint.map_tensors(folder)
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

@@ -12,14 +12,15 @@ import fourstroke
 
 SOURCE = Path(fourstroke.__file__).parent
 TIERS = (
-    {"version", "textfile", "fonts", "arguments", "files", "ranges", "terminal", "progress", "registry", "chance"},
-    {"checkpoint", "image_io"},
+    {"version", "textfile", "fonts", "arguments", "files", "ranges", "terminal", "progress", "registry", "chance", "choices"},
+    {"mapped", "quantized"},
+    {"checkpoint", "image_io", "placement"},
     {"seeds", "device", "pretrained", "recipe"},
-    {"nn", "options"},
+    {"nn", "options", "offload"},
     {"vae", "dit", "text", "flow"},
     {"folder"},
     {"lora", "enhancer"},
-    {"sizes"},
+    {"sizes", "memory"},
     {"pipeline"},
     {"pictures", "data", "parallel"},
     {"evaluate"},

@@ -22,7 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from fourstroke.choices import METHODS
 from fourstroke.files import atomic_folder, write_json
+from fourstroke.mapped import map_file
+from fourstroke.quantized import QuantizedWeight, packed, unpacked
 
 T = TypeVar("T")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -181,12 +184,40 @@ def read_file(path: Path) -> dict[str, torch.Tensor]:
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
 
 
-def read_tensors(folder: Path, name: str = WEIGHTS) -> dict[str, torch.Tensor]:
-    """All tensors of a folder; a truncated or damaged file raises `CheckpointError`."""
+def map_tensors(folder: Path, name: str = WEIGHTS) -> dict[str, torch.Tensor]:
+    """All tensors of a folder, mapped: their values are read from the disk when they are first used.
+
+    Numbers in fewer bits and their scales come as one `QuantizedWeight`, of the type that the other weights have.
+
+    Raises:
+        CheckpointError: a file is missing, truncated or damaged.
+    """
     tensors: dict[str, torch.Tensor] = {}
     for path in weight_files(folder, name):
-        tensors |= read_file(path)
-    return tensors
+        with open_tensors(path):  # checks that the file is whole
+            pass
+        try:
+            tensors |= map_file(path)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+    plain = [t.dtype for key, t in tensors.items() if t.is_floating_point() and t.itemsize > 1 and "scale" not in key]
+    try:
+        return unpacked(tensors, max(set(plain), key=plain.count)) if plain else tensors
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+
+
+def quantization(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """In how many bits weights are kept (`quantized.METHODS`); None if all are plain."""
+    return next((tensor.method for tensor in tensors.values() if isinstance(tensor, QuantizedWeight)), None)
+
+
+def read_quantization(config: dict[str, Any], source: str | Path) -> dict[str, Any]:
+    """A config without what it says of quantisation; raises `CheckpointError` if that is not ours."""
+    said = config.get("quantization")
+    if said is not None and (not isinstance(said, dict) or said.get("method") not in METHODS or len(said) > 1):
+        raise CheckpointError(f"{source}: quantization is {said}; its one key is method, one of {', '.join(METHODS)}")
+    return {key: value for key, value in config.items() if key != "quantization"}
 
 
 def read_pickle(path: Path, mmap: bool = False) -> dict[Any, Any]:
@@ -208,8 +239,11 @@ def read_pickle(path: Path, mmap: bool = False) -> dict[Any, Any]:
 
 
 def load_weights(model: nn.Module, folder: Path, name: str = WEIGHTS) -> None:
-    """Load a folder's tensors into `model`, strictly: names and shapes must agree, to the last one."""
-    tensors, own = read_tensors(folder, name), model.state_dict()
+    """Load a folder's tensors into `model`, strictly: names and shapes must agree, to the last one.
+
+    A model on the meta device has the mapped tensors themselves, in their types.
+    """
+    tensors, own = map_tensors(folder, name), model.state_dict()
     missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     shapes = [
         f"{key} is {tuple(tensors[key].shape)} in the file and {tuple(own[key].shape)} by its config"
@@ -234,7 +268,10 @@ def save_weights(model: nn.Module, folder: Path, config: dict[str, Any], name: s
     Raises:
         WriteError: if it cannot be written; `folder` is as it was.
     """
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    state = model.state_dict()
+    tensors = {key: value.detach().cpu().contiguous() for key, value in packed(state).items()}
+    method = quantization(state)
+    config = config | ({"quantization": {"method": method}} if method else {})
     with atomic_folder(folder) as partial:
         save_file(tensors, partial / name, metadata={"format": "pt"})
         write_json(partial / "config.json", config)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from fourstroke import commands
+from fourstroke.choices import METHODS, OFFLOADS
 from fourstroke.evaluate.evaluations import add_evaluations
 from fourstroke.options import path_option, seed_option
 from fourstroke.terminal import outlived
@@ -91,6 +92,23 @@ def _name(text: str) -> str:
     return os.path.expanduser(text)
 
 
+def _memory_options(command: argparse.ArgumentParser) -> None:
+    """How much memory a model takes."""
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the weights (default: bfloat16 on a GPU or with the two options below, else float32)",
+    )
+    command.add_argument("--quantize", choices=METHODS, help="keep most weights in fewer bits")
+    command.add_argument(
+        "--offload",
+        choices=OFFLOADS,
+        default="none",
+        help="what is in memory only while it is used: nothing, the text encoder and the autoencoder (model), or the "
+        "transformer's blocks too (layers)",
+    )
+
+
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(prog="fourstroke", description="From prompt to picture in four strokes.")
     parser.add_argument("--version", action="version", version=f"fourstroke {__version__}")
@@ -121,6 +139,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             help="an adapter: a file, a folder, or a hub id; may be repeated",
         )  # fmt: skip
         command.add_argument("--device", help="cpu, cuda, cuda:1 … (default: the GPU if there is one)")
+        _memory_options(command)
         command.add_argument("--json", action="store_true", help="print one JSON object")
 
     generate.add_argument(
@@ -201,6 +220,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     server = verbs.add_parser("serve", help="serve OpenAI's image API, and the studio as a web page")
     server.add_argument("--model", type=_name, help="folder or hub id (default: the best bundled model)")
     server.add_argument("--device", help="cpu, cuda … (default: the GPU if there is one)")
+    _memory_options(server)
     server.add_argument(
         "--lora", action="append", default=[], metavar="NAME=FILE[:STRENGTH]",
         help="an adapter that requests may use; the strength is that of requests that name none",

@@ -51,11 +51,11 @@ def _generate(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, Any
     clock = Clock()
     loras = [LoraSource.parse(words) for words in arguments.lora]
     files = [find_lora(lora.file) for lora in loras]  # before the model is loaded
-    pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device)
+    _say_warnings()
+    pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device, **_memory(arguments))
     for lora, file in zip(loras, files, strict=True):
         pipe.load_lora(file, lora.strength, lora.called)
     clock.lap("load")
-    _say_warnings()
     wanted = getattr(arguments, "enhance", False)
     enhance = pipe.enhancer is not None if wanted is None else wanted
     if enhance and pipe.enhancer is None:
@@ -219,9 +219,9 @@ def _endpoint(arguments: argparse.Namespace) -> Any:
 def _say_warnings() -> None:
     """One line for a warning of ours, as for an error."""
     from fourstroke.enhance.enhancer import EnhancerWarning
-    from fourstroke.pipeline import NoEffectWarning
+    from fourstroke.pipeline import MemoryWarning, NoEffectWarning
 
-    ours = EnhancerWarning, NoEffectWarning
+    ours = EnhancerWarning, MemoryWarning, NoEffectWarning
     show = warnings.showwarning
 
     def plainly(
@@ -234,6 +234,7 @@ def _say_warnings() -> None:
 
     warnings.showwarning = plainly
     warnings.simplefilter("always", EnhancerWarning)
+    warnings.simplefilter("always", MemoryWarning)
     warnings.simplefilter("default", NoEffectWarning)  # once, however many prompts
 
 
@@ -288,12 +289,17 @@ def serve(arguments: argparse.Namespace) -> dict[str, Any]:
         print(f"fourstroke: anyone who reaches {config.host} may draw; --api-key changes that", file=sys.stderr)
     if arguments.ray:
         return _serve_cluster(arguments, config, sockets)
-    pipe = load_pipeline(arguments.model, arguments.device, config)
+    pipe = load_pipeline(arguments.model, arguments.device, config, **_memory(arguments))
     if endpoint is not None:
         pipe.enhancer = PromptEnhancer.from_endpoint(endpoint)
     print(f"drawing with {pipe.info.name}; studio at {_address(config, sockets)}", file=sys.stderr)
     serve(build_engine(pipe, config), config, sockets)
     return {"model": pipe.info.name}
+
+
+def _memory(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How much memory a model takes, as `Pipeline.from_pretrained` takes it."""
+    return {name: getattr(arguments, name) for name in ("dtype", "quantize", "offload")}
 
 
 def _address(config: Any, sockets: Any) -> str:
@@ -308,6 +314,8 @@ def _serve_cluster(arguments: argparse.Namespace, config: Any, sockets: Any) -> 
 
     if arguments.endpoint:
         raise ValueError("--endpoint does not go with --ray: replicas use their model's own enhancer")
+    if arguments.dtype or arguments.quantize or arguments.offload != "none":
+        raise ValueError("--dtype, --quantize and --offload do not go with --ray: replicas hold their model whole")
     if arguments.device is not None:
         name_device(arguments.device)  # whether it is there, the replicas' machines know
     try:

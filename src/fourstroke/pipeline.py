@@ -10,6 +10,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from fourstroke.arguments import MAX_GUIDANCE, real, shown, texts, whole
 from fourstroke.checkpoint import CheckpointError
+from fourstroke.choices import METHODS, OFFLOADS, Offload, Quantize
 from fourstroke.device import Device, find_device, weights_dtype
 from fourstroke.dit import InputImages, Transformer, condition
 from fourstroke.enhance.enhancer import Enhanced, PromptEnhancer
@@ -40,6 +42,8 @@ from fourstroke.folder import (
     write_info,
 )
 from fourstroke.lora import LoraLoader, is_merged, merge, read_lora, without_factors
+from fourstroke.memory import Model, check_memory
+from fourstroke.offload import place_transformer, visiting
 from fourstroke.seeds import Seeds, following, seeds_of
 from fourstroke.sizes import fit, shaped, sized, tokens_per_slot
 from fourstroke.text import TextEncoder
@@ -47,6 +51,10 @@ from fourstroke.text.templates import transparent as transparent_prompt
 from fourstroke.vae import Autoencoder
 
 NO_NEGATIVE = "the negative prompt has no effect at guidance 1; ask for more guidance, or leave it out"
+
+
+class MemoryWarning(UserWarning):
+    """A model that is larger than the memory for it; the message says what follows."""
 
 
 class NoEffectWarning(UserWarning):
@@ -80,42 +88,69 @@ class Pipeline(LoraLoader):
         schedule: ScheduleConfig,
         info: ModelInfo,
         enhancer: PromptEnhancer | Path | None = None,
+        offload: Offload = "none",
     ) -> None:
         self.transformer, self.autoencoder, self.text_encoder = transformer, autoencoder, text_encoder
         self.schedule, self.info = schedule, dataclasses.replace(info, factor=autoencoder.config.factor)
-        self._enhancer = enhancer
+        self._enhancer, self.offload = enhancer, offload
         _check_fit(transformer, autoencoder, text_encoder)
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path | None = None, *, dtype: torch.dtype | str | None = None, device: Device | None = None
+        cls,
+        model: str | Path | None = None,
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: Device | None = None,
+        quantize: Quantize | None = None,
+        offload: Offload = "none",
     ) -> Pipeline:
         """Load a checkpoint: a folder, a hub id, or the best bundled model.
 
+        Weights that have the asked type already stay mapped on a CPU: their files are read as they are used.
+
         Args:
             model: folder or hub id; None takes the bundled `mini` if it is there, else `micro`.
-            dtype: of the weights; None is bfloat16 on a GPU and float32 on a CPU.
+            dtype: of the weights; None is bfloat16 on a GPU, and on a CPU with `quantize` or `offload`; else float32.
             device: None is `cuda` where there is one.
+            quantize: keep the matrices of the transformer's blocks in fewer bits, and without `offload` those of the
+                text encoder's too: "int8", "int4" or "fp8". Layers that are sensitive keep `dtype`.
+            offload: "model" has the text encoder's layers and the autoencoder on the device only while each is used;
+                "layers" the transformer's blocks too. On a CPU their memory is given back instead.
+
+        Warns:
+            MemoryWarning: weights have no room and come from the disk at every step.
 
         Raises:
             CheckpointError: if the folder is missing or damaged; the message says what to do.
-            ValueError: for a device that this machine does not have, or a dtype that is none.
+            DoesNotFit: if there is too little memory; the message says what would fit.
+            ValueError: for a device that this machine does not have, or another choice that is none.
         """
         device = find_device(device)
+        _check_choices(quantize, offload)
+        if dtype is None and (quantize or offload != "none"):
+            dtype = torch.bfloat16
         dtype = weights_dtype(dtype, device)
         folders = lineage(find_model(model))
         info, schedule = read_info(folders[0]), ScheduleConfig.from_pretrained(part(folders, "scheduler"))
         base, enhancer = folders[-1], part(folders, ENHANCER)
+        stored = Model.read(base, info)
+        if said := check_memory(stored, device, dtype, quantize, offload):
+            warnings.warn(said, MemoryWarning, stacklevel=2)
+        cpu = torch.device("cpu")
         transformer = Transformer.from_pretrained(base / "transformer", dtype=None)  # rounded after adapters are added
         merge(transformer, [read_lora(f / ADAPTER / ADAPTER_WEIGHTS, transformer) for f in folders[:-1]], dtype)
-        transformer.to(device=device, dtype=dtype)
-        autoencoder = Autoencoder.from_pretrained(base / "vae", dtype=dtype, device=device)
-        text_encoder = TextEncoder.from_pretrained(
-            base / "text_encoder", base / "processor", dtype=dtype, device=device
+        place_transformer(transformer, dtype, device, quantize, offload)
+        autoencoder = Autoencoder.from_pretrained(
+            base / "vae", dtype=dtype, device=device if offload == "none" else cpu
         )
+        text_encoder = TextEncoder.from_pretrained(
+            base / "text_encoder", base / "processor", dtype=dtype, device=device,
+            quantize=quantize if offload == "none" else None, offload=offload,
+        )  # fmt: skip
         own = enhancer if (enhancer / "config.json").exists() else None
         try:
-            return cls(transformer, autoencoder, text_encoder, schedule, info, own)
+            return cls(transformer, autoencoder, text_encoder, schedule, info, own, offload)
         except ValueError as error:
             raise CheckpointError(f"{base / 'transformer'}: {error}") from None
 
@@ -257,12 +292,17 @@ class Pipeline(LoraLoader):
     def decode(self, latents: Tensor, grid: tuple[int, int], transparent: bool = False) -> list[Image.Image]:
         """Turn clean latents (B, h*w, channels) of a grid (h, w) into pictures, one at a time."""
         pictures = []
-        for row in latents.to(next(self.autoencoder.parameters()).dtype):
-            z = row.T.reshape(1, -1, *grid)
-            x = check_finite(self.autoencoder.decode(z), "decoding")[0].float()
-            pixels = ((x.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
-            pictures.append(Image.fromarray(pixels) if transparent else Image.fromarray(pixels[..., :3].copy()))
+        with self.autoencoder_there():
+            for row in latents.to(next(self.autoencoder.parameters()).dtype):
+                z = row.T.reshape(1, -1, *grid)
+                x = check_finite(self.autoencoder.decode(z), "decoding")[0].float()
+                pixels = ((x.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+                pictures.append(Image.fromarray(pixels) if transparent else Image.fromarray(pixels[..., :3].copy()))
         return pictures
+
+    def autoencoder_there(self) -> AbstractContextManager[None]:
+        """Within the block the autoencoder is on the device; with an offload it is there at no other time."""
+        return visiting(self.autoencoder, self.device, self.offload)
 
     def condition(
         self, prompts: Sequence[str], inputs: Sequence[Image.Image], grid: tuple[int, int], repeats: int = 1
@@ -285,7 +325,8 @@ class Pipeline(LoraLoader):
     def input_tokens(self, image: Image.Image) -> Tensor:
         """A fitted input image as clean latents (1, h * w, channels)."""
         pixels = torch.from_numpy(np.array(image.convert("RGBA"))).permute(2, 0, 1)[None]
-        return check_finite(self.autoencoder.encode_tokens(pixels), "encoding the input image")
+        with self.autoencoder_there():
+            return check_finite(self.autoencoder.encode_tokens(pixels), "encoding the input image")
 
     def sigmas(self, steps: int | None, tokens: int) -> Tensor:
         """The noise levels (steps + 1,) of a picture of so many latents; None is the checkpoint's own grid."""
@@ -295,6 +336,13 @@ class Pipeline(LoraLoader):
 
     def _size(self, width: int | None, height: int | None, images: Sequence[Image.Image] | None) -> tuple[int, int]:
         return sized(self.info, width, height, images)
+
+
+def _check_choices(quantize: Any, offload: Any) -> None:
+    """Raise ValueError for a choice that is none."""
+    for name, value, known in (("quantize", quantize, (None, *METHODS)), ("offload", offload, OFFLOADS)):
+        if value not in known:
+            raise ValueError(f"{name} is {shown(value)}; it must be one of {', '.join(str(one) for one in known)}")
 
 
 def _pictures(images: Any) -> list[Image.Image]:

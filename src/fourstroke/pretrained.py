@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from fourstroke.checkpoint import CheckpointError, open_tensors, read_json, weight_files
+from fourstroke.checkpoint import CheckpointError, map_tensors, open_tensors, read_json, weight_files
+from fourstroke.quantized import QuantizedWeight
 
 WEIGHTS = "model.safetensors"
 
@@ -38,12 +40,34 @@ def load_model(kind: Any, folder: Path, dtype: torch.dtype, surplus: bool = Fals
     return load_fitting(kind, folder, surplus, dtype=dtype, local_files_only=True)
 
 
+def map_model(kind: Any, folder: Path) -> PreTrainedModel:
+    """As `load_model`, with the mapped tensors themselves as weights: nothing is read until it is used, or placed.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or weights and config disagree.
+    """
+    _check_json(folder, "config.json")
+    tensors = map_tensors(folder, WEIGHTS)
+    few = {key: weight for key, weight in tensors.items() if isinstance(weight, QuantizedWeight)}
+    tensors |= {key: torch.zeros((), dtype=weight.dtype).expand(weight.shape) for key, weight in few.items()}
+    dtypes = [tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()]
+    with readable(f"the config of {folder}"):
+        config = kind.config_class.from_pretrained(folder)
+    common = max(set(dtypes), key=dtypes.count) if dtypes else torch.float32
+    model = load_fitting(
+        kind, folder, False, pretrained_model_name_or_path=None, config=config, state_dict=tensors, dtype=common
+    )
+    for key, weight in few.items():
+        path, _, name = key.rpartition(".")
+        setattr(model.get_submodule(path), name, nn.Parameter(weight, requires_grad=False))
+    return model
+
+
 def load_fitting(kind: Any, name: str | Path, surplus: bool = True, **options: Any) -> PreTrainedModel:
     """As `load_model`, from a folder or hub id, with further options of `from_pretrained`."""
+    options = {"pretrained_model_name_or_path": name, "use_safetensors": True} | options
     with readable(f"the model {name} (config.json, {WEIGHTS})"):
-        model, report = kind.from_pretrained(
-            name, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
+        model, report = kind.from_pretrained(output_loading_info=True, ignore_mismatched_sizes=True, **options)
     wrong = sorted(report["missing_keys"]) + ([] if surplus else sorted(report["unexpected_keys"]))
     wrong += [
         f"{key}, {tuple(found)} in the file and {tuple(own)} by its config"

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fourstroke import Pipeline
-from fourstroke.checkpoint import read_tensors
+from fourstroke.checkpoint import map_tensors
 from fourstroke.data.prompts import PromptsData
 from fourstroke.distill.comparison import CollapseLimits
 from fourstroke.distill.teachers import SpecialistConfig
@@ -253,7 +253,7 @@ def test_a_run_by_prompts_exports_the_student_that_came_nearest_to_its_teacher(b
     kept = json.loads((folder / "distill.json").read_text())
     assert kept["step"] > 1  # the first that was acceptable is not the last word
     assert kept["value"] == max(value for step, value in scores.items() if step)
-    tensors = read_tensors(folder / "lora", ADAPTER_WEIGHTS)
+    tensors = map_tensors(folder / "lora", ADAPTER_WEIGHTS)
     assert all(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
 
 

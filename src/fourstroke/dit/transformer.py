@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fourstroke.checkpoint import config_of, load_weights, read_json, save_weights
+from fourstroke.checkpoint import config_of, load_weights, read_json, read_quantization, save_weights
+from fourstroke.choices import Quantize
 from fourstroke.device import Device, find_device
 from fourstroke.dit.block import Block, Modulation
 from fourstroke.dit.cache import PrefixCache
@@ -33,6 +34,7 @@ from fourstroke.dit.embed import TIME_CHANNELS, TextProjection, TimeEmbedding
 from fourstroke.dit.layout import Layout
 from fourstroke.files import model_folder
 from fourstroke.nn import KeysValues, rotary_table
+from fourstroke.placement import place
 from fourstroke.ranges import Count, Positive, check_ranges
 
 CLASS_NAME = "QwenImage21Transformer2DModel"
@@ -232,21 +234,27 @@ class Transformer(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, dtype: torch.dtype | None = torch.float32, device: Device | None = "cpu"
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype | None = torch.float32,
+        device: Device | None = "cpu",
+        quantize: Quantize | None = None,
     ) -> Self:
         """Load a `transformer/` folder, ours or Qwen-Image-2.1's; a `device` of None is the GPU if there is one, a
-        `dtype` of None that of the file.
+        `dtype` of None that of the file. `quantize` keeps the linear layers of the blocks in fewer bits.
 
         Raises:
             CheckpointError: a file is missing or damaged, or names and shapes are not those of the config.
             ValueError: this machine does not have the device.
         """
         folder, device = Path(folder), find_device(device)
-        config = TransformerConfig.from_dict(read_json(folder / "config.json"), str(folder / "config.json"))
+        file = folder / "config.json"
+        config = TransformerConfig.from_dict(read_quantization(read_json(file), file), str(file))
         with torch.device("meta"):
             model = cls(config)
         load_weights(model, folder)
-        return model.to(device=device, dtype=dtype).eval()
+        place(model, dtype=dtype, device=device, method=quantize, blocks=model.transformer_blocks)
+        return model.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and safetensors so that diffusers loads them too; complete or not at all."""

@@ -17,7 +17,9 @@ from typing import NamedTuple
 import torch
 
 from fourstroke.dit import PrefixCache, Transformer
+from fourstroke.mapped import release
 from fourstroke.pipeline import Pipeline
+from fourstroke.placement import parts
 from fourstroke.serve.batch import GenerationRequest, Strengths
 from fourstroke.text.vision import SLOT_SIZE
 
@@ -116,9 +118,11 @@ def fingerprint(pipe: Pipeline) -> str:
     digest = hashlib.sha256()
     for part in (pipe.transformer, pipe.autoencoder, pipe.text_encoder):
         for name, parameter in part.named_parameters():
-            values = parameter.detach().flatten()
-            sample = values[:: max(1, len(values) // 4096)].float().cpu().contiguous()
-            digest.update(name.encode() + sample.numpy().tobytes())
+            for tensor in parts(parameter):
+                values = tensor.detach().flatten()
+                sample = values[:: max(1, len(values) // 4096)].float().cpu().contiguous()
+                digest.update(name.encode() + sample.numpy().tobytes())
+                release(tensor)
     return digest.hexdigest()[:12]
 
 

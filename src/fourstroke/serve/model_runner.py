@@ -136,7 +136,8 @@ class ModelRunner:
     def pictures(self, latents: abc.Sequence[Tensor], requests: abc.Sequence[GenerationRequest]) -> list[Image.Image]:
         """Decode clean latents (1, T, C) of one grid together."""
         z = check_finite(torch.cat(list(latents)), "denoising").to(next(self.pipe.autoencoder.parameters()).dtype)
-        x = self.pipe.autoencoder.decode(z.mT.unflatten(2, requests[0].grid))
+        with self.pipe.autoencoder_there():
+            x = self.pipe.autoencoder.decode(z.mT.unflatten(2, requests[0].grid))
         return _images(check_finite(x, "decoding"), requests)
 
     def at_once(self, request: GenerationRequest) -> int:
@@ -177,7 +178,8 @@ class ModelRunner:
         self.pictures(latents, [sequence.request])
         self.decode_steps = (time.perf_counter() - start_again) / (stepped - start)
         if self.decode_steps > self.card.info.own_steps / 4:
-            self.latent_preview = LatentPreview.fit(self.pipe.autoencoder)
+            with self.pipe.autoencoder_there():
+                self.latent_preview = LatentPreview.fit(self.pipe.autoencoder)
 
     def _condition(self, prompt: str, request: GenerationRequest) -> Condition:
         images = tuple(hashlib.sha256(f"{i.mode}{i.size}".encode() + i.tobytes()).digest() for i in request.inputs)

@@ -38,11 +38,11 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def load_pipeline(model: str | None, device: str | None, config: ServeConfig) -> Pipeline:
-    """The model with its adapters, whose files are found before the model is loaded."""
+def load_pipeline(model: str | None, device: str | None, config: ServeConfig, **memory: Any) -> Pipeline:
+    """The model with its adapters, whose files are found before the model is loaded; `memory` says how it is kept."""
     sources = [LoraSource.parse(lora) for lora in config.loras]
     files = [find_lora(source.file) for source in sources]
-    pipe = Pipeline.from_pretrained(model, device=device)
+    pipe = Pipeline.from_pretrained(model, device=device, **memory)
     for source, file in zip(sources, files, strict=True):
         pipe.load_lora(file, source.strength, source.called)
     return pipe

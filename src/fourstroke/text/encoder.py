@@ -20,10 +20,14 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from fourstroke.checkpoint import CheckpointError, convert, read_json
+from fourstroke.checkpoint import CheckpointError, convert, quantization, read_json, read_quantization
+from fourstroke.choices import Offload, Quantize
 from fourstroke.device import Device, find_device
 from fourstroke.files import model_folder, write_json
-from fourstroke.pretrained import load_model, load_tokenizer, readable
+from fourstroke.offload import BlockStream, keep_on_cpu
+from fourstroke.placement import place
+from fourstroke.pretrained import load_tokenizer, map_model, readable
+from fourstroke.quantized import packed
 from fourstroke.text import templates, vision
 from fourstroke.textfile import TextError, check_text
 
@@ -183,8 +187,14 @@ class TextEncoder(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: Device | None = "cpu",
         max_tokens: int = MAX_TOKENS,
+        quantize: Quantize | None = None,
+        offload: Offload = "none",
     ) -> TextEncoder:
         """Read `text_encoder/` and `processor/`; a `device` of None is the GPU if there is one.
+
+        `quantize` keeps the linear layers of the language model in fewer bits. Any `offload` but "none" has a layer on
+        the device only while it runs. A head for predicting words that shares no weights stays in its file: features
+        need none.
 
         Raises:
             CheckpointError: files are missing or damaged, or do not fit each other.
@@ -192,11 +202,21 @@ class TextEncoder(nn.Module):
         """
         folder, processor, device = Path(text_encoder_folder), Path(processor_folder), find_device(device)
         _check_config(folder / "config.json")
-        model = load_model(Qwen3VLForConditionalGeneration, folder, dtype)
+        model = map_model(Qwen3VLForConditionalGeneration, folder)
+        inner = model.model.language_model
+        head = [] if model.lm_head.weight is inner.embed_tokens.weight else [model.lm_head]
+        here = device if offload == "none" else torch.device("cpu")
+        place(model, dtype=dtype, device=here, method=quantize, blocks=inner.layers, leave=head)
+        if offload != "none":
+            stay = [inner.layers, inner.embed_tokens, model.model.visual.blocks, *head]
+            place(model, dtype=None, device=device, leave=stay)
+            keep_on_cpu(inner.embed_tokens, device)
+            for blocks in (model.model.visual.blocks, inner.layers):
+                BlockStream(blocks, device, again=False)
         tokenizer = load_tokenizer(processor)
         image_processor = _load_image_processor(processor, model.config.vision_config)
         try:
-            return cls(model.to(device), tokenizer, image_processor, max_tokens)
+            return cls(model, tokenizer, image_processor, max_tokens)
         except CheckpointError as error:
             raise CheckpointError(f"{processor}: {error}") from None
 
@@ -207,8 +227,11 @@ class TextEncoder(nn.Module):
         for the other parts, and their features must fit.
         """
         with model_folder(text_encoder_folder, "config.json", "model_type") as folder:
-            self.model.save_pretrained(folder)
+            state = self.model.state_dict()
+            self.model.save_pretrained(folder, state_dict=packed(state))
             config = read_json(folder / "config.json")
+            if method := quantization(state):
+                config["quantization"] = {"method": method}
             for part in (config, config["text_config"], config["vision_config"]):
                 part["dtype"] = "float32"
             write_json(folder / "config.json", config)
@@ -247,7 +270,7 @@ def save_processor(tokenizer: PreTrainedTokenizerBase, images: Qwen2VLImageProce
 
 def _check_config(file: Path) -> None:
     """Refuse a config of another model, and keys that transformers would pass over."""
-    values = read_json(file)
+    values = read_quantization(read_json(file), file)
     if values.get("model_type") != Qwen3VLConfig.model_type:
         found = values.get("model_type")
         raise CheckpointError(f"{file}: model_type is {found!r}; the text encoder is a {Qwen3VLConfig.model_type!r}")

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from fourstroke.checkpoint import config_of, load_weights, read_json, save_weights
 from fourstroke.device import Device, find_device
 from fourstroke.files import model_folder
+from fourstroke.placement import place
 from fourstroke.ranges import Count, check_ranges
 from fourstroke.vae import tiling
 from fourstroke.vae.blocks import (
@@ -241,7 +242,8 @@ class Autoencoder(nn.Module):
         with torch.device("meta"):
             model = cls(config)
         load_weights(model, folder)
-        return model.to(device=device, dtype=dtype).eval()
+        place(model, dtype=dtype, device=device)
+        return model.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and the weights, complete or not at all; diffusers reads it too (local shortcuts)."""
