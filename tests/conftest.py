@@ -17,7 +17,7 @@ from fourstroke.text import SmallTextConfig, build_text_encoder, train_tokenizer
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 
 
-def build_tiny_pipeline(causal: bool = True, halvings: int = 4, channels: int = 64) -> Pipeline:
+def build_tiny_pipeline(causal: bool = True, halvings: int = 4, channels: int = 64, heads: int = 2) -> Pipeline:
     """A pipeline of random weights whose pictures depend on prompt, seed and input images.
 
     Its autoencoder has latents of `channels` at 1 / 2^halvings.
@@ -26,7 +26,7 @@ def build_tiny_pipeline(causal: bool = True, halvings: int = 4, channels: int = 
     transformer = Transformer(
         TransformerConfig(
             num_layers=2,
-            num_attention_heads=2,
+            num_attention_heads=heads,
             attention_head_dim=32,
             axes_dims_rope=(8, 12, 12),
             context_in_dim=64,

@@ -1,0 +1,82 @@
+"""Offloading: the same result, and weights that are there only while they are used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fourstroke.offload import BlockStream, Mover, keep_on_cpu, weights_of
+from fourstroke.quantized import quantized
+
+CPU = torch.device("cpu")
+
+
+def _blocks():
+    torch.manual_seed(0)
+    blocks = nn.ModuleList(nn.Linear(128, 128) for _ in range(4))
+    blocks[2].weight = nn.Parameter(quantized(blocks[2].weight, "int8"), requires_grad=False)
+    return blocks.requires_grad_(False)
+
+
+@torch.inference_mode()
+def _run(blocks, x):
+    for block in blocks:
+        x = block(x)
+    return x
+
+
+class Counting(Mover):
+    """Copies to the CPU, and knows what was brought."""
+
+    def __init__(self):
+        super().__init__(CPU)
+        self.brought = []
+
+    def bring(self, weights):
+        self.brought.append({weight.data_ptr() for weight in weights})
+        return super().bring(weights)
+
+
+def test_streamed_blocks_compute_the_same_on_copies():
+    blocks, x = _blocks(), torch.ones(2, 128)
+    expected, home = _run(blocks, x), [weight.data_ptr() for weight in weights_of(blocks)]
+    used = []
+    for block in blocks:
+        block.register_forward_pre_hook(lambda block, _: used.append(weights_of(block)[0].data_ptr()))
+    stream = BlockStream(blocks, CPU, again=True)
+    for block in blocks:
+        block.register_forward_pre_hook(lambda block, _: used.append(weights_of(block)[0].data_ptr()))
+    stream.mover = Counting()
+    for _ in range(2):
+        assert torch.equal(_run(blocks, x), expected)
+        assert [weight.data_ptr() for weight in weights_of(blocks)] == home
+    assert used[0] == home[0]  # before it came
+    assert used[1] not in home  # while it ran
+    assert len(stream.mover.brought) == 9  # each once a turn, and the next turn's first
+    assert len(stream.coming) == 1
+
+
+def test_what_runs_once_brings_nothing_for_later():
+    blocks = _blocks()
+    stream = BlockStream(blocks, CPU, again=False)
+    stream.mover = Counting()
+    _run(blocks, torch.ones(2, 128))
+    assert len(stream.mover.brought) == 4
+    assert not stream.coming
+
+
+def test_a_block_that_fails_goes_home():
+    blocks = _blocks()
+    home = [weight.data_ptr() for weight in weights_of(blocks)]
+    stream = BlockStream(blocks, CPU, again=True)
+    stream.mover = Mover(CPU)
+    with pytest.raises(RuntimeError):
+        blocks[0](torch.ones(2, 3))
+    assert [weight.data_ptr() for weight in weights_of(blocks)] == home
+
+
+def test_rows_are_looked_up_where_the_table_is():
+    table = nn.Embedding(5, 4)
+    keep_on_cpu(table, torch.device("meta"))
+    assert table(torch.tensor([1, 2])).is_meta
