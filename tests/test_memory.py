@@ -129,7 +129,7 @@ def test_a_damaged_shard_is_found_before_anything_is_loaded(folder, tmp_path, mo
     assert np.array_equal(_draw(whole), _draw(Pipeline.from_pretrained(folder, dtype="float32", device="cpu")))
     damage(part)
     monkeypatch.setattr(Transformer, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
-    with pytest.raises(CheckpointError, match="text_encoder.*(lacks the shards|damaged or truncated)") as caught:
+    with pytest.raises(CheckpointError, match=r"text_encoder.*(lacks the shards|damaged or truncated)") as caught:
         Pipeline.from_pretrained(tmp_path / "x", device="cpu", quantize="int8")
     assert "\n" not in str(caught.value)
 

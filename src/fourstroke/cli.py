@@ -246,7 +246,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     server.set_defaults(run=commands.serve)
 
     needs = verbs.add_parser("estimate", help="say what a run needs, before it is started")
-    needs.add_argument("recipe", type=path_option, help="recipes/<family>/<stage>.yaml")
+    needs.add_argument("recipe", type=path_option, help="recipes/<family>/<stage>.yaml, or the folder of a model")
+    needs.add_argument("--device", help="of a model that draws: cpu, cuda … (default: the GPU if there is one)")
     needs.add_argument("overrides", nargs="*", metavar="key=value", help="change a number of the recipe")
     needs.add_argument("--stage", choices=["dit", "distill", "enhance-rl", "enhance-sft", "vae"], help="if need be")
     needs.add_argument("--ranks", type=int, default=1, help="processes that torchrun starts")

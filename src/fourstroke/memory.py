@@ -12,10 +12,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fourstroke.checkpoint import CheckpointError, open_tensors, read_json, read_quantization, weight_files
+from fourstroke.choices import OFFLOADS
 from fourstroke.dit import TransformerConfig
 from fourstroke.folder import ModelInfo
 from fourstroke.mapped import read_header
@@ -176,6 +178,18 @@ def check_memory(
             "what has no room comes from the disk at every step"
         )
     return None
+
+
+CHOICES = tuple((quantize, offload) for quantize in (None, "int8", "int4") for offload in OFFLOADS)
+
+
+def choices(model: Model, device: torch.device, dtype: torch.dtype) -> list[dict[str, Any]]:
+    """What each choice of bits and offload needs, GiB that must be there at once and GiB read from files as used."""
+    found = []
+    for quantize, offload in CHOICES:
+        here, files = model.needs(device, dtype, quantize, offload)
+        found.append({"quantize": quantize, "offload": offload, "gib": sum(here.values()), "files": files})
+    return found
 
 
 def _advice(model: Model, device: torch.device, dtype: torch.dtype, room: float) -> str:
