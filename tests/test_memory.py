@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_refused_with_what_would(folder, monkeypatch):
     assert asked == sorted(asked, reverse=True)
     room = (asked[0] + asked[1]) / 2
     monkeypatch.setattr(memory, "_room", lambda _: (room, "the GPU has free"))
-    with pytest.raises(DoesNotFit, match="the GPU has free .*: offload model fits"):
+    with pytest.raises(DoesNotFit, match=r"the GPU has free .*: offload model fits"):
         check_memory(model, gpu, torch.bfloat16, None, "none")
     assert check_memory(model, gpu, torch.bfloat16, None, "model") is None
     monkeypatch.setattr(memory, "_room", lambda _: (0.01, "the GPU has free"))

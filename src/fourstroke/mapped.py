@@ -71,11 +71,6 @@ def map_file(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def is_mapped(tensor: Tensor) -> bool:
-    """Whether a tensor's values are pages of a file."""
-    return tensor.device.type == "cpu" and tensor.untyped_storage().data_ptr() in _maps
-
-
 def release(tensor: Tensor) -> None:
     """Give back the memory of a mapped tensor, which is read again when it is next used; others stay as they are.
 
