@@ -74,6 +74,8 @@ def test_adapters_go_with_fewer_bits_and_offload(folder, tmp_path):
     save_file(factors, tmp_path / "style.safetensors")
     pipe.load_lora(tmp_path / "style.safetensors")
     assert not np.array_equal(_draw(pipe), before)
+    with pytest.raises(ValueError, match="not merged into quantised weights"):
+        pipe.merge_lora()
     pipe.unload_lora()
     assert np.array_equal(_draw(pipe), before)
 

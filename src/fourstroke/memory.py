@@ -203,7 +203,7 @@ def _advice(model: Model, device: torch.device, dtype: torch.dtype, room: float)
             words = [] if dtype == half else ["dtype bfloat16"]
             words += [f"quantize {quantize}"] if quantize else []
             words += [f"offload {offload}"] if offload != "none" else []
-            return f"{' with '.join(words)} fits"
+            return f"{' with '.join(words) or 'neither quantize nor offload'} fits"
     least = min(sum(model.needs(device, half, quantize, "layers")[0].values()) for quantize in (None, "int4"))
     size = f"{model.info.width}x{model.info.height}"
     return f"no dtype, quantize and offload is enough; the smallest choice needs {least:.1f} GiB at {size}"

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional as F
 
+from fourstroke.quantized import QuantizedWeight
+
 PREFIX = "lora_"
 """Of an adapter's name among the modules of its layer."""
 
@@ -108,7 +110,13 @@ class LoraLinear(nn.Linear):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add the adapters in use to the weight; what it was is kept for `unmerge`."""
+        """Add the adapters in use to the weight; what it was is kept for `unmerge`.
+
+        Raises:
+            ValueError: the weight is quantised.
+        """
+        if isinstance(self.weight, QuantizedWeight):
+            raise ValueError("adapters are not merged into quantised weights; they are in use beside them")
         changes = [adapter.change for adapter in self.adapters.values() if adapter.strength]
         if self.unmerged is None and changes:
             self.unmerged = self.weight.data
