@@ -53,7 +53,7 @@ COMMANDS = dict(_commands())
 
 def _take(arguments: argparse.Namespace) -> dict[str, str]:
     """In place of a command: read its recipe, if it has one."""
-    if recipe := getattr(arguments, "recipe", None):
+    if (recipe := getattr(arguments, "recipe", None)) and not (ROOT / recipe).is_dir():
         module, name, _ = commands.STAGES[getattr(arguments, "stage", None) or stage_of(ROOT / recipe)]
         kind = getattr(importlib.import_module(f"fourstroke.train.{module}"), name)
         load_recipe(kind, ROOT / recipe, [word for word in arguments.overrides if not word.endswith(ELLIPSES)])

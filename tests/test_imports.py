@@ -12,7 +12,19 @@ import fourstroke
 
 SOURCE = Path(fourstroke.__file__).parent
 TIERS = (
-    {"version", "textfile", "fonts", "arguments", "files", "ranges", "terminal", "progress", "registry", "chance", "choices"},
+    {
+        "version",
+        "textfile",
+        "fonts",
+        "arguments",
+        "files",
+        "ranges",
+        "terminal",
+        "progress",
+        "registry",
+        "chance",
+        "choices",
+    },
     {"mapped", "quantized"},
     {"checkpoint", "image_io", "placement"},
     {"seeds", "device", "pretrained", "recipe"},

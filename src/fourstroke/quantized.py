@@ -35,7 +35,7 @@ class QuantizedWeight(Tensor):
     scale: Tensor
 
     @staticmethod
-    def __new__(cls, numbers: Tensor, scale: Tensor, dtype: torch.dtype) -> QuantizedWeight:  # noqa: D102
+    def __new__(cls: type[QuantizedWeight], numbers: Tensor, scale: Tensor, dtype: torch.dtype) -> QuantizedWeight:  # noqa: D102
         columns = numbers.shape[1] * (2 if numbers.dtype == torch.uint8 else 1)
         shape = (numbers.shape[0], columns)
         return Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=numbers.device)
