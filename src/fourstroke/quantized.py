@@ -64,7 +64,7 @@ class QuantizedWeight(Tensor):
         """The same with both parts changed."""
         return QuantizedWeight(change(self.numbers), change(self.scale), self.dtype)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+    def __repr__(self, *, tensor_contents: Any = None) -> Any:  # type: ignore[override]
         return f"QuantizedWeight({self.method}, {tuple(self.shape)}, {self.dtype}, {self.numbers.device})"
 
     def __tensor_flatten__(self) -> tuple[list[str], torch.dtype]:
