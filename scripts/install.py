@@ -46,7 +46,7 @@ def main(extra: str = "") -> None:
             sys.exit("cannot make .venv; on Debian and Ubuntu: sudo apt-get install python3-venv")
     install_torch()
     names = ",".join(extras) if extra == "all" else extra
-    print(f"installing fourstroke{f' [{names}]' if names else ''}", flush=True)
+    print(f"installing fourstroke{f' [{names}]' if names else ''} (some minutes)", flush=True)
     pip("install", "--quiet", "--editable", f"{ROOT}[{names}]" if names else str(ROOT))
     mark.write_text(stamp)
 
@@ -60,7 +60,7 @@ def install_torch() -> None:
     """Install torch, without CUDA packages where there is no NVIDIA GPU."""
     if subprocess.run([PYTHON, "-c", "import torch"], stderr=subprocess.DEVNULL).returncode == 0:
         return
-    print("installing PyTorch (about 200 MB on a machine without a GPU)", flush=True)
+    print("installing PyTorch (about 200 MB on a machine without a GPU; some minutes)", flush=True)
     if shutil.which("nvidia-smi") is None and brings_cuda():
         pip("install", "--quiet", "uv")
         command = [PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON, "--torch-backend=cpu", TORCH]

@@ -52,7 +52,7 @@ def draw_suite(options: DrawOptions, processes: int = 1, ray: str | None = None)
     if ranks == 1 and ray is None:
         for folder in options.folders():
             clear_partials(folder)
-    on_picture = progress.pictures(f"{planned.suite.kind}:") if rank == 0 else None
+    on_picture = progress.pictures(planned.suite.kind) if rank == 0 else None
     if ray is not None:
         _on_ray(options, processes, ray, on_picture, planned)
     elif processes > 1:
