@@ -249,3 +249,15 @@ def test_a_model_behind_an_endpoint_draws_the_same_suite(options: DrawOptions, s
     rows = read_drawn(options.out)
     assert {(row.model, row.steps) for row in rows} == {("grey", None)}
     assert all(row.open().getpixel((0, 0)) == (row.seed % 256,) * 3 and row.open().size == (64, 32) for row in rows)
+
+
+def test_models_are_drawn_before_they_are_compared(options, loaded, server: str, tmp_path: Path, capsys) -> None:
+    mine = _whole(options, tmp_path / "mine")
+    words = ["eval", "compare", str(tmp_path / "mine"), "micro", f"openai:{server}#grey", "--out", f"{tmp_path}/p.html"]
+    assert main(words) == 2
+    assert "micro is no folder of drawn pictures; to draw with it as a model, name a --suite" in capsys.readouterr().err
+    assert main([*words, "--suite", options.suite, "--repeats", "2"]) == 0
+    told = json.loads((tmp_path / "p.json").read_text())
+    assert [entry["name"] for entry in told["entries"]] == ["mine", "micro", "grey"]
+    assert [entry["pictures"] for entry in told["entries"]] == [len(mine), len(mine), len(mine) - 2]  # no dogs
+    assert told["prompts"] == len(PROMPTS) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -104,7 +105,13 @@ def _share(options: DrawOptions, rank: int, ranks: int, threads: int) -> None:
     gpus = torch.cuda.device_count()
     if options.device is None and gpus > 1:
         options = replace(options, device=f"cuda:{rank % gpus}")
-    draw_share(options, rank, ranks)
+    parent = os.getppid()
+
+    def alone(done: int, total: int) -> None:
+        if os.getppid() != parent:  # it was killed, and the next run draws the same
+            raise SystemExit
+
+    draw_share(options, rank, ranks, alone)
 
 
 def _on_processes(options: DrawOptions, processes: int, on_picture: OnPicture | None, planned: Plan) -> None:
