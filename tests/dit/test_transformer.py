@@ -162,6 +162,19 @@ def test_gradients_through_a_repeated_prefix_equal_those_of_forward(image_grids)
         torch.testing.assert_close(a, c, rtol=1e-5, atol=1e-6)
 
 
+@torch.no_grad()
+def test_one_time_for_all_rows_is_embedded_once(monkeypatch):
+    model = make_ours()
+    x_t, _, text, slots, _ = make_batch((2, 2), (), [9, 6, 7])
+    cache = model.prefill(text, Layout.build([9, 6, 7], (2, 2), slots))
+    expected = model.denoise(x_t, torch.tensor([0.3, 0.3, 0.3]), cache)
+    seen, real = [], model.time_text_embed.forward
+    monkeypatch.setattr(model.time_text_embed, "forward", lambda t, dtype: (seen.append(len(t)), real(t, dtype))[1])
+    torch.testing.assert_close(model.denoise(x_t, torch.tensor(0.3).expand(3), cache), expected, rtol=1e-5, atol=1e-5)
+    model.denoise(x_t, torch.tensor([0.3, 0.2, 0.3]), cache)
+    assert seen == [1, 3]
+
+
 def test_padding_and_slot_features_have_no_effect():
     model = make_ours()
     x_t, t, text, slots, images = make_batch((2, 2), ((2, 4),), [9, 6])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from fourstroke.nn import Attention, RMSNorm, Span, SwiGLU, ZeroCentredRMSNorm, rotary_table, rotate
+from fourstroke.nn.attention import norm_rotate
 
 AXES = (4, 6, 6)
 
@@ -67,3 +69,25 @@ def test_swiglu_keeps_the_shape_and_has_no_bias():
     layer = SwiGLU(8, 24)
     assert layer(torch.zeros(2, 3, 8)).abs().max() == 0
     assert sum(p.numel() for p in layer.parameters()) == 3 * 8 * 24
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_gradients_norm_and_rotation_are_the_same_in_fewer_steps(dtype):
+    torch.manual_seed(0)
+    x, norm = 3 * torch.randn(2, 5, 3, 12), RMSNorm(12)
+    torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    rotary = rotary_table(torch.randint(-9, 99, (2, 5, 3)), (4, 4, 4))
+    exact = rotate(norm(x.to(dtype).float()), rotary).detach()
+    norm.to(dtype)
+    before = (x := x.to(dtype)).clone()
+    stepwise = norm_rotate(x, norm, rotary)
+    with torch.no_grad():
+        fused = norm_rotate(x, norm, rotary)
+    assert torch.equal(x, before)
+    assert fused.dtype == dtype
+    assert stepwise.requires_grad
+    if dtype == torch.float32:
+        torch.testing.assert_close(fused, stepwise.detach(), rtol=1e-6, atol=1e-6)
+    else:
+        errors = [(way.float() - exact).norm() for way in (fused, stepwise)]
+        assert errors[0] <= errors[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,7 +13,10 @@ from fourstroke.nn import Attention, KeysValues, Past, Rotary, Span, SwiGLU
 
 
 class Modulation(NamedTuple):
-    """Factors from the time, each (B or 1, 1, width): of the norms (1 + scale) and of the residual branches."""
+    """Factors from the time, each (B or 1, 1, width): of the norms (1 + scale) and of the residual branches.
+
+    One row serves all samples.
+    """
 
     scale_attn: Tensor
     gate_attn: Tensor
@@ -51,13 +55,18 @@ class Block(nn.Module):
         With `keys_only` the stream is returned untouched: of the last layer's prefix nothing but keys and values is
         ever used.
         """
-        h = self._norm(x) * modulation.scale_attn
+        h = scale_norm(x, modulation.scale_attn, self.eps)
         if keys_only:
             return x, self.attn.keys_values(h, rotary)
         attended, own = self.attn(h, rotary, spans=spans, past=past, key_mask=key_mask)
-        x = x + modulation.gate_attn * attended
-        x = x + modulation.gate_mlp * self.img_mlp(self._norm(x) * modulation.scale_mlp)
+        x = torch.addcmul(x, modulation.gate_attn, attended)
+        hidden = self.img_mlp(scale_norm(x, modulation.scale_mlp, self.eps))
+        x = torch.addcmul(x, modulation.gate_mlp, hidden)
         return x, own
 
-    def _norm(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], eps=self.eps)
+
+def scale_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """`LayerNorm(x) * scale`, in one kernel where all rows have the same scale: `b s d, (b or 1) 1 d -> b s d`."""
+    if len(scale) == 1:
+        return F.layer_norm(x, x.shape[-1:], scale.flatten(), eps=eps)
+    return F.layer_norm(x, x.shape[-1:], eps=eps) * scale

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fourstroke.nn import ZeroCentredRMSNorm
+from fourstroke.nn import Linear, ZeroCentredRMSNorm
 
 TIME_CHANNELS = 256
 
@@ -19,8 +19,8 @@ class TextProjection(nn.Module):
     def __init__(self, context: int, width: int, eps: float) -> None:
         super().__init__()
         self.text_norm = ZeroCentredRMSNorm(context, eps)
-        self.in_layer = nn.Linear(context, width, bias=False)
-        self.out_layer = nn.Linear(width, width, bias=False)
+        self.in_layer = Linear(context, width)
+        self.out_layer = Linear(width, width)
 
     def forward(self, text: Tensor) -> Tensor:
         """`b l context -> b l width`."""
@@ -34,8 +34,8 @@ class TimeEmbedding(nn.Module):
         super().__init__()
         self.timestep_embedder = nn.ModuleDict(
             {
-                "linear_1": nn.Linear(TIME_CHANNELS, width, bias=False),
-                "linear_2": nn.Linear(width, width, bias=False),
+                "linear_1": Linear(TIME_CHANNELS, width),
+                "linear_2": Linear(width, width),
             }
         )
 

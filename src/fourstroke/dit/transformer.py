@@ -28,12 +28,12 @@ from torch.utils.checkpoint import checkpoint
 from fourstroke.checkpoint import config_of, load_weights, read_json, read_quantization, save_weights
 from fourstroke.choices import Quantize
 from fourstroke.device import Device, find_device
-from fourstroke.dit.block import Block, Modulation
+from fourstroke.dit.block import Block, Modulation, scale_norm
 from fourstroke.dit.cache import PrefixCache
 from fourstroke.dit.embed import TIME_CHANNELS, TextProjection, TimeEmbedding
 from fourstroke.dit.layout import Layout
 from fourstroke.files import model_folder
-from fourstroke.nn import KeysValues, rotary_table
+from fourstroke.nn import KeysValues, Linear, rotary_table
 from fourstroke.placement import place
 from fourstroke.ranges import Count, Positive, check_ranges
 
@@ -92,16 +92,16 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         width, patch = config.width, config.patch_size**2
-        self.img_in = nn.Linear(patch * config.in_channels, width, bias=False)
+        self.img_in = Linear(patch * config.in_channels, width)
         self.txt_in = TextProjection(config.context_in_dim, width, config.eps)
         self.time_text_embed = TimeEmbedding(width)
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 4 * width, bias=False))
+        self.modulation = nn.Sequential(nn.SiLU(), Linear(width, 4 * width))
         self.transformer_blocks = nn.ModuleList(
             Block(config.num_attention_heads, config.attention_head_dim, config.mlp_ratio, config.eps)
             for _ in range(config.num_layers)
         )
-        self.norm_out = nn.ModuleDict({"linear": nn.Linear(width, width, bias=False)})
-        self.proj_out = nn.Linear(width, patch * (config.out_channels or config.in_channels), bias=False)
+        self.norm_out = nn.ModuleDict({"linear": Linear(width, width)})
+        self.proj_out = Linear(width, patch * (config.out_channels or config.in_channels))
         self.gradient_checkpointing: int = 0
         self.initialise()
 
@@ -170,6 +170,7 @@ class Transformer(nn.Module):
         """
         _check("x_t", x_t, (cache.rows, cache.target_tokens))
         x = self.img_in(x_t)
+        t = t[:1] if t.stride() == (0,) else t  # one time, expanded: its factors are computed once
         time = self.time_text_embed(t, x_t.dtype)
         modulation = Modulation.of(self.modulation(time))
         hidden = x
@@ -198,7 +199,7 @@ class Transformer(nn.Module):
     def _velocity(self, x: Tensor, time: Tensor) -> Tensor:
         """Final norm with its scale, then the projection to latents."""
         scale = self.norm_out["linear"](F.silu(time)).unsqueeze(1)
-        return self.proj_out(F.layer_norm(x, x.shape[-1:], eps=self.config.eps) * (1 + scale))
+        return self.proj_out(scale_norm(x, 1 + scale, self.config.eps))
 
     def _run(self, number: int, block: nn.Module, *inputs: Any) -> tuple[Tensor, KeysValues]:
         """The `number`-th block, counted from 1."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional as F
 
+from fourstroke.nn import linear as linear_map
 from fourstroke.quantized import QuantizedWeight
 
 PREFIX = "lora_"
@@ -79,14 +80,14 @@ class LoraLinear(nn.Linear):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
-        self.weight, self.bias = linear.weight, linear.bias
+        self.weight, self.bias, self._kind = linear.weight, linear.bias, type(linear)
         self.register_buffer("unmerged", None, persistent=False)
         self.unmerged: Tensor | None
         self.train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """`... in -> ... out`."""
-        out = F.linear(x, self.weight, self.bias)
+        out = linear_map(x, self.weight, self.bias)
         if self.unmerged is None:
             for adapter in self.adapters.values():
                 if adapter.strength:
@@ -130,9 +131,10 @@ class LoraLinear(nn.Linear):
 
     def plain(self) -> nn.Linear:
         """A linear layer of the weight as it is now, in the same memory."""
-        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        linear.weight, linear.bias = self.weight, self.bias
-        return linear.train(self.training)
+        with torch.device("meta"):
+            plain = self._kind(self.in_features, self.out_features, self.bias is not None)
+        plain.weight, plain.bias = self.weight, self.bias
+        return plain.train(self.training)
 
 
 def merged(weight: Tensor, changes: Sequence[LowRank], dtype: torch.dtype | None = None) -> Tensor:

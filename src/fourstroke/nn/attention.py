@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fourstroke.nn.linear import Linear
 from fourstroke.nn.norm import RMSNorm
 from fourstroke.nn.rotary import Rotary, rotate
 
@@ -59,12 +60,12 @@ class Attention(nn.Module):
         super().__init__()
         inner = num_heads * head_dim
         self.head_dim = head_dim
-        self.to_q = nn.Linear(width, inner, bias=False)
-        self.to_k = nn.Linear(width, inner, bias=False)
-        self.to_v = nn.Linear(width, inner, bias=False)
+        self.to_q = Linear(width, inner)
+        self.to_k = Linear(width, inner)
+        self.to_v = Linear(width, inner)
         self.norm_q = RMSNorm(head_dim, eps)
         self.norm_k = RMSNorm(head_dim, eps)
-        self.to_out = nn.Sequential(nn.Linear(inner, width, bias=False))
+        self.to_out = nn.Sequential(Linear(inner, width))
 
     def forward(
         self,
@@ -80,7 +81,7 @@ class Attention(nn.Module):
         `spans` make it block-causal and must cover the sequence in order. Otherwise every token sees the whole past
         and all of `x`; `key_mask` (B, 1, 1, past + S) is true at the keys that may be seen.
         """
-        query = rotate(self.norm_q(self._heads(self.to_q(x))), rotary)
+        query = norm_rotate(self._heads(self.to_q(x)), self.norm_q, rotary)
         own = self.keys_values(x, rotary)
         keys, values = own if past is None else past.then(own)
         if spans:
@@ -92,10 +93,21 @@ class Attention(nn.Module):
 
     def keys_values(self, x: Tensor, rotary: Rotary) -> KeysValues:
         """Keys and values alone, for a last layer of which nothing else is used: `b s d -> b s h d`, twice."""
-        return KeysValues(rotate(self.norm_k(self._heads(self.to_k(x))), rotary), self._heads(self.to_v(x)))
+        return KeysValues(norm_rotate(self._heads(self.to_k(x)), self.norm_k, rotary), self._heads(self.to_v(x)))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim))
+
+
+def norm_rotate(x: Tensor, norm: RMSNorm, rotary: Rotary) -> Tensor:
+    """`rotate(norm(x), rotary)`, `b s h d -> b s h d`; without gradients in place and rounded once, at the end."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return rotate(norm(x), rotary)
+    squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
+    turned = x * squares.div_(x.shape[-1]).add_(norm.eps).rsqrt_()
+    turned.mul_(norm.weight)
+    torch.view_as_complex(turned.unflatten(-1, (-1, 2))).mul_(rotary.turns)
+    return turned.to(x.dtype)
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, span: Span) -> Tensor:

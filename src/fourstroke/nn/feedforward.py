@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fourstroke.nn.linear import Linear
+
 
 class SwiGLU(nn.Module):
     """Gated feed-forward without biases; `hidden` is the width between the two projections.
@@ -15,9 +17,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(width, hidden, bias=False)
-        self.gate_layer = nn.Linear(width, hidden, bias=False)
-        self.out = nn.Linear(hidden, width, bias=False)
+        self.proj = Linear(width, hidden)
+        self.gate_layer = Linear(width, hidden)
+        self.out = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """`... d -> ... d`."""

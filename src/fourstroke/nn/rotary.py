@@ -14,10 +14,14 @@ from torch import Tensor
 
 
 class Rotary(NamedTuple):
-    """Cosines and sines of the angles, each (B or 1, S, 1, head_dim / 2); computed once, shared by all layers."""
+    """Cosines and sines of the angles, each (B or 1, S, 1, head_dim / 2); computed once, shared by all layers.
+
+    `turns` are both as complex numbers.
+    """
 
     cos: Tensor
     sin: Tensor
+    turns: Tensor
 
     def repeat(self, n: int) -> Rotary:
         """Repeat every sample `n` times; a table that all samples share stays as it is."""
@@ -34,7 +38,8 @@ def rotary_table(positions: Tensor, axes: Sequence[int], theta: float = 1e4) -> 
         pairs = torch.arange(0, channels, 2, dtype=torch.float32, device=positions.device)
         angles.append(positions[..., axis, None].float() * (1.0 / theta ** (pairs / channels)))
     angle = torch.cat(angles, dim=-1).unsqueeze(-2)
-    return Rotary(angle.cos(), angle.sin())
+    cos, sin = angle.cos(), angle.sin()
+    return Rotary(cos, sin, torch.complex(cos, sin))
 
 
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
