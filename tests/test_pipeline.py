@@ -51,6 +51,16 @@ def test_prompt_seed_and_guidance_matter(tiny):
     assert not _close(base, tiny("a cat", seed=1, guidance_scale=6.0).images[0], 0)
 
 
+def test_skipped_blocks_leave_a_picture_its_own(tiny):
+    settings = {"num_inference_steps": 6, "guidance_scale": 3.0, "step_cache": 0.9}
+    together = tiny(["a cat", "a much longer prompt about a green square"], num_images=2, seed=5, **settings).images
+    alone = tiny("a cat", seed=6, **settings).images[0]
+    assert _close(together[1], alone)
+    assert not _close(alone, tiny("a cat", seed=6, num_inference_steps=6, guidance_scale=3.0).images[0], 0)
+    with pytest.raises(ValueError, match="step_cache"):
+        tiny("a cat", step_cache=1.5)
+
+
 def test_latents_take_the_place_of_noise(tiny):
     noise = torch.randn(1, 8, 64, generator=torch.Generator().manual_seed(9))
     assert _close(tiny("a cat", latents=noise, seed=1).images[0], tiny("a cat", seed=9).images[0], 0)

@@ -128,6 +128,10 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         command.add_argument("--width", type=int, help="pixels, a multiple of 32")
         command.add_argument("--height", type=int, help="pixels, a multiple of 32")
         command.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
+        command.add_argument(
+            "--step-cache", type=float, default=0.0, metavar="THRESHOLD",
+            help="for models of many steps: skip most of a step that changes little, by .08 or so (default: 0, never)",
+        )  # fmt: skip
         command.add_argument("--guidance", type=float, help="guidance scale; 1 switches it off")
         command.add_argument("--negative", help="what guidance leads away from")
         command.add_argument("--num-images", type=int, default=1, help="pictures for each prompt")

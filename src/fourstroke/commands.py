@@ -67,6 +67,8 @@ def _generate(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, Any
         "negative_prompt": arguments.negative,
         "background": "transparent" if arguments.transparent else "opaque",
     }
+    if arguments.step_cache:
+        settings["step_cache"] = arguments.step_cache
     if pipe.loras:
         settings["lora"] = [{"name": name, "strength": strength} for name, strength in pipe.loras.items()]
     outputs = []
@@ -78,6 +80,7 @@ def _generate(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, Any
             height=arguments.height,
             num_inference_steps=arguments.steps,
             guidance_scale=arguments.guidance,
+            step_cache=arguments.step_cache,
             negative_prompt=arguments.negative,
             num_images=arguments.num_images,
             seed=arguments.seed,

@@ -210,6 +210,7 @@ class Pipeline(LoraLoader):
         transparent: bool = False,
         latents: Tensor | None = None,
         on_step: OnStep | None = None,
+        step_cache: float = 0.0,
     ) -> Output:
         """Draw `num_images` pictures for each prompt.
 
@@ -228,6 +229,8 @@ class Pipeline(LoraLoader):
             transparent: ask for an RGBA picture with a transparent background.
             latents: (pictures, tokens, channels), noise at t = 1, tokens row by row, in place of the seeds' noise.
             on_step: called after every step with (step, steps, predicted clean latents).
+            step_cache: 0 to 1, for models of many steps: skip most blocks where the first changes by less than this
+                since the last whole step (`dit.step_cache`); 0 computes all. Pictures differ a little.
 
         Warns:
             NoEffectWarning: for a negative prompt without guidance, or `enhance` without an enhancer.
@@ -253,6 +256,7 @@ class Pipeline(LoraLoader):
             warnings.warn(NO_NEGATIVE, NoEffectWarning, stacklevel=3)
         if enhance and self.enhancer is None:
             warnings.warn(f"enhance has no effect: {self.info.name} has no enhancer", NoEffectWarning, stacklevel=3)
+        step_cache = real("step_cache", step_cache, 0, 1)
         first = seeds_of(seed, len(prompts))
         clock = Clock()
         enhanced: list[Enhanced] = []
@@ -270,8 +274,8 @@ class Pipeline(LoraLoader):
 
         inputs = [fit(image, self.info) for image in images]
         asked = [transparent_prompt(p) if transparent else p for p in prompts]
-        positive = self.condition(asked, inputs, grid, num_images)
-        negative = self.condition(away, inputs, grid, len(seeds) // len(away)) if scale != 1 else None
+        positive = self.condition(asked, inputs, grid, num_images, step_cache)
+        negative = self.condition(away, inputs, grid, len(seeds) // len(away), step_cache) if scale != 1 else None
         clock.lap("encode")
 
         x = seeded_noise(seeds, grid[0] * grid[1], self.transformer.config.in_channels)
@@ -305,12 +309,20 @@ class Pipeline(LoraLoader):
         return visiting(self.autoencoder, self.device, self.offload)
 
     def condition(
-        self, prompts: Sequence[str], inputs: Sequence[Image.Image], grid: tuple[int, int], repeats: int = 1
+        self,
+        prompts: Sequence[str],
+        inputs: Sequence[Image.Image],
+        grid: tuple[int, int],
+        repeats: int = 1,
+        step_cache: float = 0.0,
     ) -> Velocity:
-        """The velocity under prompts that share input images (fitted, see `sizes.fit`), `repeats` rows for each."""
+        """The velocity under prompts that share input images (fitted, see `sizes.fit`), `repeats` rows for each.
+
+        With a `step_cache` it is for one walk through all steps (see `dit.condition`).
+        """
         text = self.text_encoder.encode(prompts, [inputs] * len(prompts) if inputs else None)
         check_finite(text.features, "the text encoder")
-        return condition(self.transformer, text, grid, self.input_images(inputs), repeats)
+        return condition(self.transformer, text, grid, self.input_images(inputs), repeats, step_cache)
 
     def input_images(self, images: Sequence[Image.Image]) -> InputImages | None:
         """Fitted input images as the transformer takes them; None of none."""

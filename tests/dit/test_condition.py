@@ -82,6 +82,30 @@ def test_slots_without_input_images_are_refused():
         condition(model(), text, GRID)
 
 
+@torch.no_grad()
+def test_a_step_that_changes_little_runs_one_block_and_rows_decide_alone():
+    transformer, runs = model(), []
+    transformer.transformer_blocks[1].register_forward_hook(lambda block, inputs, output: runs.append(len(output[0])))
+    text = words(4, 3)
+    x = torch.randn(4, 6, 64)
+    moved = torch.cat((x[:3] + 1e-4 * torch.randn(3, 6, 64), torch.randn(1, 6, 64)))
+    now, then = torch.full((4,), 0.5), torch.full((4,), 0.499)
+    plain = condition(transformer, text, GRID, repeats=2)
+    velocity = condition(transformer, text, GRID, repeats=2, step_cache=0.05)
+    torch.testing.assert_close(velocity(x, now), plain(x, now), rtol=1e-5, atol=1e-5)
+    runs.clear()
+    skipped, whole = velocity(moved, then), plain(moved, then)
+    assert runs == [1, 4]  # the row that moved far, and then all of the plain ones
+    torch.testing.assert_close(skipped[3], whole[3], rtol=1e-5, atol=1e-5)
+    assert not torch.equal(skipped[:3], whole[:3])
+    assert (skipped - whole).norm() < 0.05 * whole.norm()
+
+
+def test_skipping_needs_causal_condition():
+    with pytest.raises(ValueError, match="causal_condition"):
+        condition(model(causal=False), words(4), GRID, step_cache=0.1)
+
+
 def test_the_hidden_state_is_that_after_so_many_blocks():
     transformer, seen = model(), []
     for block in transformer.transformer_blocks:

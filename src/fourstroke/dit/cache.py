@@ -57,6 +57,21 @@ class PrefixCache:
             rows=self.rows * n,
         )
 
+    def row(self, index: int) -> PrefixCache:
+        """One row alone, in the same memory; of a cache that was not joined."""
+        layers = []
+        for layer in self.layers:
+            assert isinstance(layer, KeysValues)
+            prompt = index * len(layer.keys) // self.rows
+            layers.append(KeysValues(layer.keys[prompt : prompt + 1], layer.values[prompt : prompt + 1]))
+        return dataclasses.replace(
+            self,
+            layers=tuple(layers),
+            rotary=Rotary(*(table[index : index + 1] if len(table) > 1 else table for table in self.rotary)),
+            key_mask=None if self.key_mask is None else self.key_mask[index : index + 1],
+            rows=1,
+        )
+
     @classmethod
     def join(cls, caches: Sequence[PrefixCache]) -> PrefixCache:
         """The caches as one batch, row after row, so that strangers of one target size share a step.

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from fourstroke.dit.cache import PrefixCache
 from fourstroke.dit.layout import TOKENS_PER_SLOT, Grid, Layout
+from fourstroke.dit.step_cache import FirstBlockCache
 from fourstroke.dit.transformer import Transformer
 
 
@@ -57,22 +59,44 @@ def prefill(model: Transformer, text: PromptFeatures, grid: Grid, images: InputI
 
 
 def condition(
-    model: Transformer, text: PromptFeatures, grid: Grid, images: InputImages | None = None, repeats: int = 1
+    model: Transformer,
+    text: PromptFeatures,
+    grid: Grid,
+    images: InputImages | None = None,
+    repeats: int = 1,
+    step_cache: float = 0.0,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """The velocity under P prompts, `(x_t (P * repeats, N, C), t (P * repeats,)) -> (P * repeats, N, C)`.
 
-    Every prompt serves `repeats` rows side by side. `x_t` may have any type; the velocity has the model's.
+    Every prompt serves `repeats` rows side by side. `x_t` may have any type; the velocity has the model's. With a
+    `step_cache` above 0, the threshold of a `FirstBlockCache`, the velocity is for one walk through all steps, and each
+    row is evaluated alone: which of its steps are whole is its own matter.
 
     Raises:
-        ValueError: vision slots that do not fit the images.
+        ValueError: vision slots that do not fit the images, or a `step_cache` of a transformer without
+            `causal_condition`.
     """
     dtype = model.dtype
     if model.config.causal_condition:
         cache = prefill(model, text, grid, images).repeat(repeats)
+        if step_cache:
+            return _skipping(model, cache, step_cache)
         return lambda x, t: model.denoise(x.to(dtype), t, cache)
+    if step_cache:
+        raise ValueError("step_cache is for transformers with causal_condition; leave it out")
     tokens, layout = _prefix(model, text, grid, images, repeats)
     features = text.features.repeat_interleave(repeats, dim=0).to(dtype)
     return lambda x, t: model(x.to(dtype), t, features, layout, tokens)
+
+
+def _skipping(model: Transformer, cache: PrefixCache, threshold: float) -> Callable[[Tensor, Tensor], Tensor]:
+    rows = [(cache.row(index), FirstBlockCache(threshold)) for index in range(cache.rows)]
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        each = zip(x.to(model.dtype).split(1), t.split(1), rows, strict=True)
+        return torch.cat([model.denoise(x, t, cache, steps=steps) for x, t, (cache, steps) in each])
+
+    return velocity
 
 
 def _prefix(

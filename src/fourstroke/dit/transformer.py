@@ -32,6 +32,7 @@ from fourstroke.dit.block import Block, Modulation, scale_norm
 from fourstroke.dit.cache import PrefixCache
 from fourstroke.dit.embed import TIME_CHANNELS, TextProjection, TimeEmbedding
 from fourstroke.dit.layout import Layout
+from fourstroke.dit.step_cache import FirstBlockCache
 from fourstroke.files import model_folder
 from fourstroke.nn import KeysValues, Linear, rotary_table
 from fourstroke.placement import place
@@ -155,28 +156,44 @@ class Transformer(nn.Module):
         )
 
     @overload
-    def denoise(self, x_t: Tensor, t: Tensor, cache: PrefixCache) -> Tensor: ...
+    def denoise(
+        self, x_t: Tensor, t: Tensor, cache: PrefixCache, *, steps: FirstBlockCache | None = None
+    ) -> Tensor: ...
 
     @overload
     def denoise(self, x_t: Tensor, t: Tensor, cache: PrefixCache, return_hidden: int) -> tuple[Tensor, Tensor]: ...
 
     def denoise(
-        self, x_t: Tensor, t: Tensor, cache: PrefixCache, return_hidden: int | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        cache: PrefixCache,
+        return_hidden: int | None = None,
+        steps: FirstBlockCache | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Velocity of the target given its prefix, `b (h w) c -> b (h w) c`; the same result as `forward`.
 
         After `cache.repeat(n)` the batch is n times that of the prefix, the n rows of a sample side by side. With
-        `return_hidden` comes the target's hidden state (B, h * w, width) after so many blocks, 1 or more.
+        `return_hidden` comes the target's hidden state (B, h * w, width) after so many blocks, 1 or more. `steps` may
+        skip blocks.
         """
         _check("x_t", x_t, (cache.rows, cache.target_tokens))
         x = self.img_in(x_t)
         t = t[:1] if t.stride() == (0,) else t  # one time, expanded: its factors are computed once
         time = self.time_text_embed(t, x_t.dtype)
         modulation = Modulation.of(self.modulation(time))
-        hidden = x
+        hidden = start = x
         for number, (block, past) in enumerate(zip(self.transformer_blocks, cache.layers, strict=True), 1):
             x, _ = self._run(number, block, x, modulation, cache.rotary, (), past, cache.key_mask)
             hidden = x if number == return_hidden else hidden
+            if number == 1 and steps is not None:
+                rest, start = steps.recall(x - start), x
+                if rest is not None:
+                    x = x + rest
+                    break
+        else:
+            if steps is not None:
+                steps.keep(x - start)
         velocity = self._velocity(x, time)
         return velocity if return_hidden is None else (velocity, hidden)
 
