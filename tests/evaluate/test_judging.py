@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from fourstroke.evaluate.judge_options import parse_judge
 from fourstroke.evaluate.judging import judge_folder, table
 from fourstroke.evaluate.vision import VisionJudge
 from fourstroke.evaluate.vqa import VqaJudge
+from fourstroke.world import World, WorldConfig
 
 QUESTIONS = {"questions": ["Is it bright?"]}
 
@@ -198,3 +202,33 @@ def test_a_cache_that_is_none_is_one_line(folder_of, tmp_path):
     (tmp_path / "cache").write_text("rows of another kind\n" * 99)
     with pytest.raises(ValueError, match=r"answers cannot be kept in .*cache"):
         judge_folder(folder_of([(flat(9), "a wall", {})]), parse_judge("ocr", {"cache": str(tmp_path / "cache")}))
+
+
+def test_the_worlds_judge_finds_true_renders_right(folder_of):
+    world = World(WorldConfig(width=64, height=64, sprites=0, words=0.0))
+    scenes = [world.scene(seed) for seed in range(4)]
+    rows = [(world.render(scene)[..., :3], "it", {"meta": {"scene": scene.to_dict()}}) for scene in scenes]
+    kind = parse_judge("world_facts:world={width: 64, height: 64, sprites: 0, words: 0}", {})
+    found = judge_folder(folder_of(rows), kind)
+    assert found["totals"]["right"]["value"] == 1
+    turned = [(pixels, "it", rows[k - 1][2]) for k, (pixels, _, _) in enumerate(rows)]
+    assert judge_folder(folder_of(turned, "turned"), kind)["totals"]["right"]["value"] < 0.5
+    with pytest.raises(ValueError, match="no scene to judge by"):
+        judge_folder(folder_of([(flat(9), "a wall", {})], "plain"), kind)
+
+
+def test_a_run_that_is_killed_keeps_every_answer(sight, folder_of, tmp_path):
+    shades = range(60, 140, 10)
+    folder = folder_of([(flat(shade), "a wall", {"meta": QUESTIONS}) for shade in shades])
+    slow = sight(bright, lambda number: "well" if number < 5 else "late")
+    words = [f"vqa:probe=false,parallel=1,endpoint.url={slow.url},endpoint.model=eye", "--batch", "1"]
+    run = subprocess.Popen([sys.executable, "-m", "fourstroke", "eval", "judge", str(folder), "--judge", *words])
+    while len(slow.asked) < 6:
+        assert run.poll() is None
+        time.sleep(0.02)
+    run.kill()
+    run.wait()
+    assert not (folder / "scores" / "vqa.json").exists()
+    alive = sight(bright)
+    summary = judge_folder(folder, vqa(alive, cache=folder / "scores" / "answers.sqlite"))
+    assert (summary["judged"], len(alive.asked)) == (8, 3)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from fourstroke.data.sample import Caption, Record
+from fourstroke.evaluate.artefacts import Artefacts
 from fourstroke.evaluate.diversity import Diversity, vendi
 from fourstroke.evaluate.embeddings import ClipJudge, DinoJudge
 from fourstroke.evaluate.features import FeatureNetwork
@@ -162,6 +163,18 @@ def test_diversity_is_that_of_distillation_and_falls_with_the_seeds(folder_of):
     found = judge_folder(folder_of(same, "same"), Diversity())["totals"]
     assert (found["pixels"]["value"], found["vendi"]["value"]) == pytest.approx((0, 1))
     assert summary["totals"]["vendi"]["value"] > 1.5
+
+
+def test_a_grid_is_told_from_edges_by_what_pictures_share(folder_of):
+    plain = [np.full((64, 64, 3), 100, np.uint8) for _ in range(6)]
+    for index, picture in enumerate(plain):
+        picture[9 * index :] = 180  # a horizon, elsewhere in each
+    grid = [picture.copy() for picture in plain]
+    for picture in grid:
+        picture[:, ::16] += 12
+    found = [judge_folder(folder_of([(p, "a", {}) for p in pictures], name), Artefacts())["totals"]
+             for name, pictures in (("plain", plain), ("grid", grid))]  # fmt: skip
+    assert [totals["grid_of_all"]["value"] for totals in found] == pytest.approx([0, 24], abs=0.5)
 
 
 def test_diversity_by_a_network_and_of_other_sizes(dino):

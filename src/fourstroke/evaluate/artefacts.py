@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from fourstroke.data.sample import Record
-from fourstroke.evaluate.image_metrics import PERIOD, image_metrics, stack
+from fourstroke.evaluate.image_metrics import PERIOD, grey, grid_places, grid_reading, image_metrics, stack
 from fourstroke.evaluate.judges import PictureJudge, Reading
 from fourstroke.ranges import Count, check_ranges
 
@@ -40,7 +42,19 @@ class ArtefactReader(PictureJudge):
     def __init__(self, period: int = PERIOD) -> None:
         super().__init__("artefacts", ("saturation", "contrast", "sharpness"))
         self.period = period
+        self._places: list[Tensor] = []
 
     def read(self, pictures: Sequence[np.ndarray], records: Sequence[Record]) -> list[Reading]:
         """Each picture for itself."""
-        return [image_metrics(stack([picture]), self.period) for picture in pictures]
+        found: list[Reading] = []
+        for picture in pictures:
+            x = stack([picture])
+            reading = image_metrics(x, self.period)
+            found.append(reading)
+            if "grid_artefact" in reading:
+                self._places.append(grid_places(255 * grey(x), self.period))
+        return found
+
+    def totals(self) -> dict[str, float]:
+        """`grid_of_all`: a grid that most pictures share; edges in them, such as horizons, do not."""
+        return {"grid_of_all": grid_reading(torch.stack(self._places).median(0).values)} if self._places else {}

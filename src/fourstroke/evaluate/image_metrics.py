@@ -89,7 +89,17 @@ def grid_artefact(pictures: Tensor, period: int = PERIOD) -> float:
     if min(levels.shape[-2:]) < 2 * period:
         sides = " x ".join(map(str, levels.shape[-2:]))
         raise ValueError(f"a grid of {period} pixels cannot be seen in pictures of {sides}; give two periods or more")
-    return max(_bends(levels, period), _bends(levels.mT, period))
+    return grid_reading(grid_places(levels, period))
+
+
+def grid_places(levels: Tensor, period: int = PERIOD) -> Tensor:
+    """The median bend at each place within the period, of grey levels (B, H, W): across, then down, (2, period)."""
+    return torch.stack([_bends(levels, period), _bends(levels.mT, period)])
+
+
+def grid_reading(places: Tensor) -> float:
+    """The largest of the medians (2, period) less their own median, the larger of both directions."""
+    return (places.amax(-1) - places.median(-1).values).max().item()
 
 
 def grey(pictures: Tensor) -> Tensor:
@@ -108,14 +118,13 @@ def image_metrics(pictures: Tensor, period: int = PERIOD) -> dict[str, float]:
     )
 
 
-def _bends(levels: Tensor, period: int) -> float:
-    """`grid_artefact` of vertical lines, of grey levels (B, H, W)."""
+def _bends(levels: Tensor, period: int) -> Tensor:
+    """The median bend at each place, of vertical lines of grey levels (B, H, W), (period,)."""
     height, width = (side - side % period for side in levels.shape[-2:])
     bend = (levels[..., :-2] - 2 * levels[..., 1:-1] + levels[..., 2:]).abs()
     bend = F.pad(bend, (1, 1), mode="replicate")[:, :height, :width]
     cells = bend.unflatten(2, (-1, period)).unflatten(1, (-1, period)).mean(2)  # b (h ph) (w pw) -> b h w pw
-    places = cells.flatten(0, 2).median(0).values
-    return (places.max() - places.median()).item()
+    return cells.flatten(0, 2).median(0).values
 
 
 def _plane() -> Tensor:

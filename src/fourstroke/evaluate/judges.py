@@ -80,6 +80,10 @@ class PictureJudge(ABC):
             print(f"{self.called}: {len(failed)} of {len(found)} unscored: {failed[0]}", flush=True)
         return columns(found, self.names)
 
+    def totals(self) -> dict[str, float]:
+        """What is said of all pictures that were read together."""
+        return {}
+
     def groups(self, record: Record) -> dict[str, str]:
         """What a picture may be counted by, beside what its suite says of it: a script, a language."""
         return {}

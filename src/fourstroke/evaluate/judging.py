@@ -84,7 +84,8 @@ def judge_folder(folder: Path, kind: JudgeKind, name: str = "", batch: int = 32)
             raise_if_dead(found)
             readings |= dict(zip(seen, found, strict=True))
         tell(len(readings), len(drawn))
-    whole = {k: {"value": v} for k, v in judge.totals().items()} if reach == "folder" else {}  # type: ignore[attr-defined]
+    together = judge.totals() if reach == "folder" or isinstance(judge, PictureJudge) else {}  # type: ignore[attr-defined]
+    whole = {name: {"value": value} for name, value in together.items()}
     counts, reasons = tally(readings, asked=reach == "folder")
     if not counts["judged"] and not any(counts[key] for key in ("failed", "refused", "broken")):
         raise ValueError(
@@ -97,7 +98,7 @@ def judge_folder(folder: Path, kind: JudgeKind, name: str = "", batch: int = 32)
         tags = {file: own | judge.groups(records[file]) for file, own in tags.items()}
     summary = {
         "judge": name, "kind": kind.kind, "folder": str(folder), "pictures": len(drawn), **counts, "reasons": reasons,
-        "totals": whole or _totals(scores, rows), "by": _by(scores, rows, tags), "settings": settings(kind),
+        "totals": _totals(scores, rows) | whole, "by": _by(scores, rows, tags), "settings": settings(kind),
     }  # fmt: skip
     lines = [{"file": f, "scores": scores[f]} | _why(readings[f]) for f in rows]
     write_text(
