@@ -6,6 +6,7 @@ import collections
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -295,3 +296,17 @@ def test_the_rows_of_a_step_have_captions_of_one_kind():
     seen = [set(reader[Plan(((32, 32), ()), rows[step])].batch.prompts) for step in range(20)]
     assert all(len(prompts) == 1 for prompts in seen)
     assert set.union(*seen) == {"s", "r"}
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_is_told_to_end_does_not_end_the_step_of_its_run(tmp_path: Path, told: signal.Signals) -> None:
+    """A terminal and a scheduler tell all processes of a run; the one that trains ends its step and saves."""
+    batches = loader(FolderData(path=write_folder(tmp_path, 4)).open(), workers=1).batches()
+    next(batches)
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        subprocess.run(["kill", f"-{told.value}", str(worker.pid)], check=True)  # torch knows when its own process asks
+    for worker in workers:
+        worker.join(10)
+    time.sleep(0.1)  # torch looks at ended workers when the signal of their end comes, and raises if one failed
+    assert [worker.exitcode for worker in workers] == [0]

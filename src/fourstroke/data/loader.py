@@ -8,8 +8,11 @@ turns out to be broken gives its place to another of its bucket, chosen by the s
 from __future__ import annotations
 
 import math
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from types import FrameType
 
 import numpy as np
 import torch
@@ -128,6 +131,7 @@ class Loader:
             sampler=self._plans(start),
             batch_size=None,
             num_workers=workers,
+            worker_init_fn=_end_quietly if workers else None,
             prefetch_factor=self.config.prefetch if workers else None,
             pin_memory=torch.cuda.is_available(),
         )
@@ -198,3 +202,13 @@ class Loader:
                     indices = order[position], *order.members[spare].tolist()
                     rows.append(PlannedSample(indices, seed, streams[stream].drawn, streams[stream].part))
                 yield Plan(target, rows)
+
+
+def _end_quietly(worker: int) -> None:
+    """Have a worker that is told to end do so without a failure: the process that trains was told too, and saves."""
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
