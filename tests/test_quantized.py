@@ -101,6 +101,7 @@ def test_placed_one_at_a_time_and_only_where_it_may_be():
     model.register_buffer("angles", torch.ones(3))
     place(model, dtype=torch.bfloat16, device=torch.device("cpu"), method="int8", blocks=model["blocks"])
     assert isinstance(model["blocks"][0].weight, QuantizedWeight)
+    assert not isinstance(model["in"].weight, QuantizedWeight)
     assert model["in"].weight.dtype == model["blocks"][0].bias.dtype == torch.bfloat16
     assert model["tied"].weight is model["in"].weight
     assert model.angles.dtype == torch.float32
