@@ -13,7 +13,7 @@ from fourstroke import Pipeline, memory
 from fourstroke.checkpoint import CheckpointError
 from fourstroke.dit import Transformer
 from fourstroke.folder import read_info
-from fourstroke.memory import DoesNotFit, Model, check_memory
+from fourstroke.memory import DoesNotFit, ModelSize, check_memory
 from fourstroke.pipeline import MemoryWarning
 from fourstroke.quantized import QuantizedWeight
 
@@ -155,7 +155,7 @@ def test_a_way_of_fewer_bits_that_is_not_ours(folder, tmp_path):
 
 
 def test_needs_are_those_of_the_files(folder):
-    model = Model.read(folder, read_info(folder))
+    model = ModelSize.read(folder, read_info(folder))
     pipe = Pipeline.from_pretrained(folder, dtype="float32", device="cpu")
     numbers = sum(p.numel() for p in pipe.transformer.parameters())
     assert (
@@ -168,7 +168,7 @@ def test_needs_are_those_of_the_files(folder):
 
 
 def test_what_does_not_fit_is_refused_with_what_would(folder, monkeypatch):
-    model = Model.read(folder, read_info(folder))
+    model = ModelSize.read(folder, read_info(folder))
     gpu = torch.device("cuda")
     asked = [
         sum(model.needs(gpu, torch.bfloat16, None, offload)[0].values()) for offload in ("none", "model", "layers")
@@ -185,7 +185,7 @@ def test_what_does_not_fit_is_refused_with_what_would(folder, monkeypatch):
 
 
 def test_files_that_have_no_room_are_warned_of(folder, monkeypatch):
-    model = Model.read(folder, read_info(folder))
+    model = ModelSize.read(folder, read_info(folder))
     here, files = model.needs(CPU, torch.float32, None, "layers")
     assert files > 0
     monkeypatch.setattr(memory, "_room", lambda _: (sum(here.values()) * 1.0001, "this machine has free"))

@@ -351,7 +351,7 @@ def _estimate_drawing(arguments: argparse.Namespace) -> dict[str, Any]:
     """Say what drawing with a model needs here, by choice of bits and offload."""
     from fourstroke.device import find_device
     from fourstroke.folder import lineage, read_info
-    from fourstroke.memory import Model, choices
+    from fourstroke.memory import ModelSize, choices
     from fourstroke.recipe import RecipeError
 
     if arguments.overrides:
@@ -361,7 +361,7 @@ def _estimate_drawing(arguments: argparse.Namespace) -> dict[str, Any]:
     folders = lineage(arguments.recipe)
     info = read_info(folders[0])
     device = find_device(arguments.device)
-    found = choices(Model.read(folders[-1], info), device, torch.bfloat16)
+    found = choices(ModelSize.read(folders[-1], info), device, torch.bfloat16)
     if not arguments.json:
         print(f"one picture of {info.width}x{info.height} by {info.name} in bfloat16 on {device.type}")
         for one in found:

@@ -99,7 +99,7 @@ class Stored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class ModelSize:
     """A checkpoint as its files tell: its three parts, and what it draws."""
 
     transformer: Stored
@@ -109,7 +109,7 @@ class Model:
     info: ModelInfo
 
     @classmethod
-    def read(cls, base: Path, info: ModelInfo) -> Model:
+    def read(cls, base: Path, info: ModelInfo) -> ModelSize:
         """Read the headers of all weights of a folder; they are found whole before anything is loaded.
 
         Raises:
@@ -158,7 +158,7 @@ class Model:
 
 
 def check_memory(
-    model: Model, device: torch.device, dtype: torch.dtype, quantize: str | None, offload: str
+    model: ModelSize, device: torch.device, dtype: torch.dtype, quantize: str | None, offload: str
 ) -> str | None:
     """Refuse what cannot fit before it is loaded; returns a warning, if there is one.
 
@@ -183,7 +183,7 @@ def check_memory(
 CHOICES = tuple((quantize, offload) for quantize in (None, "int8", "int4") for offload in OFFLOADS)
 
 
-def choices(model: Model, device: torch.device, dtype: torch.dtype) -> list[dict[str, Any]]:
+def choices(model: ModelSize, device: torch.device, dtype: torch.dtype) -> list[dict[str, Any]]:
     """What each choice of bits and offload needs, GiB that must be there at once and GiB read from files as used."""
     found = []
     for quantize, offload in CHOICES:
@@ -192,7 +192,7 @@ def choices(model: Model, device: torch.device, dtype: torch.dtype) -> list[dict
     return found
 
 
-def _advice(model: Model, device: torch.device, dtype: torch.dtype, room: float) -> str:
+def _advice(model: ModelSize, device: torch.device, dtype: torch.dtype, room: float) -> str:
     """The first choice that fits, from the most exact on."""
     half = torch.bfloat16
     for quantize, offload in (

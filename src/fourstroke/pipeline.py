@@ -42,7 +42,7 @@ from fourstroke.folder import (
     write_info,
 )
 from fourstroke.lora import LoraLoader, is_merged, merge, read_lora, without_factors
-from fourstroke.memory import Model, check_memory
+from fourstroke.memory import ModelSize, check_memory
 from fourstroke.offload import place_transformer, visiting
 from fourstroke.seeds import Seeds, following, seeds_of
 from fourstroke.sizes import fit, shaped, sized, tokens_per_slot
@@ -134,7 +134,7 @@ class Pipeline(LoraLoader):
         folders = lineage(find_model(model))
         info, schedule = read_info(folders[0]), ScheduleConfig.from_pretrained(part(folders, "scheduler"))
         base, enhancer = folders[-1], part(folders, ENHANCER)
-        stored = Model.read(base, info)
+        stored = ModelSize.read(base, info)
         if said := check_memory(stored, device, dtype, quantize, offload):
             warnings.warn(said, MemoryWarning, stacklevel=2)
         cpu = torch.device("cpu")
