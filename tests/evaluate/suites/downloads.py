@@ -88,7 +88,7 @@ def dpg_walk(out: Path) -> Walk:
             assert grid.size == (2 * side, 2 * side)
             for number, crop in enumerate(crops):
                 with Image.open(out / "pictures" / f"{key}_{number}.png") as own:
-                    assert crop.tobytes() == own.tobytes()
+                    assert crop.tobytes() == own.tobytes(), (crop.mode, own.mode, crop.size, own.size)
     return found
 
 

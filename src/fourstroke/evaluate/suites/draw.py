@@ -311,7 +311,7 @@ def _write_grid(folder: Path, place: str, jobs: Sequence[Job]) -> None:
     width, height = tiles[0].size
     grid = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height))
     for number, tile in enumerate(tiles):
-        grid.paste(tile, (0, number // columns * height))
+        grid.paste(tile, (number % columns * width, number // columns * height))
     save_image(grid, folder / place, **({"lossless": True} if place.endswith(".webp") else {}))
 
 
