@@ -14,7 +14,7 @@ from fourstroke.evaluate.statistics import Share
 from fourstroke.image_io import ImageError, image_size
 from fourstroke.textfile import TextError, parse_json
 
-LOWER = frozenset(("flat_noise", "grid_artefact", "fid", "cmmd"))
+LOWER = frozenset(("flat_noise", "grid_artefact", "grid_of_all", "fid", "cmmd"))
 """Scores of which less is better."""
 NEITHER = frozenset(("saturation", "contrast", "sharpness"))
 """Readings of which neither more nor less is better: they are compared, and nobody wins."""
