@@ -41,7 +41,7 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch, capsys):
         if words[0] == "data":
             words += ["init=base", "loader.workers=0", "data.held_out=0"]
         assert main(words) in (0, None), line
-    assert list(Path("cat").glob("*.png"))
+    assert list(Path("outputs/cat").glob("*.png"))
     assert Path("runs/own/model/lora/pytorch_lora_weights.safetensors").exists()
     assert main(["train", "dit", "--recipe", "recipes/micro/own.yaml", "data.path=nowhere", "run.out=runs/no"]) == 2
     assert "no pictures at nowhere" in capsys.readouterr().err
