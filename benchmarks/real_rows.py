@@ -129,7 +129,7 @@ def run_row(row: Row, cells: list[Cell], folder: Path, device: str, backend: str
             found |= {"seconds": watch.seconds(), "processor": watch.seconds(processor=True)}
             if cell == cells[0]:
                 np.save(latents_file(folder, row.name), latents.float().cpu().numpy())
-        except (RuntimeError, ValueError, NotImplementedError) as error:
+        except (RuntimeError, ValueError) as error:
             found["error"] = " ".join(str(error).split())[:300]
         most = sampler.most
         found["gib"] = {
@@ -212,7 +212,7 @@ def theirs(row: Row, folder: Path, device: str, backend: str | None) -> Draw:
         prompt, pipe = prompt_of(processor.tokenizer, cell.tokens), whole
         words: dict[str, Any] = {"prompt": prompt, "image": pictures(cell) or None}
         if pipe is None and cell.inputs:
-            raise NotImplementedError("input images are encoded by the whole pipeline only")
+            raise ValueError("input images are encoded by the whole pipeline only")
         if pipe is None:
             first = load(transformer=None, vae=None)
             watch.lap("load text encoder")

@@ -45,13 +45,7 @@ def load_recipe(kind: type[T], path: Path, overrides: Sequence[str] = (), *, oth
         key, separator, text = override.partition("=")
         if not separator:
             raise RecipeError(f"override '{override}' should read key=value, for example optimizer.lr=0.001")
-        *parents, last = key.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise RecipeError(f"override '{override}': '{parent}' is a value, not a group of keys")
-        node[last] = parse_value(text, f"override '{override}'")
+        put_value(tree, key, text, f"override '{override}'")
     if others:
         known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
         tree = {key: value for key, value in tree.items() if key in known}
@@ -136,6 +130,16 @@ def git_revision() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return run.stdout.strip()
+
+
+def put_value(tree: dict[str, Any], key: str, text: str, where: str) -> None:
+    """Set `key`, whose dots lead into groups that are made where missing; raises RecipeError if one is a value."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise RecipeError(f"{where}: '{parent}' is a value, not a group of keys")
+    tree[last] = parse_value(text, where)
 
 
 def parse_value(text: str, where: str) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fourstroke.evaluate.judges import JudgeKind
-from fourstroke.recipe import build, load_kind, parse_value, resolved
+from fourstroke.recipe import build, load_kind, put_value, resolved
 from fourstroke.registry import find
 
 ANSWERS = "answers.sqlite"
@@ -35,13 +35,7 @@ def parse_judge(words: str, given: Mapping[str, Any]) -> JudgeKind:
         name, equal, text = word.partition("=")
         if not equal:
             raise ValueError(f"--judge {words}: {word!r} should read key=value")
-        *parents, last = name.strip().split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise ValueError(f"--judge {words}: {parent!r} is a value, not a group of keys")
-        node[last] = parse_value(text, f"--judge {words}")
+        put_value(tree, name.strip(), text, f"--judge {words}")
     return build(found, {k: _plain(v) for k, v in tree.items()}, f"--judge {match[1]}")
 
 
