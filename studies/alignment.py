@@ -47,10 +47,11 @@ from torch import Tensor
 
 from fourstroke.train.features import FeaturesRecipe, train_features
 from fourstroke.train.loop import RunConfig
-from fourstroke.train.vae import AlignmentConfig
+from fourstroke.train.session import saved_states
 from fourstroke.vae import Autoencoder
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork, linear_map
 from fourstroke.vae.losses import alignment
+from fourstroke.vae.objective.alignment import AlignmentConfig
 from fourstroke.world import World
 from fourstroke.world.dataset import WorldData
 from fourstroke.world.labels import WorldLabels
@@ -60,14 +61,12 @@ WEIGHT = 0.2
 STRICT, LOOSE = (0.0, 0.0), (0.5, 0.25)
 """Margins of the cosine and of the distance; the loose ones are VA-VAE's."""
 FINDINGS = (
-    """Reproduced: what alignment costs. Strict margins lose half a dB on scenes, loosened ones .3 dB, in every seed; a
-    linear map then explains .78 and .71 of the features' variance in place of .51. Loosening gives back 40 % of the
-    fidelity for a quarter of what alignment had won there.""",
-    """Half reproduced: that aligned latents are easier. The transformer's loss falls from .44 to .29 and .30 of the
-    linear guess's. Its pictures do not get better: composition is .14 and .13 against .18, all near the floor, and
-    the copies of aligned autoencoders themselves are judged worse (.57 and .63 against .77). After 400 steps of 1.1 M
-    parameters fidelity is what limits, and a cost of half a dB weighs more than latents that are easier to predict;
-    we do not take that for a finding about models whose copies are as good as their originals.""",
+    """Reproduced: what alignment costs, in every seed: half a dB on scenes with strict margins, .3 dB with loosened
+    ones. Loosening gives back 40 % of the fidelity for a quarter of the variance explained.""",
+    """Half reproduced: aligned latents are easier. The transformer's loss falls by a third, its pictures do not get
+    better: composition stays near the floor. The judge finds the aligned autoencoders' own copies worse, so after 400
+    steps of 1.1 M parameters fidelity is the limit. This says nothing about models whose copies equal their
+    originals.""",
 )
 """What we read from the table at the sizes that are the defaults."""
 
@@ -150,7 +149,7 @@ def feature_network(out: Path, steps: int) -> Path:
             optimizer=OPTIMIZER,
             batch_size=8,
         )
-        train_features(recipe, resume=True)
+        train_features(recipe, resume=bool(saved_states(out)))
     return out / "model"
 
 
@@ -241,19 +240,19 @@ def page(results: Results, summary: tuple[str, str], steps: int, seeds: int, flo
     text = paragraphs(
         f"""Printed by `{command}`; the numbers are in [alignment.json](alignment.json).
         {conditions(steps, seeds)}""",
-        f"""Alignment, {WEIGHT:g} (L_mcos + L_mdms), is with the small network of `train features`, trained for this
-        study on the same world; margins {STRICT} throughout, or from {STRICT} to {LOOSE} over the run. Cosine of mapped
-        latents and features at the end: {told}. "Features explained" is the share of the features' variance that the
-        best linear map from the latents explains on held-out scenes.""",
+        f"""Alignment, {WEIGHT:g} (L_mcos + L_mdms), with the small network of `train features` on the same world;
+        margins {STRICT} throughout, or from {STRICT} to {LOOSE} over the run. Cosine of mapped latents and features
+        at the end: {told}. "Features explained": share of the features' variance that the best linear map from the
+        latents explains on held-out scenes.""",
     )
     flow = paragraphs(
-        f"""The same transformer (width {small_flow.MODEL.width}, {small_flow.MODEL.num_layers} layers, a learned table
-        of words) on each latent space, {flow_steps} steps of {first["batch"]} on {first["scenes"]:,} scenes of a
-        smaller world: one of four sprites or four shapes on a flat background. {small_flow.PROMPTS} held-out prompts,
-        {small_flow.SAMPLING_STEPS} steps, guidance {small_flow.GUIDANCE:g}; composition is the mean of the shares of
-        right objects and of right colours of shapes, judged by pixels. "Composition of copies" is what the judge says
-        of the autoencoder's own copies: the ceiling. Losses of different latent spaces do not compare; the last column
-        divides by the loss of the best guess that knows the covariance of the channels and nothing else."""
+        f"""The same transformer (width {small_flow.MODEL.width}, {small_flow.MODEL.num_layers} layers, a learned
+        table of words) on each latent space, {flow_steps} steps of {first["batch"]} on {first["scenes"]:,} scenes of
+        a smaller world: one of four sprites or four shapes on a flat background. {small_flow.PROMPTS} held-out
+        prompts, {small_flow.SAMPLING_STEPS} steps, guidance {small_flow.GUIDANCE:g}. Composition: mean share of
+        right objects and colours, judged by pixels; of the autoencoder's own copies it is the ceiling. Losses of
+        different latent spaces do not compare, so the last column divides by that of the best guess that knows only
+        the channels' covariance."""
     )
     return f"""# Alignment: off, constant, strict to loose
 

@@ -90,13 +90,10 @@ def study_arguments(purpose: str, name: str) -> argparse.ArgumentParser:
 
 
 def conditions(steps: int, seeds: int) -> str:
-    """What all arms of all studies share, for their pages."""
-    side, (smallest, largest) = WORLD.width, PAGE_SIZES
+    """What all arms of all studies share, for their pages; docs/studies/index.md has the rest of it."""
     return (
-        f"Autoencoders on {side} x {side} pictures of the procedural world, {PAGES} of {BATCH} a page of small text "
-        f"({smallest} to {largest} px): {steps} steps of {BATCH} pictures, {seeds} seeds; the arms of a seed see the "
-        f"same pictures in the same order. Measured on {HELD_OUT_SCENES} held-out scenes and {HELD_OUT_PAGES} pages of "
-        "held-out words; mean over seeds (lowest to highest), differences seed by seed."
+        f"[Setting](index.md#autoencoders): {steps} steps of {BATCH} pictures, {seeds} seeds; "
+        "mean (lowest to highest), differences seed by seed."
     )
 
 

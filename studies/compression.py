@@ -53,20 +53,19 @@ ARMS = (BASE, Arm(name="f8c16", label="f8c16", model=F8C16))
 READ_PAGES, READ_SIDE, LETTERS = 16, 128, (12, 16)
 """Pages that are read, their side and the heights of their letters in pixels."""
 FINDINGS = (
-    """Not reproduced: f16c64 does not equal its f8c16 twin. At the end it is 3.2 dB behind on scenes (2.9 to 3.6) and
-    1.3 dB behind on pages (1.1 to 1.4), and on scenes the gap has been between 2.8 and 3.3 dB since step 66.""",
-    """The bottleneck is not why. The best linear map through it, which a longer training would have to beat, is .6 dB
-    better on scenes for f16c64 than for f8c16, as one expects of larger squares at an equal rate. f8c16 has come within
-    .7 dB of its own, f16c64 is 4.5 dB below: it is the training that is far from its end. A fourth halving has to learn
-    64 numbers for 768 where f8c16 learns 16 for 192, from a quarter as many latent positions a step; and at equal
-    parameters f8c16 does more work, a quarter more CPU time a step, which explains about half a dB. The report's model
-    has 338 M parameters and was trained to the end, this one 1.1 M and 400 steps of 4 pictures. Whether the gap closes
-    with steps or with width is not answered here: both curves still rise, side by side.""",
-    """NED was not read for this page (`--pages 0`): it would mean nothing at this scale. Pages come back at 18 to
-    19 dB, and in those we looked at, words of 12 to 16 px cannot be read in the copies of either model.""",
-    """Reproduced: the cost. With a quarter of the tokens a step takes 3.4 to 5.5 times fewer FLOPs, the more the larger
-    the picture, because attention grows with the square of the tokens; measured, 4.4 times less time at 256 px. But
-    f8c16 packed 2 x 2 into a token costs the same as f16c64.""",
+    """Not reproduced: f16c64 does not equal f8c16. It ends 3.2 dB behind on scenes (2.9 to 3.6) and 1.3 dB on pages
+    (1.1 to 1.4); on scenes the gap has been 2.8 to 3.3 dB since step 66.""",
+    """The bottleneck is not the reason: its best linear map is .6 dB better for f16c64, as larger squares at an
+    equal rate should be. f8c16 comes within .7 dB of its own map, f16c64 stays 4.5 dB below: it is far from
+    trained. Its fourth halving learns 64 numbers for 768 (f8c16: 16 for 192) from a quarter as many positions a
+    step. f8c16 also does more work, a quarter more CPU time a step, worth about half a dB. The report's model has
+    338 M parameters and was trained to the end; whether steps or width close the gap is open, as both curves still
+    rise.""",
+    """NED was not read (`--pages 0`): pages come back at 18 to 19 dB, and in those we looked at no words of 12 to
+    16 px can be read, for either model.""",
+    """Reproduced: the cost. A quarter of the tokens takes 3.4 to 5.5 times fewer FLOPs, more for larger pictures
+    because attention is quadratic, and 4.4 times less time at 256 px. But f8c16 packed 2 x 2 into a token costs the
+    same.""",
 )
 """What we read from the table at the sizes that are the defaults."""
 
@@ -291,18 +290,16 @@ def page_text(results: Results, summary: tuple[str, str], steps: int, seeds: int
     text = paragraphs(
         f"""Printed by `{command}`; the numbers are in [compression.json](compression.json).
         {conditions(steps, seeds)}""",
-        f"""Both have a bottleneck of one number for 12 of RGB. f16c64 has five stages of base width {F16C64.base_dim},
-        f8c16 four of {F8C16.base_dim}, which brings both to about the same number of parameters. NED: {pages}
-        pages of {READ_SIDE} px with letters of {LETTERS[0]} to {LETTERS[1]} px, originals and copies read by
-        RapidOCR. Best linear map: principal components of each square of RGB, as many as the latent has channels,
-        fitted to the pictures of the first seed.""",
+        f"""Both have one number for 12 of RGB and about the same number of parameters: f16c64 has five stages of
+        base width {F16C64.base_dim}, f8c16 four of {F8C16.base_dim}. NED: {pages} pages of {READ_SIDE} px with
+        letters of {LETTERS[0]} to {LETTERS[1]} px, read by RapidOCR. Best linear map: principal components of each
+        square of RGB, as many as the latent has channels, fitted to the first seed's pictures.""",
     )
     cost = paragraphs(
-        f"""A step of the transformer on each grid: the micro family's on one thread, one picture of {SMALL_SIDE} px and
-        {TEXT} words, forward and backward, median of {ROUNDS} rounds in CPU seconds; FLOPs by torch's counter, two for
-        each multiply-add; and the open weights' 7.1 B transformer at {LARGE_SIDE} px, counted only. The last row packs
-        2 x 2 positions of f8c16 into a token, as generators of that class do: then tokens and cost are the same, and
-        what f16c64 spares is the packing, whose channels no autoencoder has shaped."""
+        f"""A step of the transformer on each grid: micro's on one thread, one picture of {SMALL_SIDE} px and {TEXT}
+        words, forward and backward, median of {ROUNDS} rounds in CPU seconds; FLOPs by torch's counter, two for each
+        multiply-add; the open weights' 7.1 B at {LARGE_SIDE} px, counted only. The last row packs 2 x 2 positions of
+        f8c16 into a token, as generators of that class do; no autoencoder has shaped those channels."""
     )
     return f"""# f16c64 against f8c16
 

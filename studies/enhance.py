@@ -111,10 +111,10 @@ def main() -> None:
     plot({name: curves(log) for name, log in logs.items() if log}, Path(f"{out}-curves.png"))
     page = table(record, arguments.n, arguments.texts)
     said = paragraphs(
-        """Printed by `python studies/enhance.py --model models/micro --sft FINE_TUNED --rl REINFORCED`. Consistency is
-        the share of the short prompt's facts that a judge of pixels finds in the drawing; richness, how lively its
-        frame is. Both are rewards. `held out` is a judge that was no reward, the mean of presence and finish; it chose
-        the checkpoint. Words are those that the prompt quotes."""
+        """Printed by `python studies/enhance.py --model models/micro --sft FINE_TUNED --rl REINFORCED`. Rewards:
+        consistency (share of the short prompt's facts that a judge of pixels finds) and richness (how lively the frame
+        is). `held out` is a judge that was no reward but chose the checkpoint: the mean of presence and finish. Words
+        are those that the prompt quotes."""
     )
     write_text(out.with_suffix(".md"), f"# What the enhancer brings\n\n{said}\n\n{page}\n")
     print(page)

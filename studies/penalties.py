@@ -39,14 +39,12 @@ START_LOG_VARIANCE = -4.0
 ADVERSARIAL_WEIGHT, ADVERSARIAL_START = 0.2, 0.25
 """Times the ratio of gradients at the decoder's last layer; the share of the run before the discriminator counts."""
 FINDINGS = (
-    """A KL term of this weight costs 0.0 to 0.4 dB on scenes, less than twice what seeds differ by; at latent
-    diffusion's own weight, 1e-4 of ours, it would not be seen. That it competes with alignment, which is the report's
-    reason to leave it out, is not measured here: no arm has both.""",
-    """The discriminator costs 0.8 to 1.7 dB on scenes and SSIM falls by about .05, in every seed. That is the known
-    trade: it is there for looks, which PSNR and SSIM do not reward, and nothing here measures looks. In 400 steps it
-    finds, as far as we can tell, that copies are blurred, which the other losses say too. So the study
-    shows what it takes, not that nothing is lost without it; the report's claim that a discriminator is not needed
-    stays untested.""",
+    """The KL term costs 0.0 to 0.4 dB on scenes, less than twice what seeds differ by; at latent diffusion's own
+    weight, 1e-4 of ours, it would be invisible. The report leaves it out because it competes with alignment; no arm
+    has both, so that is not measured.""",
+    """The discriminator costs 0.8 to 1.7 dB on scenes and about .05 of SSIM, in every seed. It is there for looks,
+    which nothing here measures. So the study shows its price; the report's claim that it is not needed stays
+    untested.""",
 )
 """What we read from the table at the sizes that are the defaults."""
 
@@ -203,7 +201,7 @@ def page(results: Results, summary: str, steps: int, seeds: int) -> str:
     own = {name: [r["own"] for r in results[name]] for name in ("kl", "adversarial")}
     text = paragraphs(
         f"""Printed by `python studies/penalties.py`; the numbers are in [penalties.json](penalties.json).
-        {conditions(steps, seeds)} The two columns before the last are differences from the first row.""",
+        {conditions(steps, seeds)} Columns 5 and 6: against the first row.""",
         f"""KL: latents are drawn from the posterior, and {KL_WEIGHT:g} times its mean divergence from a standard normal
         is added. At the end it is {spread([r["kl"] for r in own["kl"]])} nats a number, and the noise of the median
         channel {spread([r["noise"] for r in own["kl"]], 3)} of its deviation. Discriminator: {parameters() / 1e6:.3f} M

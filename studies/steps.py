@@ -230,13 +230,16 @@ def page(rows: Sequence[dict[str, Any]], n: int, stem: str) -> str:
     return f"""# How many steps a picture needs
 
 Printed by `python studies/steps.py --teacher TEACHER --student STUDENT`; the numbers are in
-[{stem}.json]({stem}.json). Composition is the mean of the shares of right objects, colours and relations, judged by
-pixels; "three things" is the same on as many scenes of three things each. "Kept" is the PSNR between a row's pictures
-and the first row's from the same noise: how much of what it drew is still there. Likeness tells how well the judge's
-own pictures of the asked things explain what was drawn, faces and edges included; it favours plain, average pictures,
-so that fewer steps may score higher. Diversity (distance between the pictures of one prompt from four seeds) and
-saturation are ratios to the first row. Flat noise is the grain on flat backgrounds, in grey levels of 255. Seconds
-are medians of {ROUNDS} pictures drawn one at a time, the settings taking turns; they include words and decoding.
+[{stem}.json]({stem}.json).
+
+| column | |
+|---|---|
+| composition | mean share of right objects, colours, relations, judged by pixels; "three things": on scenes of three |
+| kept | PSNR to the first row's pictures from the same noise |
+| likeness | how well the judge's own pictures explain the drawing; plain ones score higher, so fewer steps may too |
+| diversity, saturation | ratios to the first row; diversity is the distance between four seeds of a prompt |
+| flat noise | grain on flat backgrounds, in grey levels of 255 |
+| s a picture | median of {ROUNDS}, drawn one at a time, settings in turns; words and decoding included |
 
 {table(rows, n)}
 

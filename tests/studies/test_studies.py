@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +21,12 @@ def _run(study, tmp_path, *more: str) -> dict:
     assert "| " in page
     assert max(len(line) for line in page.splitlines() if not line.startswith("|")) <= 120
     return json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("script", sorted((Path(__file__).parents[2] / "studies").glob("*.py")), ids=lambda p: p.stem)
+def test_a_study_finds_what_it_imports(script):
+    pytest.importorskip("matplotlib")
+    importlib.import_module(script.stem)
 
 
 @pytest.mark.slow
