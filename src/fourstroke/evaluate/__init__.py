@@ -16,4 +16,9 @@ offer(
     vision="fourstroke.evaluate.vision:VisionJudge",
     vqa="fourstroke.evaluate.vqa:VqaJudge",
 )
+offer(
+    "chapters",
+    reconstruction="fourstroke.evaluate.report.reconstruction:ReconstructionChapter",
+    variety="fourstroke.evaluate.report.variety:VarietyChapter",
+)
 offer("validators", prompts="fourstroke.evaluate.prompts:PromptsConfig")

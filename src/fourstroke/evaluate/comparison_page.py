@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def _row(row: dict[str, Any], names: Sequence[str]) -> str:
             continue
         told = f"<b>{mean['value']:.4g}</b> <i>{mean['low']:.4g} to {mean['high']:.4g}</i>"
         gap = _against(row, place, names) if place else ""
-        cells.append(f'<td data-name="{name}">{told}{_bar(mean, low, high)}{gap}</td>')
+        cells.append(f'<td data-name="{name}">{told}{bar(mean, low, high)}{gap}</td>')
     arrow = {"higher": "higher is better", "lower": "lower is better", None: "neither is better"}[row["better"]]
     return f"<tr><th>{escape(row['score'])}<i>{arrow}, {row['pictures']} pictures</i></th>{''.join(cells)}</tr>"
 
@@ -120,7 +120,7 @@ def _signed(value: float) -> str:
     return "0" if told in ("+0", "-0") else told.replace("-", "−")
 
 
-def _bar(mean: dict[str, float], low: float, high: float) -> str:
+def bar(mean: Mapping[str, float], low: float, high: float) -> str:
     """An interval on the scale of its row."""
     span = high - low or 1.0
     left, middle = 100 * (mean["low"] - low) / span, 100 * (mean["value"] - low) / span
@@ -183,9 +183,15 @@ def _image(entry: Entry, key: Key) -> str:
         image = picture.open()
     except ImageError as error:
         return f'<span class="bad">{escape(str(error))}</span>'
-    stream = io.BytesIO()
+    return img(image, f"{entry.name}, {seed}".strip(", "))
+
+
+def img(image: Image.Image, told: str) -> str:
+    """A picture within the page, small ones without loss."""
+    small = max(image.size) <= THUMB
     image.thumbnail((THUMB, THUMB), Image.Resampling.LANCZOS)
-    image.save(stream, "WEBP", quality=85)
+    stream = io.BytesIO()
+    image.save(stream, "WEBP", lossless=small, quality=85)
     data = base64.b64encode(stream.getvalue()).decode()
-    told = escape(f"{entry.name}, {seed}".strip(", "), quote=True)
+    told = escape(told, quote=True)
     return f'<img src="data:image/webp;base64,{data}" alt="{told}" title="{told}" loading="lazy">'

@@ -24,6 +24,7 @@ offer(
     judge="fourstroke.evaluate.judge_command:JudgeFolder",
     reconstruction="fourstroke.evaluate.evaluations:Reconstruction",
     prompts="fourstroke.evaluate.suites.kinds:Prompts",
+    report="fourstroke.evaluate.report.command:ReportCommand",
 )
 
 

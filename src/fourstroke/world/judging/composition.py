@@ -29,6 +29,7 @@ from fourstroke.pipeline import Pipeline
 from fourstroke.progress import OnPicture
 from fourstroke.seeds import check_seed
 from fourstroke.world import World
+from fourstroke.world.captions import Language, Wordings
 from fourstroke.world.captions.saying import read_words
 from fourstroke.world.find import world_of
 from fourstroke.world.graph import Scene, Split
@@ -83,9 +84,17 @@ class Drawable(Protocol):
 
 
 def held_out_prompts(
-    world: World, n: int, captions: Captions = "mixed", split: Split = "heldout", first: int = 0
+    world: World,
+    n: int,
+    captions: Captions = "mixed",
+    split: Split = "heldout",
+    first: int = 0,
+    wordings: Wordings = "trained",
+    language: Language | None = None,
 ) -> list[Prompt]:
     """The prompts of n held-out seeds from `first` on; `mixed` words even seeds shortly and odd ones richly.
+
+    Those in a `language` are short; `wordings="heldout"` has sentences that no training caption has.
 
     `split="train"` gives combinations that training may show, in scenes that it has not: less there too is not
     forgetting, and more there than on held-out ones is learning by heart.
@@ -97,8 +106,9 @@ def held_out_prompts(
     prompts = []
     for seed in range(first, first + n):
         scene = world.scene(seed, split)
-        rich = captions == "rich" or (captions == "mixed" and seed % 2 == 1)
-        prompts.append(Prompt(seed=seed, scene=scene, caption=world.caption(scene, rich, seed), rich=rich))
+        rich = language is None and (captions == "rich" or (captions == "mixed" and seed % 2 == 1))
+        caption = world.caption(scene, rich, seed, wordings, language)
+        prompts.append(Prompt(seed=seed, scene=scene, caption=caption, rich=rich))
     return prompts
 
 
@@ -152,19 +162,24 @@ def judge_pictures(
 
 def summarise(prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict[str, Share | None]:
     """Shares by what was asked; backgrounds and styles count only where the caption states them."""
-    groups: dict[str, list[tuple[bool, ...]]] = {
-        "objects": [v.objects for v in verdicts],
-        "colours": [v.colours for v in verdicts],
-        "relations": [v.relations for v in verdicts],
-        "backgrounds": [v.backgrounds if states_background(p) else () for p, v in zip(prompts, verdicts, strict=True)],
-        "style": [v.styles if states_style(p) else () for p, v in zip(prompts, verdicts, strict=True)],
-        "counts": [v.counts for v in verdicts],
-        "sizes": [v.sizes for v in verdicts],
-        "words_exact": [(v.word.exact,) if v.word else () for v in verdicts],
+    found = [facts(prompt, verdict) for prompt, verdict in zip(prompts, verdicts, strict=True)]
+    return {name: share([sum(f[name]) for f in found], [len(f[name]) for f in found]) for name in ROWS}
+
+
+def facts(prompt: Prompt, verdict: Verdict) -> dict[str, tuple[float, ...]]:
+    """By row of the table, what is right (1) and wrong (0) of what the caption states; of words the NED too."""
+    word = verdict.word
+    return {
+        "objects": verdict.objects,
+        "colours": verdict.colours,
+        "relations": verdict.relations,
+        "style": verdict.styles if states_style(prompt) else (),
+        "counts": verdict.counts,
+        "sizes": verdict.sizes,
+        "backgrounds": verdict.backgrounds if states_background(prompt) else (),
+        "words_exact": (word.exact,) if word else (),
+        "words_ned": (word.ned,) if word else (),
     }
-    shares = {name: share([sum(g) for g in group], [len(g) for g in group]) for name, group in groups.items()}
-    words = [v.word for v in verdicts if v.word is not None]
-    return shares | {"words_ned": share([w.ned for w in words], [1] * len(words))}
 
 
 def states_background(prompt: Prompt) -> bool:
@@ -195,6 +210,8 @@ def evaluate_composition(
     captions: Captions = "mixed",
     split: Split = "heldout",
     first: int = 0,
+    wordings: Wordings = "trained",
+    language: Language | None = None,
     steps: int | None = None,
     guidance: float | None = None,
     batch: int = 8,
@@ -205,8 +222,8 @@ def evaluate_composition(
 
     Each score is a dictionary of `value`, `low`, `high` (shares with their 95 % interval) and `count`, or None where
     nothing of the kind was asked. `model` is a pipeline, a folder, a hub id, or None for the best bundled one; `data`
-    a dataset of kind `world` or its file, or None for the checkpoint's own; `split` and `first` are those of
-    `held_out_prompts`.
+    a dataset of kind `world` or its file, or None for the checkpoint's own; `split`, `first`, `wordings` and
+    `language` are those of `held_out_prompts`.
     `steps` and `guidance` of None are the checkpoint's.
     """
     if batch < 1:
@@ -215,7 +232,8 @@ def evaluate_composition(
     pipe = model if isinstance(model, Pipeline) else Pipeline.from_pretrained(folder, device=device)
     source = find_data(data, folder, pipe.info.name) if data is None or isinstance(data, Path) else data
     config = world_of(source)
-    judge, prompts = Judge(config), held_out_prompts(World(config), n, captions, split, first)
+    judge = Judge(config)
+    prompts = held_out_prompts(World(config), n, captions, split, first, wordings, language)
     start = time.perf_counter()
     pictures = draw(pipe, prompts, steps=steps, guidance=guidance, batch=batch, on_picture=progress.pictures("drawing"))
     seconds = (time.perf_counter() - start) / n
@@ -226,9 +244,11 @@ def evaluate_composition(
     return {
         "model": pipe.info.name,
         "n": n,
-        "captions": captions,
+        "captions": captions if language is None else "short",
         "split": split,
         "first": first,
+        "wordings": wordings,
+        "language": language,
         "steps": steps or pipe.info.own_steps,
         "guidance": pipe.info.guidance_scale if guidance is None else guidance,
         "seconds_per_picture": seconds,
@@ -244,8 +264,11 @@ def table(result: dict[str, Any]) -> str:
     """The result of `evaluate_composition` as lines of text; percentages with 95 % intervals over pictures."""
     split = "held-out" if result["split"] == "heldout" else "training"
     kinds = {"mixed": "half short, half rich", "short": "short", "rich": "rich"}[result["captions"]]
+    told = [f"{kinds} captions"]
+    told += ["held-out wordings"] * (result.get("wordings") == "heldout")
+    told += [f"in {result['language']}"] * (result.get("language") is not None)
     lines = [
-        f"{result['model']}: {result['n']} {split} prompts ({kinds} captions), {result['steps']} steps, "
+        f"{result['model']}: {result['n']} {split} prompts ({', '.join(told)}), {result['steps']} steps, "
         f"guidance {result['guidance']:g}, {result['seconds_per_picture']:.2f} s a picture",
         f"{'':<12} {'right':>7}   {'95 %':^13}   {'of':>5}",
     ]

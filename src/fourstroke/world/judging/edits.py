@@ -216,6 +216,7 @@ def evaluate_edits(
     verdicts = judge_edits(Judge(config.world), prompts, pictures, progress.pictures("judging"))
     if sheet is not None:
         save_image(edit_sheet(prompts, pictures, verdicts), sheet)
+    summary = summarise_edits(prompts, verdicts)
     return {
         "model": pipe.info.name,
         "n": n,
@@ -224,7 +225,9 @@ def evaluate_edits(
         "steps": steps or pipe.info.own_steps,
         "guidance": pipe.info.guidance_scale if guidance is None else guidance,
         "seconds_per_picture": seconds,
-        "edits": summarise_edits(prompts, verdicts),
+        "changed": summary["all"]["changed"],
+        "outside_psnr": summary["all"]["outside_psnr"],
+        "edits": summary,
     }
 
 

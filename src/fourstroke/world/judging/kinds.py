@@ -13,6 +13,7 @@ import numpy as np
 from fourstroke.evaluate.evaluations import Option
 from fourstroke.options import seed_option
 from fourstroke.ranges import Count, Natural, NonNegative, check_ranges
+from fourstroke.world.captions import Language, Wordings
 from fourstroke.world.graph import Scene, Split
 from fourstroke.world.world import WorldConfig
 
@@ -135,6 +136,8 @@ class Composition:
     captions: Annotated[Captions, Option("kind of prompts")] = "mixed"
     split: Annotated[Split, Option("combinations that training never shows, or does")] = "heldout"
     first: Annotated[int, Option("seed of the first prompt", read=seed_option)] = 0
+    wordings: Annotated[Wordings, Option("sentences that training uses, or never does")] = "trained"
+    language: Annotated[Language, Option("short prompts in one language (default: the data's own)")] | None = None
     steps: Annotated[Count, Option("denoising steps (default: the model's own)")] | None = None
     guidance: Annotated[NonNegative, Option("guidance scale (default: the model's own)")] | None = None
     batch: Annotated[Count, Option("pictures drawn together; does not change them")] = 8

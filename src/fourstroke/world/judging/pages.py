@@ -33,7 +33,7 @@ from fourstroke.world.graph import Split
 from fourstroke.world.judging.composition import SHEET_PICTURES, draw, plain
 from fourstroke.world.judging.judge import opaque
 from fourstroke.world.judging.kinds import Captions
-from fourstroke.world.pages.graph import Page, text_of, word_count
+from fourstroke.world.pages.graph import KINDS, Page, text_of, word_count
 from fourstroke.world.pages.pages import PageConfig, Pages
 
 NUMBERS = ((1, 3), (4, 10), (11, 25), (26, 10_000))
@@ -122,21 +122,29 @@ def page_prompts(
 
 
 def summarise_pages(prompts: Sequence[PagePrompt], verdicts: Sequence[PageVerdict]) -> dict[str, dict[str, Any]]:
-    """`words_exact` and `words_ned` with intervals, of all pages, of each script, and by the number of words."""
-    groups: dict[str, list[int]] = {"all": list(range(len(prompts)))}
-    for index, prompt in enumerate(prompts):
-        groups.setdefault(prompt.page.script, []).append(index)
-    for least, most in NUMBERS:
-        inside = [i for i, prompt in enumerate(prompts) if least <= word_count(prompt.page) <= most]
-        groups[f"{least} to {most} words" if most < NUMBERS[-1][1] else f"{least} words and more"] = inside
+    """`words_exact` and `words_ned` with intervals, by the groups of `group_pages`."""
     found = {}
-    for name, indices in groups.items():
+    for name, indices in group_pages(prompts).items():
         chosen = [verdicts[index] for index in indices]
         exact = share([sum(v.words) for v in chosen], [len(v.words) for v in chosen])
         ned = share([v.ned for v in chosen], [1] * len(chosen))
         if exact is not None and ned is not None:
             found[name] = {"words_exact": plain(exact), "words_ned": plain(ned), "pages": len(chosen)}
     return found
+
+
+def group_pages(prompts: Sequence[PagePrompt]) -> dict[str, list[int]]:
+    """All pages, those of each script, by the number of words, of each kind, and posters of two lines; by index."""
+    groups: dict[str, list[int]] = {"all": list(range(len(prompts)))}
+    for script in sorted({prompt.page.script for prompt in prompts}):
+        groups[script] = [i for i, prompt in enumerate(prompts) if prompt.page.script == script]
+    for least, most in NUMBERS:
+        inside = [i for i, prompt in enumerate(prompts) if least <= word_count(prompt.page) <= most]
+        groups[f"{least} to {most} words" if most < NUMBERS[-1][1] else f"{least} words and more"] = inside
+    for kind in KINDS:
+        groups[f"{kind}s"] = [i for i, prompt in enumerate(prompts) if prompt.page.kind == kind]
+    groups["posters of two lines"] = [i for i in groups["posters"] if len(prompts[i].page.lines) == 2]
+    return {name: indices for name, indices in groups.items() if indices}
 
 
 def evaluate_pages(

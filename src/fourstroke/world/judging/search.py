@@ -66,9 +66,14 @@ def search(
         return winners([refine(fine, candidate) for candidate in propose(coarse, things, SIZES)], rivals=1)
     proposed = propose(coarse, things, ALL_SIZES, asked)
     proposed += [halved(candidate) for candidate in propose(sharp, things, SMALL_SIZES, asked)]
-    kept = winners([refine(fine, candidate) for candidate in proposed], rivals=1)
-    rivals = [refine(fine, rival) for one in kept for rival in rivals_of(coarse, sharp, one, things)]
+    kept = winners([stricter(refine(fine, candidate)) for candidate in proposed], rivals=1)
+    rivals = [stricter(refine(fine, rival)) for one in kept for rival in rivals_of(coarse, sharp, one, things)]
     return winners([*kept, *rivals], rivals=1)
+
+
+def stricter(candidate: Candidate) -> Candidate:
+    """The same with its weight times its score: among many things some large one explains a little of everything."""
+    return replace(candidate, weight=candidate.weight * candidate.score)
 
 
 def propose(

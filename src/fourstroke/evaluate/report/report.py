@@ -1,0 +1,122 @@
+"""Makes a report: every chapter of every model, the page written anew after each, so that what is there can be read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fourstroke.data.sample import DatasetConfig
+from fourstroke.evaluate.report.chapter import Chapter, LeftOutError, Question, Rows, summarise
+from fourstroke.evaluate.report.desk import Column, Desk
+from fourstroke.progress import Progress
+from fourstroke.version import __version__
+
+
+@dataclass(kw_only=True)
+class Part:
+    """A chapter with its questions, and what each model was found to answer, by row; none for what is still to do."""
+
+    chapter: Chapter
+    rows: Rows
+    found: list[dict[str, dict[str, Any]] | None] = field(default_factory=list)
+
+    @property
+    def questions(self) -> list[Question]:
+        """All of them, each once."""
+        return list({id(q): q for row in self.rows.values() for q in row}.values())
+
+
+@dataclass(kw_only=True)
+class Report:
+    """All that the page shows."""
+
+    columns: list[Column]
+    desks: list[Desk]
+    parts: list[Part]
+    left_out: dict[str, str]
+    """Titles of chapters and why they are not there."""
+
+    @property
+    def done(self) -> bool:
+        """Whether every chapter is there for every model."""
+        return all(found is not None for part in self.parts for found in part.found)
+
+    def plain(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        models = [
+            {
+                "name": column.name,
+                "model": column.model,
+                "steps": column.steps or column.info.own_steps,
+                "guidance": column.scale,
+                "seconds_per_picture": desk.seconds / desk.drawn if desk.drawn else None,
+            }
+            for column, desk in zip(self.columns, self.desks, strict=True)
+        ]
+        chapters = [
+            {"kind": part.chapter.kind, "title": part.chapter.title, "models": part.found} for part in self.parts
+        ]
+        told = {"fourstroke": __version__, "done": self.done, "models": models}
+        return told | {"chapters": chapters, "left_out": self.left_out}
+
+
+def open_report(
+    columns: Sequence[Column],
+    chapters: Sequence[Chapter],
+    data: DatasetConfig,
+    n: int,
+    folder: Path,
+    batch: int = 8,
+    device: str | None = None,
+) -> Report:
+    """Ask every chapter what it can ask of the data; pictures are kept in `folder`.
+
+    Raises:
+        ValueError: if there is no such model, two are the same, or no chapter has a question.
+    """
+    if len({column.key for column in columns}) < len(columns):
+        raise ValueError("two of the models are the same and draw alike; give one of them other steps or guidance")
+    parts, left_out = [], {}
+    for chapter in chapters:
+        try:
+            rows = chapter.rows(data, n, columns[0].info)
+        except LeftOutError as error:
+            left_out[chapter.title] = str(error)
+        else:
+            parts.append(Part(chapter=chapter, rows=rows, found=[None] * len(columns)))
+    if not parts:
+        raise ValueError(f"there is nothing to report: {'; '.join(left_out.values())}")
+    desks = [Desk(column, folder, batch, device) for column in columns]
+    return Report(columns=list(columns), desks=desks, parts=parts, left_out=left_out)
+
+
+def make_report(report: Report, on_chapter: Callable[[Report], None]) -> None:
+    """Answer all questions, one model after the other, and call back after each chapter."""
+    waiting = sum(desk.waiting(_once(report.parts)) for desk in report.desks)
+    with Progress("drawing and judging", max(1, waiting), "") as progress:
+        for place, desk in enumerate(report.desks):
+            for part in report.parts:
+                desk.answer(part.questions, progress.add)
+                part.found[place] = {
+                    name: {
+                        "questions": len(row),
+                        "readings": {k: dataclasses.asdict(v) for k, v in summarise(desk.answer(row, _skip)).items()},
+                    }
+                    for name, row in part.rows.items()
+                    if row
+                }
+                on_chapter(report)
+            desk.close()
+
+
+def _once(parts: Sequence[Part]) -> list[Question]:
+    """All questions; what several chapters ask alike is drawn and judged once."""
+    found = {(q.key, q.seeds, q.judged): q for part in parts for q in part.questions}
+    return list(found.values())
+
+
+def _skip(count: int) -> None:
+    """Nothing is left to do."""

@@ -1,0 +1,106 @@
+"""Chapters of what pictures say: words on signs, and pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from fourstroke.data.sample import DatasetConfig
+from fourstroke.evaluate.reading import can_read, compare, read_line
+from fourstroke.evaluate.report.chapter import LeftOutError, Question, Readings, Rows, Unit
+from fourstroke.folder import ModelInfo
+from fourstroke.world.find import pages_of
+from fourstroke.world.judging.chapters.asking import NO_READER, find_config
+from fourstroke.world.judging.composition import Prompt, held_out_prompts
+from fourstroke.world.judging.judge import opaque
+from fourstroke.world.judging.pages import PagePrompt, group_pages, judge_page, page_prompts
+from fourstroke.world.words import SIGN_FONTS
+from fourstroke.world.world import World
+
+LENGTHS = ((1, 2), (3, 4), (5, 6), (7, 8), (9, 99))
+"""Fewest and most letters of the rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordsChapter:
+    """One held-out word on a sign."""
+
+    kind: ClassVar[str] = "words"
+    title: ClassVar[str] = "Words on signs"
+    about: ClassVar[str] = "One held-out word, read by RapidOCR: exactly as asked, and NED, the similarity, 0 to 1."
+    units: ClassVar[Mapping[str, Unit]] = {"words_ned": ""}
+
+    def rows(self, data: DatasetConfig, n: int, info: ModelInfo) -> Rows:
+        """By script, each of n words, and by the number of letters."""
+        if not can_read():
+            raise LeftOutError(NO_READER)
+        config = find_config(data)
+        if not config.words:
+            raise LeftOutError("the world has no words")
+        found: dict[str, list[Question]] = {}
+        for script in dict.fromkeys(config.scripts):
+            kept = tuple(font for font in config.sign_fonts if font in SIGN_FONTS[script])
+            prompts = held_out_prompts(World(replace(config, words=1.0, scripts=(script,), sign_fonts=kept)), n)
+            pairs = [(_length(prompt), _word_question(prompt)) for prompt in prompts]
+            found[script] = [question for _, question in pairs]
+            for least, most in LENGTHS:
+                told = f"{least} to {most}" if most < LENGTHS[-1][1] else f"{least} and more"
+                found[f"{script}, {told} letters"] = [q for length, q in pairs if least <= length <= most]
+        return {name: questions for name, questions in found.items() if questions}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PagesChapter:
+    """Posters, slides, infographics, menus, tickets and signs."""
+
+    kind: ClassVar[str] = "pages"
+    title: ClassVar[str] = "Pages"
+    about: ClassVar[str] = (
+        "Held-out pages, read by RapidOCR: words and numbers that are there exactly, NED of lines, and pages without a "
+        "fault."
+    )
+    units: ClassVar[Mapping[str, Unit]] = {"words_ned": ""}
+
+    def rows(self, data: DatasetConfig, n: int, info: ModelInfo) -> Rows:
+        """All, by script, number of words and kind."""
+        if not can_read():
+            raise LeftOutError(NO_READER)
+        try:
+            config = pages_of(data)
+        except ValueError:
+            raise LeftOutError("the data has no pages") from None
+        prompts = page_prompts(config, n)
+        questions = [_page_question(prompt) for prompt in prompts]
+        return {name: [questions[index] for index in group] for name, group in group_pages(prompts).items()}
+
+
+def _length(prompt: Prompt) -> int:
+    assert prompt.scene.sign is not None
+    return len(prompt.scene.sign.word.replace(" ", ""))
+
+
+def _word_question(prompt: Prompt) -> Question:
+    def read(pictures: Sequence[np.ndarray]) -> Readings:
+        assert prompt.scene.sign is not None
+        reading = compare(read_line(opaque(pictures[0])), prompt.scene.sign.word)
+        return {"words_exact": (float(reading.exact), 1), "words_ned": (reading.ned, 1)}
+
+    return Question(
+        prompt=prompt.caption, judge=read, judged="word", size=prompt.size, seeds=(prompt.seed,),
+        transparent=prompt.transparent,
+    )  # fmt: skip
+
+
+def _page_question(prompt: PagePrompt) -> Question:
+    def read(pictures: Sequence[np.ndarray]) -> Readings:
+        verdict = judge_page(pictures[0], prompt.page)
+        return {
+            "words_exact": (sum(verdict.words), len(verdict.words)),
+            "words_ned": (verdict.ned, 1),
+            "all_right": (float(verdict.right), 1),
+        }
+
+    return Question(prompt=prompt.caption, judge=read, judged="page", size=prompt.size, seeds=(prompt.seed,))

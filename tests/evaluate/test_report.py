@@ -1,0 +1,202 @@
+"""A report is one page that stands alone; what is drawn and judged is kept, and never done twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from fourstroke import registry
+from fourstroke.cli import main
+from fourstroke.evaluate.report.chapter import ALL, LeftOutError, Question, summarise
+from fourstroke.evaluate.report.command import ReportCommand
+from fourstroke.evaluate.report.desk import Column
+from fourstroke.evaluate.report.page import page, read_logs
+from fourstroke.evaluate.report.report import make_report, open_report
+from fourstroke.pipeline import Pipeline
+
+DATA = "kind: leaves\nsize: 32\nsamples: 4\n"
+
+
+def brightness(pictures: Sequence[np.ndarray]) -> dict[str, tuple[float, float]]:
+    return {"mean": (float(pictures[0].mean()) / 255, 1), "bright": (float(pictures[0].mean() > 128), 1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Greys:
+    kind: ClassVar[str] = "greys"
+    title: ClassVar[str] = "How bright"
+    about: ClassVar[str] = "Means of pixels."
+    units: ClassVar[dict[str, str]] = {"mean": ""}
+
+    def rows(self, data, n, info):
+        prompts = ["a <b>cat</b>", *(f"a red circle {number}" for number in range(n - 1))]
+        asked = [
+            Question(prompt=prompt, judge=brightness, judged="greys", size=(32, 32), seeds=(seed,))
+            for seed, prompt in enumerate(prompts)
+        ]
+        return {ALL: asked, "the first": asked[:1]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing(Greys):
+    kind: ClassVar[str] = "nothing"
+    title: ClassVar[str] = "Colours & sounds"
+
+    def rows(self, data, n, info):
+        raise LeftOutError("there is <nothing> to hear")
+
+
+@pytest.fixture(autouse=True)
+def _offered(monkeypatch):
+    for kind in (Greys, Nothing):
+        monkeypatch.setitem(registry._offered["chapters"], kind.kind, f"{__name__}:{kind.__name__}")
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[str]:
+    """The prompts that pipelines are asked for."""
+    seen: list[str] = []
+    call = Pipeline.__call__
+
+    def counting(self, prompt, **options):
+        seen.extend(prompt)
+        return call(self, prompt, **options)
+
+    monkeypatch.setattr(Pipeline, "__call__", counting)
+    return seen
+
+
+def opened(tiny_folder, folder, steps=(None,), n=5, batch=2):
+    columns = [Column(model=str(tiny_folder), steps=count) for count in steps]
+    return open_report(columns, [Greys(), Nothing()], None, n, folder, batch)
+
+
+def test_a_run_that_was_interrupted_goes_on_and_comes_to_the_same(tiny_folder, tmp_path, drawn, monkeypatch):
+    whole = opened(tiny_folder, tmp_path / "whole")
+    make_report(whole, lambda report: None)
+    assert len(drawn) == 5
+    judged, rested = [], brightness
+
+    def tired(pictures):
+        judged.append(1)
+        if len(judged) == 3:
+            raise KeyboardInterrupt
+        return rested(pictures)
+
+    monkeypatch.setattr(f"{__name__}.brightness", tired)
+    drawn.clear()
+    for batch in (4, 3):
+        report = opened(tiny_folder, tmp_path / "parts", batch=batch)
+        try:
+            make_report(report, lambda report: None)
+        except KeyboardInterrupt:
+            assert not report.done
+            assert "Unfinished: 1 chapters" in page(report, {}, 2)
+    assert len(drawn) == 5
+    assert len(judged) == 6  # the one that was not noted is judged again
+    assert report.plain()["chapters"] == whole.plain()["chapters"]
+    monkeypatch.setattr(f"{__name__}.brightness", lambda pictures: pytest.fail("it was judged before"))
+    again = opened(tiny_folder, tmp_path / "parts")
+    make_report(again, lambda report: None)
+    assert again.plain()["chapters"] == whole.plain()["chapters"]
+    assert again.done
+
+
+def test_pictures_are_those_of_the_pipeline_whatever_the_batch(tiny_folder, tiny, tmp_path):
+    report = opened(tiny_folder, tmp_path, n=3, batch=3)
+    make_report(report, lambda report: None)
+    question = report.parts[0].questions[2]
+    expected = tiny(question.prompt, seed=2, width=32, height=32).images[0]
+    (found,) = report.desks[0].pictures(question)
+    assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 1
+
+
+def test_other_weights_and_other_steps_are_other_pictures(tiny_folder, tmp_path, drawn):
+    make_report(opened(tiny_folder, tmp_path, n=2), lambda report: None)
+    both = opened(tiny_folder, tmp_path, steps=(None, 2), n=2)
+    make_report(both, lambda report: None)
+    assert len(drawn) == 4
+    text = page(both, {}, 1)
+    assert "tiny, 3 steps" in text
+    assert "tiny, 2 steps" in text
+    with pytest.raises(ValueError, match="two of the models are the same"):
+        opened(tiny_folder, tmp_path, steps=(None, 3))
+
+
+def test_the_page_stands_alone_and_says_what_is_left_out(tiny_folder, tmp_path, capsys):
+    (tmp_path / "data.yaml").write_text(DATA)
+    run = tmp_path / "dit"
+    run.mkdir()
+    (run / "log.jsonl").write_text("".join(json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in (1, 2, 3)))
+    words = ["eval", "report", str(tiny_folder), "--data", str(tmp_path / "data.yaml"), "--n", "3", "--show", "2"]
+    chosen = [f"--chapter={name}" for name in ("greys", "nothing", "reconstruction", "variety")]
+    out = tmp_path / "out" / "page.html"
+    assert main([*words, *chosen, "--log", str(run), "--out", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["page"] == str(out)
+    text = out.read_text(encoding="utf-8")
+    assert "a &lt;b&gt;cat&lt;/b&gt;" in text
+    assert "<b>cat" not in text
+    assert "http" not in text
+    assert text.count("data:image/webp;base64") > 4
+    assert "there is &lt;nothing&gt; to hear" in text
+    assert "no dataset has captions" in text
+    assert "loss" in text
+    assert "Unfinished" not in text
+    found = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    assert found["done"] is True
+    chapters = {chapter["kind"]: chapter["models"][0] for chapter in found["chapters"]}
+    mean = chapters["greys"]["all"]["readings"]["mean"]
+    assert mean["low"] <= mean["value"] <= mean["high"]
+    assert mean["count"] == 3
+    assert chapters["greys"]["the first"]["questions"] == 1
+    assert 0 < chapters["reconstruction"]["leaves"]["readings"]["psnr"]["value"] < 60
+    assert found["left_out"]["Colours & sounds"] == "there is <nothing> to hear"
+    assert found["models"][0]["seconds_per_picture"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--beside", "x:steps"], "no model at x:steps"),
+        (["--beside", "x:step=4"], "unknown key 'step'; did you mean 'steps'?"),
+        (["--chapter", "grey"], "did you mean 'greys'?"),
+        (["--log", "nowhere"], "has no log.jsonl"),
+        (["--model", "micro"], "leave --model out"),
+        (["--out", "x.json"], "name the page, such as x.html"),
+        (["--chapter", "nothing"], "nothing to report: there is <nothing> to hear"),
+    ],
+)
+def test_what_cannot_be_is_one_line(words, said, tiny_folder, tmp_path, capsys):
+    (tmp_path / "data.yaml").write_text(DATA)
+    options = ["--data", str(tmp_path / "data.yaml"), "--n", "1"]
+    assert main(["eval", "report", str(tiny_folder), *options, "--out", str(tmp_path / "r.html"), *words]) == 2
+    _, err = capsys.readouterr()
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_a_column_is_named_with_its_options():
+    command = ReportCommand(of="micro", beside=("micro:steps=40,guidance=2",))
+    (column,) = map(command._beside, command.beside)
+    assert (column.model, column.steps, column.guidance) == ("micro", 40, 2.0)
+    assert column.name == "micro, 40 steps, guidance 2"
+
+
+def test_shares_count_things_and_means_count_questions():
+    found = summarise([{"objects": (1, 2), "psnr": (30.0, 1)}, {"objects": (4, 4)}, {"psnr": (40.0, 1)}])
+    assert (found["objects"].value, found["objects"].count) == (5 / 6, 6)
+    assert found["psnr"].value == 35
+    assert summarise([{"words": (0, 0)}]) == {}
+
+
+def test_a_log_is_a_run_or_a_file(tmp_path):
+    rows = [{"step": 1, "loss": 2.0}, {"step": 1, "scores": {"psnr": 20.0}}]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for place in (tmp_path, tmp_path / "log.jsonl"):
+        assert read_logs([place]) == {tmp_path.name: {"psnr": [(1, 20.0)], "loss": [(1, 2.0)]}}

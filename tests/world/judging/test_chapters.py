@@ -1,0 +1,168 @@
+"""The world's chapters: true pictures are right in each of them, others are not, and what a world lacks is left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fourstroke.evaluate.reading import can_read
+from fourstroke.evaluate.report.chapter import ALL, LeftOutError, Question, Rows, summarise
+from fourstroke.folder import ModelInfo
+from fourstroke.recipe import load_kind, load_recipe
+from fourstroke.registry import find
+from fourstroke.world import World, WorldConfig
+from fourstroke.world.dataset import WorldData
+from fourstroke.world.edits import Edits
+from fourstroke.world.judging.composition import held_out_prompts
+from fourstroke.world.judging.judge import Judge
+from fourstroke.world.judging.stickers import judge_sticker, overlap
+from fourstroke.world.pages import Pages
+
+RECIPES = Path(__file__).parents[3] / "recipes" / "micro"
+DATA = load_kind("datasets", RECIPES / "data-world2.yaml")
+INFO = ModelInfo(width=128, height=128)
+CHAPTERS = ("composition", "counts", "edits", "languages", "pages", "relations", "stickers", "wordings", "words")
+SMALL = replace(load_recipe(WorldConfig, RECIPES / "world2.yaml"), things=12, words=0.0)
+needs_reader = pytest.mark.skipif(not can_read(), reason="RapidOCR is not installed: pip install fourstroke[eval]")
+
+
+@pytest.fixture
+def truth(monkeypatch) -> dict[tuple[str, int], np.ndarray]:
+    """The true picture of every caption and instruction that is worded, by its seed."""
+    found: dict[tuple[str, int], np.ndarray] = {}
+
+    def recording(kind: Any, name: str, draw: Any) -> None:
+        say = getattr(kind, name)
+
+        def told(self, graph, rich, seed, *more):
+            text = say(self, graph, rich, seed, *more)
+            found[text, seed] = draw(self, graph)
+            return text
+
+        monkeypatch.setattr(kind, name, told)
+
+    recording(World, "caption", World.render)
+    recording(Pages, "caption", Pages.render)
+    recording(Edits, "instruction", lambda self, edit: self.render(edit)[1])
+    return found
+
+
+def asked(name: str, n: int, data: Any = DATA) -> Rows:
+    return find("chapters", name)().rows(data, n, INFO)
+
+
+def shares(
+    questions: list[Question], truth: dict[tuple[str, int], np.ndarray], turned: bool = False
+) -> dict[str, float]:
+    pictures = [truth[question.prompt, question.seeds[0]] for question in questions]
+    pictures = pictures[1:] + pictures[:1] if turned else pictures
+    found = summarise([question.judge([p]) for question, p in zip(questions, pictures, strict=True)])
+    return {name: value.value for name, value in found.items()}
+
+
+def test_they_ask_what_they_say(truth):
+    data = WorldData(world=SMALL)
+    style = asked("composition", 8, data)
+    assert len(style[ALL]) == len(style["short captions"]) + len(style["rich captions"]) == 8
+    assert {"flat", "3d"} <= style.keys()
+    counts = asked("counts", 12, data)
+    assert sum(len(counts[name]) for name in ("two", "three", "four") if name in counts) == len(counts[ALL]) == 12
+    arms = asked("wordings", 4, data)
+    assert [q.prompt for q in arms["trained"]] != [q.prompt for q in arms["held out"]]
+    assert [q.seeds for q in arms["trained"]] == [q.seeds for q in arms["held out"]]
+    spoken = asked("languages", 4, data)
+    assert list(spoken) == ["English", "Spanish", "Russian", "Chinese"]
+    for questions in zip(*spoken.values(), strict=True):
+        assert len({q.prompt for q in questions}) == 4
+        assert len({truth[q.prompt, q.seeds[0]].tobytes() for q in questions}) == 1
+    stated = asked("relations", 4, data)
+    assert list(stated) == ["stated", "not stated", "in front of"]
+
+
+def test_true_pictures_are_right_and_others_are_not(truth):
+    data = WorldData(world=SMALL)
+    for name, fact in (("counts", "counts"), ("stickers", "outline"), ("relations", "objects")):
+        rows = asked(name, 6, data)
+        questions = list(rows.values())[0]
+        right, wrong = shares(questions, truth), shares(questions, truth, turned=True)
+        assert right[fact] > 0.97, name
+        assert wrong[fact] < 0.35, name
+    unstated = shares(asked("relations", 6, data)["not stated"], truth)
+    assert unstated["objects"] > 0.97
+    assert "relations" not in unstated
+
+
+def test_true_edits_are_right_and_others_are_not(truth):
+    edits = replace(DATA.parts[2].data.edits, world=SMALL, kinds=(1, 1, 1, 1, 1, 1, 1, 0, 1, 1))
+    rows = asked("edits", 6, replace(DATA.parts[2].data, edits=edits))
+    assert sum(len(row) for name, row in rows.items() if name != ALL) == 6
+    right, wrong = shares(rows[ALL], truth), shares(rows[ALL], truth, turned=True)
+    assert right["changed"] > 0.97
+    assert right["outside_psnr"] > 35
+    assert wrong["changed"] < 0.35
+    assert wrong["outside_psnr"] < 25
+
+
+@needs_reader
+def test_true_words_are_read_and_others_are_not(truth):
+    data = WorldData(world=replace(SMALL, words=0.25, width=256, height=256, scripts=("latin",)))
+    rows = asked("words", 6, data)
+    assert sum(len(row) for name, row in rows.items() if "letters" in name) == len(rows["latin"]) == 6
+    right, wrong = shares(rows["latin"], truth), shares(rows["latin"], truth, turned=True)
+    assert right["words_exact"] > 0.8
+    assert right["words_ned"] > 0.9
+    assert wrong["words_exact"] == 0
+
+
+@pytest.mark.slow
+@needs_reader
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_true_pictures_of_the_whole_world_are_right(name, truth):
+    facts = {"edits": "changed", "pages": "words_ned", "stickers": "outline", "words": "words_ned", "counts": "counts"}
+    least = {"pages": 0.85, "words": 0.9}.get(name, 0.97)  # small letters of 128 pixels are hard to read
+    for row, questions in asked(name, 60).items():
+        if len(questions) >= 40:
+            found = shares(questions, truth)
+            assert found[facts.get(name, "objects")] > least, (row, found)
+
+
+def test_what_a_world_lacks_is_left_out():
+    first = WorldData(world=WorldConfig(sprites=0))
+    for name in sorted(set(CHAPTERS) - {"composition"}):
+        with pytest.raises(LeftOutError):
+            asked(name, 2, first)
+    assert set(asked("composition", 2, first)) == {ALL, "short captions", "rich captions"}
+    with pytest.raises(LeftOutError, match="no drawn scenes"):
+        asked("composition", 2, DATA.parts[1].data)
+
+
+def test_outlines_overlap_as_they_should():
+    square, half = np.zeros((8, 8)), np.zeros((8, 8))
+    square[2:6, 2:6], half[2:6, 2:4] = 255, 255
+    assert overlap(square, square) == 1
+    assert overlap(square, half) == 0.5
+    assert overlap(square, square / 2) == 0.5
+    assert overlap(square, 0 * square) == 0
+    assert overlap(0 * square, 0 * square) == 1
+
+
+def test_a_sticker_may_be_a_little_off_but_not_another_outline():
+    world = World(replace(SMALL, transparent=1.0, groups=0.0, overlaps=0.0, count_weights=(1.0,), shape_share=0.0))
+    judge = Judge(world.config)
+    scene = held_out_prompts(world, 1)[0].scene
+    picture = world.render(scene)
+    assert judge_sticker(judge, picture, scene).iou == 1
+    assert judge_sticker(judge, np.roll(picture, (3, -2), (0, 1)), scene).iou > 0.98
+    assert judge_sticker(judge, picture[..., :3], scene).iou == 0
+    full = picture.copy()
+    full[..., 3] = 255
+    assert judge_sticker(judge, full, scene).iou < 0.6
+    eaten = picture.copy()
+    eaten[:, : round(scene.objects[0].x * 128), 3] = 0
+    assert not judge_sticker(judge, eaten, scene).good
+    with pytest.raises(ValueError, match="64x64, the scene 128x128"):
+        judge_sticker(judge, picture[:64, :64], scene)
