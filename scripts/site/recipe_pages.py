@@ -33,6 +33,7 @@ GROUPS: dict[str, str] = {
     "caption_rules": "Rules by which `fourstroke data degrade` takes captions apart without a language model.",
     "trackers": "Where `run.tracker` sends curves and sheets, beside `log.jsonl`.",
     "evaluations": "What `fourstroke eval` offers.",
+    "chapters": "What `fourstroke eval report` has tables and pictures of.",
     "suites": "What `fourstroke eval prompts` draws, from the user's download.",
 }
 
