@@ -7,12 +7,14 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, PngImagePlugin
 
 from fourstroke.files import save_image, user_path
-from fourstroke.pipeline import Output
+
+if TYPE_CHECKING:
+    from fourstroke.pipeline import Output
 
 NOTE_KEY = "fourstroke"
 

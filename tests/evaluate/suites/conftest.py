@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from fourstroke.evaluate.suites import drawers
 from fourstroke.pipeline import Pipeline
 
 
@@ -15,5 +14,5 @@ def micro() -> Pipeline:
 
 @pytest.fixture
 def loaded(micro: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
-    monkeypatch.setattr(drawers.Pipeline, "from_pretrained", lambda *_, **__: micro)
+    monkeypatch.setattr(Pipeline, "from_pretrained", lambda *_, **__: micro)
     return micro

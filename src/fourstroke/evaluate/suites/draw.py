@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,8 +152,17 @@ def _recipe(options: DrawOptions, planned: Plan, enhanced: bool) -> dict[str, An
     }
 
 
-def draw_share(options: DrawOptions, rank: int, ranks: int, on_picture: OnPicture | None = None) -> None:
+def draw_share(
+    options: DrawOptions,
+    rank: int,
+    ranks: int,
+    on_picture: OnPicture | None = None,
+    claim: Callable[[], int] | None = None,
+) -> None:
     """Draw every picture of this process that is not there yet, each whole with its row.
+
+    Its batches are every `ranks`-th from `rank` on; or, with `claim`, those whose numbers that gives it in turn, so
+    that a process which began earlier draws more.
 
     Raises:
         ValueError: if the model cannot be loaded, or does not draw what is asked.
@@ -162,19 +171,25 @@ def draw_share(options: DrawOptions, rank: int, ranks: int, on_picture: OnPictur
     planned = plan(options)
     work = [(folder, enhanced, batch) for folder, enhanced in options.folders().items() for batch in planned.batches]
     there = {folder: drawn_files(folder) for folder in options.folders()}
-    due = [
-        (folder, enhanced, batch)
-        for folder, enhanced, batch in work[rank::ranks]
-        if any(job.file not in there[folder] for job in batch)
-    ]
-    if not due:
-        return
-    drawer = open_drawer(options.model, options.device, options.look)
-    hand, total = Hand(drawer, planned), sum(len(batch) for _, _, batch in due)
-    for done, (folder, enhanced, batch) in enumerate(due, 1):
+    missing = [any(job.file not in there[folder] for job in batch) for folder, _, batch in work]
+    own = range(rank, len(work), ranks) if claim is None else claimed(claim, len(work))
+    total = sum(len(work[number][2]) for number in range(rank, len(work), ranks) if missing[number])
+    hand, done = None, 0
+    for number in own:
+        if not missing[number]:
+            continue
+        hand = hand or Hand(open_drawer(options.model, options.device, options.look), planned)
+        folder, enhanced, batch = work[number]
         hand.draw(folder, batch, enhanced, there[folder])
+        done += len(batch)
         if on_picture is not None:
-            on_picture(min(total, done * len(batch)) if done < len(due) else total, total)
+            on_picture(min(done, total), total)
+
+
+def claimed(claim: Callable[[], int], count: int) -> Iterator[int]:
+    """Numbers below `count`, until they are all taken."""
+    while (number := claim()) < count:
+        yield number
 
 
 def drawn_files(folder: Path) -> set[str]:

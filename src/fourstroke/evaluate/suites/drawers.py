@@ -7,14 +7,14 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
 from fourstroke.enhance.endpoint import ImagesEndpoint
-from fourstroke.enhance.enhancer import EnhancerWarning
-from fourstroke.pipeline import Pipeline
-from fourstroke.sizes import sized
+
+if TYPE_CHECKING:
+    from fourstroke.pipeline import Pipeline  # models take seconds to import, in which other processes can be started
 
 REMOTE = "openai:"
 """Begins the name of a model behind an endpoint: `openai:http://host:8000/v1#model`."""
@@ -62,6 +62,8 @@ def open_drawer(model: str | None, device: str | None, look: Look) -> Drawer:
     """Load a model, or take an endpoint's name apart; raises ValueError if there is none, or for a size it cannot."""
     if model is not None and model.startswith(REMOTE):
         return RemoteDrawer(remote(model), look)
+    from fourstroke.pipeline import Pipeline
+
     return PipelineDrawer(Pipeline.from_pretrained(model, device=device), look)
 
 
@@ -77,6 +79,8 @@ class PipelineDrawer:
     """A model here."""
 
     def __init__(self, pipe: Pipeline, look: Look) -> None:
+        from fourstroke.sizes import sized
+
         sized(pipe.info, look.width, look.height, None)
         self.pipe, self.look, self.name = pipe, look, pipe.info.name
         self.steps: int | None = pipe.info.own_steps if look.steps is None else look.steps
@@ -109,6 +113,8 @@ class PipelineDrawer:
         return self._rewrite(text, seed) if not inputs else self._rewritten(text, seed, inputs)
 
     def _rewritten(self, text: str, seed: int, inputs: Sequence[Image.Image] = ()) -> str:
+        from fourstroke.enhance.enhancer import EnhancerWarning
+
         if self.pipe.enhancer is None:
             raise ValueError(f"{self.name} has no prompt_enhancer folder; leave --enhance out")
         with warnings.catch_warnings():

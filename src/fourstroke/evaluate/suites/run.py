@@ -6,9 +6,11 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
 import torch
@@ -98,29 +100,59 @@ def _await_recipe(options: DrawOptions) -> None:
         time.sleep(0.2)
 
 
-def _share(options: DrawOptions, rank: int, ranks: int, threads: int) -> None:
-    """What one of several processes does."""
+class _Counter:
+    """Numbers from 0 on, each given once, to whichever process asks."""
+
+    shared: Synchronized[int]
+    """Of the pool that this process belongs to."""
+
+    @classmethod
+    def set(cls, shared: Synchronized[int]) -> None:
+        """Once in each process."""
+        cls.shared = shared
+
+    @classmethod
+    def claim(cls) -> int:
+        """The next one."""
+        with cls.shared.get_lock():
+            cls.shared.value += 1
+            return cls.shared.value - 1
+
+
+def _share(options: DrawOptions, rank: int, ranks: int, threads: int, claim: Callable[[], int] | None = None) -> None:
+    """What one of the other processes does."""
     if threads:
         torch.set_num_threads(threads)
-    gpus = torch.cuda.device_count()
-    if options.device is None and gpus > 1:
-        options = replace(options, device=f"cuda:{rank % gpus}")
     parent = os.getppid()
 
     def alone(done: int, total: int) -> None:
         if os.getppid() != parent:  # it was killed, and the next run draws the same
             raise SystemExit
 
-    draw_share(options, rank, ranks, alone)
+    draw_share(_placed(options, rank), rank, ranks, alone, claim)
+
+
+def _placed(options: DrawOptions, rank: int) -> DrawOptions:
+    """Processes take turns at the GPUs."""
+    gpus = torch.cuda.device_count()
+    return options if options.device is not None or gpus < 2 else replace(options, device=f"cuda:{rank % gpus}")
 
 
 def _on_processes(options: DrawOptions, processes: int, on_picture: OnPicture | None, planned: Plan) -> None:
-    threads = max(1, torch.get_num_threads() // processes)
+    """All take batch after batch, this process too; the others are started first, for they import for seconds."""
+    threads = torch.get_num_threads()
+    share = max(1, threads // processes)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        shares = [pool.submit(_share, options, rank, processes, threads) for rank in range(processes)]
+    counter = context.Value("q", 0)
+    _Counter.set(counter)
+    pool = ProcessPoolExecutor(processes - 1, mp_context=context, initializer=_Counter.set, initargs=(counter,))
+    with pool:
+        others = [pool.submit(_share, options, n, processes, share, _Counter.claim) for n in range(1, processes)]
+        told = _Told(others, options, planned, on_picture)
         try:
-            _watch(shares, options, planned, on_picture)
+            torch.set_num_threads(share)
+            draw_share(_placed(options, 0), 0, processes, lambda done, total: told.look(), _Counter.claim)
+            told.wait()
         except BrokenProcessPool:
             raise RuntimeError("a process has ended before its time; the same command goes on from here") from None
         except BaseException:
@@ -128,19 +160,32 @@ def _on_processes(options: DrawOptions, processes: int, on_picture: OnPicture | 
             for process in list((pool._processes or {}).values()):
                 process.terminate()
             raise
+        finally:
+            torch.set_num_threads(threads)
 
 
-def _watch(shares: list[Future[None]], options: DrawOptions, planned: Plan, on_picture: OnPicture | None) -> None:
-    """Say how far all are until they are done; raises what one of them raises."""
-    total, before = len(planned.jobs) * len(options.folders()), _rows(options)
-    left = total - before
-    waiting = set(shares)
-    while waiting:
-        done, waiting = wait(waiting, timeout=POLL)
+class _Told:
+    """How far all processes are, by the rows that they have written."""
+
+    def __init__(
+        self, shares: Sequence[Future[None]], options: DrawOptions, planned: Plan, on_picture: OnPicture | None
+    ) -> None:
+        self.waiting, self.options, self.on_picture = set(shares), options, on_picture
+        self.before = _rows(options)
+        self.left = len(planned.jobs) * len(options.folders()) - self.before
+
+    def look(self, timeout: float = 0) -> None:
+        """Say it; raises what a process has raised."""
+        done, self.waiting = wait(self.waiting, timeout=timeout)
         for share in done:
             share.result()
-        if on_picture is not None and left and (drawn := _rows(options) - before) > 0:
-            on_picture(min(drawn, left), left)
+        if self.on_picture is not None and self.left and (drawn := _rows(self.options) - self.before) > 0:
+            self.on_picture(min(drawn, self.left), self.left)
+
+    def wait(self) -> None:
+        """Say it until all are done."""
+        while self.waiting:
+            self.look(POLL)
 
 
 def _rows(options: DrawOptions) -> int:
@@ -158,4 +203,4 @@ def _on_ray(options: DrawOptions, processes: int, address: str, on_picture: OnPi
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
     share = ray.remote(num_gpus=gpus, max_retries=1)(_share)
     places = [share.remote(options, rank, processes, 0).future() for rank in range(processes)]
-    _watch(places, options, planned, on_picture)
+    _Told(places, options, planned, on_picture).wait()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -25,7 +25,6 @@ from fourstroke.evaluate.statistics import Share, share
 from fourstroke.files import save_image
 from fourstroke.flow.sampler import seeded_noise
 from fourstroke.folder import find_model
-from fourstroke.pipeline import Pipeline
 from fourstroke.progress import OnPicture
 from fourstroke.seeds import check_seed
 from fourstroke.world import World
@@ -36,6 +35,9 @@ from fourstroke.world.graph import Scene, Split
 from fourstroke.world.judging.judge import Judge, Verdict
 from fourstroke.world.judging.kinds import CHOOSING as CHOOSING
 from fourstroke.world.judging.kinds import Captions
+
+if TYPE_CHECKING:
+    from fourstroke.pipeline import Pipeline
 
 SHEET_PICTURES = 32
 UNSEEN = 1 << 30
@@ -228,6 +230,8 @@ def evaluate_composition(
     """
     if batch < 1:
         raise ValueError(f"batch is {batch}; it must be at least 1")
+    from fourstroke.pipeline import Pipeline
+
     folder = None if isinstance(model, Pipeline) else find_model(model)
     pipe = model if isinstance(model, Pipeline) else Pipeline.from_pretrained(folder, device=device)
     source = find_data(data, folder, pipe.info.name) if data is None or isinstance(data, Path) else data
