@@ -19,13 +19,14 @@ from fourstroke import commands
 from fourstroke.choices import METHODS, OFFLOADS
 from fourstroke.evaluate.evaluations import add_evaluations
 from fourstroke.options import path_option, seed_option
-from fourstroke.terminal import outlived
+from fourstroke.terminal import collect_rarely, outlived
 from fourstroke.textfile import TextError, check_text
 from fourstroke.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    collect_rarely()
     with outlived():
         return _main(argv)
 

@@ -22,6 +22,7 @@ from fourstroke.evaluate.suites.drawers import REMOTE, remote
 from fourstroke.files import clear_partials, user_path
 from fourstroke.folder import ENHANCER, find_model, lineage, part
 from fourstroke.progress import OnPicture
+from fourstroke.terminal import collect_rarely
 
 POLL = 1.0
 """Seconds between looks at how far other processes are."""
@@ -109,6 +110,7 @@ class _Counter:
     @classmethod
     def set(cls, shared: Synchronized[int]) -> None:
         """Once in each process."""
+        collect_rarely()
         cls.shared = shared
 
     @classmethod
