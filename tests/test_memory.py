@@ -13,8 +13,7 @@ from fourstroke import Pipeline, memory
 from fourstroke.checkpoint import CheckpointError
 from fourstroke.dit import Transformer
 from fourstroke.folder import read_info
-from fourstroke.memory import DoesNotFit, ModelSize, check_memory
-from fourstroke.pipeline import MemoryWarning
+from fourstroke.memory import DoesNotFit, MemoryWarning, ModelSize, check_memory
 from fourstroke.quantized import QuantizedWeight
 
 from .conftest import build_tiny_pipeline

@@ -239,27 +239,35 @@ def read_pickle(path: Path, mmap: bool = False) -> dict[Any, Any]:
 
 
 def load_weights(model: nn.Module, folder: Path, name: str = WEIGHTS) -> None:
-    """Load a folder's tensors into `model`, strictly: names and shapes must agree, to the last one.
+    """Load a folder's tensors into `model`, as `fill_weights` does."""
+    fill_weights(model, map_tensors(folder, name), folder)
 
-    A model on the meta device has the mapped tensors themselves, in their types.
+
+def fill_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: Path) -> None:
+    """Put tensors that were read from `source` into `model`, strictly, see `check_fit`.
+
+    A model on the meta device has the tensors themselves, in their types.
     """
-    tensors, own = map_tensors(folder, name), model.state_dict()
+    check_fit(model.state_dict(), tensors, source)
+    model.load_state_dict(tensors, strict=True, assign=any(p.is_meta for p in model.parameters()))
+
+
+def check_fit(own: Mapping[str, torch.Tensor], tensors: Mapping[str, Any], source: Path) -> None:
+    """Raise `CheckpointError` unless names and shapes read from `source` are a model's own, to the last one."""
     missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     shapes = [
         f"{key} is {tuple(tensors[key].shape)} in the file and {tuple(own[key].shape)} by its config"
         for key in own.keys() & tensors.keys()
         if own[key].shape != tensors[key].shape
     ]
-    whole = sorted(
-        k for k in own.keys() & tensors.keys() if own[k].is_floating_point() != tensors[k].is_floating_point()
-    )
+    whole = sorted(key for key in own.keys() & tensors.keys() if _whole(own[key]) != _whole(tensors[key]))
     problems = [f"{len(missing)} missing, first {missing[0]}"] if missing else []
     problems += [f"{len(unexpected)} unknown, first {unexpected[0]}"] if unexpected else []
     problems += [f"{len(shapes)} of another shape: {sorted(shapes)[0]}"] if shapes else []
     problems += [f"{len(whole)} of another type: {whole[0]} is {tensors[whole[0]].dtype}"] if whole else []
     if problems:
-        raise CheckpointError(f"the weights in {folder} do not fit its config.json: {'; '.join(problems)}")
-    model.load_state_dict(tensors, strict=True, assign=any(p.is_meta for p in model.parameters()))
+        of = "its config.json" if source.is_dir() else "the model's config.json"
+        raise CheckpointError(f"the weights in {source} do not fit {of}: {'; '.join(problems)}")
 
 
 def save_weights(model: nn.Module, folder: Path, config: dict[str, Any], name: str = WEIGHTS) -> None:
@@ -275,6 +283,11 @@ def save_weights(model: nn.Module, folder: Path, config: dict[str, Any], name: s
     with atomic_folder(folder) as partial:
         save_file(tensors, partial / name, metadata={"format": "pt"})
         write_json(partial / "config.json", config)
+
+
+def _whole(tensor: Any) -> bool:
+    """Whether its numbers are whole ones."""
+    return isinstance(tensor, torch.Tensor) and not tensor.is_floating_point()
 
 
 def _spoken(hint: Any) -> str:

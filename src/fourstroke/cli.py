@@ -97,8 +97,8 @@ def _name(text: str) -> str:
     return os.path.expanduser(text)
 
 
-def _memory_options(command: argparse.ArgumentParser) -> None:
-    """How much memory a model takes."""
+def _loading_options(command: argparse.ArgumentParser) -> None:
+    """How much memory a model takes, and what takes the place of its parts."""
     command.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
@@ -112,6 +112,11 @@ def _memory_options(command: argparse.ArgumentParser) -> None:
         help="what is in memory only while it is used: nothing, the text encoder and the autoencoder (model), or the "
         "transformer's blocks too (layers)",
     )
+    for part in ("transformer", "text-encoder", "vae"):
+        command.add_argument(
+            f"--{part}", type=_name, metavar="FILE",
+            help=f"weights in the place of the model's {part}: .safetensors as of ComfyUI, or .gguf",
+        )  # fmt: skip
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -148,7 +153,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             help="an adapter: a file, a folder, or a hub id; may be repeated",
         )  # fmt: skip
         command.add_argument("--device", help="cpu, cuda, cuda:1 … (default: the GPU if there is one)")
-        _memory_options(command)
+        _loading_options(command)
         command.add_argument("--json", action="store_true", help="print one JSON object")
 
     generate.add_argument(
@@ -229,7 +234,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     server = verbs.add_parser("serve", help="serve OpenAI's image API, and the studio as a web page")
     server.add_argument("--model", type=_name, help="folder or hub id (default: the best bundled model)")
     server.add_argument("--device", help="cpu, cuda … (default: the GPU if there is one)")
-    _memory_options(server)
+    _loading_options(server)
     server.add_argument(
         "--lora", action="append", default=[], metavar="NAME=FILE[:STRENGTH]",
         help="an adapter that requests may use; the strength is that of requests that name none",
@@ -264,6 +269,17 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     needs.add_argument("--tflops", type=float, default=400, help="10^12 operations a second that are really reached")
     needs.add_argument("--json", action="store_true", help="print one JSON object")
     needs.set_defaults(run=commands.estimate)
+
+    convert = verbs.add_parser("convert", help="single files from a model's parts, and a model from single files")
+    convert.add_argument(
+        "paths", nargs="+", type=_name, metavar="PATH",
+        help="a model and a new FILE.safetensors (ComfyUI's names), or files (.safetensors, .gguf) and a new folder",
+    )  # fmt: skip
+    convert.add_argument("--part", choices=("transformer", "text_encoder", "vae"), default="transformer",
+                         help="of a model (default: transformer)")  # fmt: skip
+    convert.add_argument("--base", type=_name, metavar="MODEL", help="where files' configs and the other parts are")
+    convert.add_argument("--json", action="store_true", help="print one JSON object")
+    convert.set_defaults(run=commands.convert)
 
     doctor = verbs.add_parser("doctor", help="say what this installation can do")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")

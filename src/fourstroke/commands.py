@@ -52,7 +52,7 @@ def _generate(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, Any
     loras = [LoraSource.parse(words) for words in arguments.lora]
     files = [find_lora(lora.file) for lora in loras]  # before the model is loaded
     _say_warnings()
-    pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device, **_memory(arguments))
+    pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device, **_loading(arguments))
     for lora, file in zip(loras, files, strict=True):
         pipe.load_lora(file, lora.strength, lora.called)
     clock.lap("load")
@@ -222,7 +222,8 @@ def _endpoint(arguments: argparse.Namespace) -> Any:
 def _say_warnings() -> None:
     """One line for a warning of ours, as for an error."""
     from fourstroke.enhance.enhancer import EnhancerWarning
-    from fourstroke.pipeline import MemoryWarning, NoEffectWarning
+    from fourstroke.memory import MemoryWarning
+    from fourstroke.pipeline import NoEffectWarning
 
     ours = EnhancerWarning, MemoryWarning, NoEffectWarning
     show = warnings.showwarning
@@ -292,7 +293,7 @@ def serve(arguments: argparse.Namespace) -> dict[str, Any]:
         print(f"fourstroke: anyone who reaches {config.host} may draw; --api-key changes that", file=sys.stderr)
     if arguments.ray:
         return _serve_cluster(arguments, config, sockets)
-    pipe = load_pipeline(arguments.model, arguments.device, config, **_memory(arguments))
+    pipe = load_pipeline(arguments.model, arguments.device, config, **_loading(arguments))
     if endpoint is not None:
         pipe.enhancer = PromptEnhancer.from_endpoint(endpoint)
     print(f"drawing with {pipe.info.name}; studio at {_address(config, sockets)}", file=sys.stderr)
@@ -300,9 +301,10 @@ def serve(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"model": pipe.info.name}
 
 
-def _memory(arguments: argparse.Namespace) -> dict[str, Any]:
-    """How much memory a model takes, as `Pipeline.from_pretrained` takes it."""
-    return {name: getattr(arguments, name) for name in ("dtype", "quantize", "offload")}
+def _loading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How a model is loaded, as `Pipeline.from_pretrained` takes it."""
+    names = ("dtype", "quantize", "offload", "transformer", "text_encoder", "vae")
+    return {name: getattr(arguments, name) for name in names}
 
 
 def _address(config: Any, sockets: Any) -> str:
@@ -317,8 +319,10 @@ def _serve_cluster(arguments: argparse.Namespace, config: Any, sockets: Any) -> 
 
     if arguments.endpoint:
         raise ValueError("--endpoint does not go with --ray: replicas use their model's own enhancer")
-    if arguments.dtype or arguments.quantize or arguments.offload != "none":
-        raise ValueError("--dtype, --quantize and --offload do not go with --ray: replicas hold their model whole")
+    given = [name for name, value in _loading(arguments).items() if value not in (None, "none")]
+    if given:
+        option = given[0].replace("_", "-")
+        raise ValueError(f"--{option} does not go with --ray: replicas hold the model whole, as its folder has it")
     if arguments.device is not None:
         name_device(arguments.device)  # whether it is there, the replicas' machines know
     try:
@@ -369,6 +373,16 @@ def _estimate_drawing(arguments: argparse.Namespace) -> dict[str, Any]:
             words = f"quantize {one['quantize']}, offload {one['offload']}"
             print(f"{words:<32} {one['gib']:6.1f} GiB{files}")
     return {"model": info.name, "device": device.type, "choices": found}
+
+
+def convert(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Write a part of a model as one file, or files as a model."""
+    from fourstroke.convert import convert
+
+    written = str(convert(arguments.paths, arguments.base, arguments.part))
+    if not arguments.json:
+        print(written)
+    return {"written": written}
 
 
 def doctor(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -29,6 +29,7 @@ USES = {
     "tensorboard": "run.tracker: {kind: tensorboard}",
     "wandb": "run.tracker: {kind: wandb}",
     "trackio": "run.tracker: {kind: trackio}",
+    "gguf": "weights from .gguf files",
     "eight-bit": "optimizer.eight_bit: AdamW whose moments have 8 bits",
     "studies": "the plots of studies/",
     "test": "make test",

@@ -78,6 +78,11 @@ def find_model(model: str | Path | None) -> Path:
     for folder in (user_path(model), *(root / str(model) for root in _bundles())):
         if (folder / "model_index.json").exists():
             return folder
+    if user_path(model).is_file():
+        raise CheckpointError(
+            f"{model} is one file: name the model that has the config and the other parts, and this as its transformer "
+            "(text_encoder, vae); or make a model of both with fourstroke convert"
+        )
     if user_path(model).exists():
         raise CheckpointError(f"{model} has no model_index.json: name the folder that holds transformer/ and vae/")
     if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "~", "/")):

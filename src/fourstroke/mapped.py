@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import mmap
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -23,6 +25,19 @@ DTYPES = {
 """Types of numbers by their names in safetensors files."""
 HEADER = 8
 """Bytes of the number with which a safetensors file begins, the length of its header."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A weight that is not in the file as such: `make` computes it, of any type of number."""
+
+    shape: torch.Size
+    make: Callable[[], Tensor] = field(compare=False)
+
+    def then(self, change: Callable[[Tensor], Tensor], shape: torch.Size | None = None) -> Pending:
+        """The same, changed."""
+        return Pending(self.shape if shape is None else shape, lambda: change(self.make()))
+
 
 _maps: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
 """What is mapped now, by the address where it begins."""
@@ -45,6 +60,13 @@ def read_header(path: Path) -> tuple[dict[str, tuple[torch.dtype, tuple[int, ...
             raise ValueError(f"{name} is of the type {entry['dtype']}, which is not known here")
         found[name] = (DTYPES[entry["dtype"]], tuple(entry["shape"]), *entry["data_offsets"])
     return found, HEADER + length
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(HEADER), "little")))
+    return dict(header.get("__metadata__") or {})
 
 
 def map_file(path: Path) -> dict[str, Tensor]:

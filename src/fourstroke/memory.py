@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fourstroke.checkpoint import CheckpointError, open_tensors, read_json, read_quantization, weight_files
 from fourstroke.choices import OFFLOADS
 from fourstroke.dit import TransformerConfig
 from fourstroke.folder import ModelInfo
-from fourstroke.mapped import read_header
-from fourstroke.quantized import BYTES, SCALE, STORED
+from fourstroke.mapped import Pending, read_header
+from fourstroke.quantized import BYTES, SCALE, STORED, packed
+from fourstroke.single_file import BLOCKS, PartFile
 
 GIB = 2**30
 PROMPT = 1000
@@ -29,22 +31,27 @@ PROMPT = 1000
 OVERHEAD = {"cpu": 0.6, "cuda": 1.0}
 """GiB that PyTorch itself takes."""
 PARTS = {
-    "transformer": ("transformer", "diffusion_pytorch_model.safetensors", "transformer_blocks."),
-    "text encoder": ("text_encoder", "model.safetensors", "language_model.layers."),
-    "autoencoder": ("vae", "diffusion_pytorch_model.safetensors", "?"),
+    "transformer": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
 }
-"""By part: its folder, its file, and what the names of weights in its repeated blocks contain."""
+"""By part, which is its folder: its file."""
 
 
 class DoesNotFit(ValueError):  # noqa: N818 - reads as the sentence it is
     """A model that this machine has no memory for; the message says what to add."""
 
 
+class MemoryWarning(UserWarning):
+    """A model that is larger than the memory for it; the message says what follows."""
+
+
 @dataclass(kw_only=True)
 class Stored:
     """A part's weights in its files, in numbers: matrices of its blocks, the rest of them, and what is outside.
 
-    `method` says in how few bits the matrices are already; `dtype` is that of most others.
+    `method` says in how few bits the matrices are already; `dtype` is that of most others, and None where weights must
+    be computed from what is in the file.
     """
 
     matrices: int = 0
@@ -52,18 +59,24 @@ class Stored:
     outside: int = 0
     blocks: set[str] = field(default_factory=set)
     method: str | None = None
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype | None = torch.float32
 
     @classmethod
-    def read(cls, base: Path, part: str) -> Stored:
-        """From the headers of a part's files.
+    def read(cls, base: Path, part: str, file: PartFile | None = None) -> Stored:
+        """From the headers of a part's files, or from the single file in their place.
 
         Raises:
             CheckpointError: a file is missing, truncated or damaged.
         """
-        folder, name, word = PARTS[part]
+        word = BLOCKS[part]
         found, kinds = cls(), {torch.float32: 0}
-        entries = {key: entry for path in weight_files(base / folder, name) for key, entry in _header(path)}
+        entries: dict[str, tuple[torch.dtype | None, tuple[int, ...]]]
+        if file is None:
+            entries = {key: entry for path in weight_files(base / part, PARTS[part]) for key, entry in _header(path)}
+        else:
+            plain = packed({key: w for key, w in file.weights.items() if isinstance(w, Tensor)})
+            entries = {key: (tensor.dtype, tuple(tensor.shape)) for key, tensor in plain.items()}
+            entries |= {key: (None, tuple(w.shape)) for key, w in file.weights.items() if isinstance(w, Pending)}
         for key, (dtype, shape) in entries.items():
             if key.startswith("lm_head.") or (key.endswith(SCALE) and key.removesuffix(SCALE) in entries):
                 continue
@@ -71,7 +84,7 @@ class Stored:
             count = math.prod(shape) * (2 if few and dtype == STORED["int4"] else 1)
             if few:
                 found.method = next((m for m, kind in STORED.items() if kind == dtype), None)
-            else:
+            elif dtype is not None:
                 kinds[dtype] = kinds.get(dtype, 0) + count
             if word not in key:
                 found.outside += count
@@ -81,7 +94,8 @@ class Stored:
                 found.matrices += count
             else:
                 found.inside += count
-        found.dtype = max(kinds, key=lambda kind: kinds[kind])
+        pending = any(dtype is None for dtype, _ in entries.values())
+        found.dtype = None if pending else max(kinds, key=lambda kind: kinds[kind])
         return found
 
     def inner(self, dtype: torch.dtype, method: str | None) -> float:
@@ -109,15 +123,17 @@ class ModelSize:
     info: ModelInfo
 
     @classmethod
-    def read(cls, base: Path, info: ModelInfo) -> ModelSize:
+    def read(cls, base: Path, info: ModelInfo, files: Mapping[str, PartFile] | None = None) -> ModelSize:
         """Read the headers of all weights of a folder; they are found whole before anything is loaded.
+
+        `files` are in the place of parts of it.
 
         Raises:
             CheckpointError: a file is missing, truncated or damaged.
         """
         file = base / "transformer" / "config.json"
         config = TransformerConfig.from_dict(read_quantization(read_json(file), file), str(file))
-        transformer, text, vae = (Stored.read(base, part) for part in PARTS)
+        transformer, text, vae = (Stored.read(base, part, (files or {}).get(part)) for part in PARTS)
         return cls(transformer=transformer, text=text, vae=vae, config=config, info=info)
 
     def passing(self, dtype: torch.dtype) -> float:

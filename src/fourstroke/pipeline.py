@@ -21,29 +21,22 @@ from PIL import Image
 from torch import Tensor
 
 from fourstroke.arguments import MAX_GUIDANCE, real, shown, texts, whole
-from fourstroke.checkpoint import CheckpointError
 from fourstroke.choices import METHODS, OFFLOADS, Offload, Quantize
-from fourstroke.device import Device, find_device, weights_dtype
+from fourstroke.device import Device
 from fourstroke.dit import InputImages, Transformer, condition
 from fourstroke.enhance.enhancer import Enhanced, PromptEnhancer
 from fourstroke.files import model_folder
 from fourstroke.flow.sampler import OnStep, Velocity, check_finite, euler, guided, seeded_noise
 from fourstroke.flow.schedule import ScheduleConfig, fixed_sigmas, sigmas
 from fourstroke.folder import (
-    ADAPTER,
-    ADAPTER_WEIGHTS,
     ENHANCER,
     INDEX,
     ModelInfo,
-    find_model,
-    lineage,
-    part,
-    read_info,
     write_info,
 )
-from fourstroke.lora import LoraLoader, is_merged, merge, read_lora, without_factors
-from fourstroke.memory import ModelSize, check_memory
-from fourstroke.offload import place_transformer, visiting
+from fourstroke.loading import check_parts, load_parts
+from fourstroke.lora import LoraLoader, is_merged, without_factors
+from fourstroke.offload import visiting
 from fourstroke.seeds import Seeds, following, seeds_of
 from fourstroke.sizes import fit, shaped, sized, tokens_per_slot
 from fourstroke.text import TextEncoder
@@ -51,10 +44,6 @@ from fourstroke.text.templates import transparent as transparent_prompt
 from fourstroke.vae import Autoencoder
 
 NO_NEGATIVE = "the negative prompt has no effect at guidance 1; ask for more guidance, or leave it out"
-
-
-class MemoryWarning(UserWarning):
-    """A model that is larger than the memory for it; the message says what follows."""
 
 
 class NoEffectWarning(UserWarning):
@@ -93,7 +82,7 @@ class Pipeline(LoraLoader):
         self.transformer, self.autoencoder, self.text_encoder = transformer, autoencoder, text_encoder
         self.schedule, self.info = schedule, dataclasses.replace(info, factor=autoencoder.config.factor)
         self._enhancer, self.offload = enhancer, offload
-        _check_fit(transformer, autoencoder, text_encoder)
+        check_parts(transformer, autoencoder, text_encoder)
 
     @classmethod
     def from_pretrained(
@@ -104,6 +93,9 @@ class Pipeline(LoraLoader):
         device: Device | None = None,
         quantize: Quantize | None = None,
         offload: Offload = "none",
+        transformer: str | Path | None = None,
+        text_encoder: str | Path | None = None,
+        vae: str | Path | None = None,
     ) -> Pipeline:
         """Load a checkpoint: a folder, a hub id, or the best bundled model.
 
@@ -117,6 +109,8 @@ class Pipeline(LoraLoader):
                 text encoder's too: "int8", "int4" or "fp8". Layers that are sensitive keep `dtype`.
             offload: "model" has the text encoder's layers and the autoencoder on the device only while each is used;
                 "layers" the transformer's blocks too. On a CPU their memory is given back instead.
+            transformer, text_encoder, vae: single files of weights, by ComfyUI's names or ours, in the place of the
+                checkpoint's parts: safetensors, or GGUF (see `single_file`).
 
         Warns:
             MemoryWarning: weights have no room and come from the disk at every step.
@@ -126,33 +120,9 @@ class Pipeline(LoraLoader):
             DoesNotFit: if there is too little memory; the message says what would fit.
             ValueError: for a device that this machine does not have, or another choice that is none.
         """
-        device = find_device(device)
         _check_choices(quantize, offload)
-        if dtype is None and (quantize or offload != "none"):
-            dtype = torch.bfloat16
-        dtype = weights_dtype(dtype, device)
-        folders = lineage(find_model(model))
-        info, schedule = read_info(folders[0]), ScheduleConfig.from_pretrained(part(folders, "scheduler"))
-        base, enhancer = folders[-1], part(folders, ENHANCER)
-        stored = ModelSize.read(base, info)
-        if said := check_memory(stored, device, dtype, quantize, offload):
-            warnings.warn(said, MemoryWarning, stacklevel=2)
-        cpu = torch.device("cpu")
-        transformer = Transformer.from_pretrained(base / "transformer", dtype=None)  # rounded after adapters are added
-        merge(transformer, [read_lora(f / ADAPTER / ADAPTER_WEIGHTS, transformer) for f in folders[:-1]], dtype)
-        place_transformer(transformer, dtype, device, quantize, offload)
-        autoencoder = Autoencoder.from_pretrained(
-            base / "vae", dtype=dtype, device=device if offload == "none" else cpu
-        )
-        text_encoder = TextEncoder.from_pretrained(
-            base / "text_encoder", base / "processor", dtype=dtype, device=device,
-            quantize=quantize if offload == "none" else None, offload=offload,
-        )  # fmt: skip
-        own = enhancer if (enhancer / "config.json").exists() else None
-        try:
-            return cls(transformer, autoencoder, text_encoder, schedule, info, own, offload)
-        except ValueError as error:
-            raise CheckpointError(f"{base / 'transformer'}: {error}") from None
+        files = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae}
+        return cls(**load_parts(model, dtype, device, quantize, offload, files))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole checkpoint into `folder`, complete or not at all; merged adapters are part of the weights.
@@ -366,28 +336,6 @@ def _pictures(images: Any) -> list[Image.Image]:
         if not isinstance(image, Image.Image):
             raise ValueError(f"an input image is {shown(image)}; open it as a PIL.Image, or make it one (fromarray)")
     return found
-
-
-def _check_fit(transformer: Transformer, autoencoder: Autoencoder, text_encoder: TextEncoder) -> None:
-    """Raise ValueError unless the parts read what the others make."""
-    own, latents, width = transformer.config, autoencoder.config.z_dim, text_encoder.width
-    drawn = own.out_channels or own.in_channels
-    for ours, theirs, problem in (
-        (own.patch_size, 1, f"has patch_size {own.patch_size}, and a token is one latent here"),
-        (
-            own.in_channels,
-            latents,
-            f"draws latents of {own.in_channels} channels, and the autoencoder's have {latents}",
-        ),
-        (drawn, latents, f"has out_channels {drawn}, and the autoencoder's latents have {latents}"),
-        (
-            own.context_in_dim,
-            width,
-            f"has context_in_dim {own.context_in_dim}, and the text encoder's width is {width}",
-        ),
-    ):
-        if ours != theirs:
-            raise ValueError(f"the transformer {problem}")
 
 
 class Clock:

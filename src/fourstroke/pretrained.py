@@ -7,7 +7,7 @@ config of another model, weights of another shape. What can be told before it re
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,19 @@ def load_model(kind: Any, folder: Path, dtype: torch.dtype, surplus: bool = Fals
     return load_fitting(kind, folder, surplus, dtype=dtype, local_files_only=True)
 
 
-def map_model(kind: Any, folder: Path) -> PreTrainedModel:
+def map_model(
+    kind: Any, folder: Path, weights: tuple[Path, Mapping[str, torch.Tensor]] | None = None
+) -> PreTrainedModel:
     """As `load_model`, with the mapped tensors themselves as weights: nothing is read until it is used, or placed.
+
+    `weights` of another file take the place of the folder's.
 
     Raises:
         CheckpointError: a file is missing or damaged, or weights and config disagree.
     """
     _check_json(folder, "config.json")
-    tensors = map_tensors(folder, WEIGHTS)
+    source, given = (folder, map_tensors(folder, WEIGHTS)) if weights is None else weights
+    tensors = dict(given)
     few = {key: weight for key, weight in tensors.items() if isinstance(weight, QuantizedWeight)}
     tensors |= {key: torch.zeros((), dtype=weight.dtype).expand(weight.shape) for key, weight in few.items()}
     dtypes = [tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()]
@@ -55,7 +60,7 @@ def map_model(kind: Any, folder: Path) -> PreTrainedModel:
         config = kind.config_class.from_pretrained(folder)
     common = max(set(dtypes), key=dtypes.count) if dtypes else torch.float32
     model = load_fitting(
-        kind, folder, False, pretrained_model_name_or_path=None, config=config, state_dict=tensors, dtype=common
+        kind, source, False, pretrained_model_name_or_path=None, config=config, state_dict=tensors, dtype=common
     )
     for key, weight in few.items():
         path, _, name = key.rpartition(".")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, overload
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fourstroke.checkpoint import config_of, load_weights, read_json, read_quantization, save_weights
+from fourstroke.checkpoint import config_of, fill_weights, map_tensors, read_json, read_quantization, save_weights
 from fourstroke.choices import Quantize
 from fourstroke.device import Device, find_device
 from fourstroke.dit.block import Block, Modulation, scale_norm
@@ -257,9 +258,11 @@ class Transformer(nn.Module):
         dtype: torch.dtype | None = torch.float32,
         device: Device | None = "cpu",
         quantize: Quantize | None = None,
+        weights: tuple[Path, Mapping[str, Tensor]] | None = None,
     ) -> Self:
         """Load a `transformer/` folder, ours or Qwen-Image-2.1's; a `device` of None is the GPU if there is one, a
-        `dtype` of None that of the file. `quantize` keeps the linear layers of the blocks in fewer bits.
+        `dtype` of None that of the file. `quantize` keeps the linear layers of the blocks in fewer bits. `weights` of
+        another file take the place of the folder's.
 
         Raises:
             CheckpointError: a file is missing or damaged, or names and shapes are not those of the config.
@@ -270,7 +273,8 @@ class Transformer(nn.Module):
         config = TransformerConfig.from_dict(read_quantization(read_json(file), file), str(file))
         with torch.device("meta"):
             model = cls(config)
-        load_weights(model, folder)
+        source, tensors = (folder, map_tensors(folder)) if weights is None else weights
+        fill_weights(model, tensors, source)
         place(model, dtype=dtype, device=device, method=quantize, blocks=model.transformer_blocks)
         return model.eval()
 

@@ -9,7 +9,7 @@ that gives the same features.)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,12 +189,13 @@ class TextEncoder(nn.Module):
         max_tokens: int = MAX_TOKENS,
         quantize: Quantize | None = None,
         offload: Offload = "none",
+        weights: tuple[Path, Mapping[str, torch.Tensor]] | None = None,
     ) -> TextEncoder:
         """Read `text_encoder/` and `processor/`; a `device` of None is the GPU if there is one.
 
         `quantize` keeps the linear layers of the language model in fewer bits. Any `offload` but "none" has a layer on
         the device only while it runs. A head for predicting words that shares no weights stays in its file: features
-        need none.
+        need none. `weights` of another file take the place of the folder's.
 
         Raises:
             CheckpointError: files are missing or damaged, or do not fit each other.
@@ -202,7 +203,7 @@ class TextEncoder(nn.Module):
         """
         folder, processor, device = Path(text_encoder_folder), Path(processor_folder), find_device(device)
         _check_config(folder / "config.json")
-        model = map_model(Qwen3VLForConditionalGeneration, folder)
+        model = map_model(Qwen3VLForConditionalGeneration, folder, weights)
         inner = model.model.language_model
         head = [] if model.lm_head.weight is inner.embed_tokens.weight else [model.lm_head]
         here = device if offload == "none" else torch.device("cpu")

@@ -12,7 +12,7 @@ repeated to the base width at full size and added after the last stage. Stages t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fourstroke.checkpoint import config_of, load_weights, read_json, save_weights
+from fourstroke.checkpoint import config_of, fill_weights, map_tensors, read_json, save_weights
 from fourstroke.device import Device, find_device
 from fourstroke.files import model_folder
 from fourstroke.placement import place
@@ -229,9 +229,14 @@ class Autoencoder(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, dtype: torch.dtype = torch.float32, device: Device | None = "cpu"
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype = torch.float32,
+        device: Device | None = "cpu",
+        weights: tuple[Path, Mapping[str, Tensor]] | None = None,
     ) -> Self:
-        """Load a folder of `config.json` and safetensors; a `device` of None is the GPU if there is one.
+        """Load a folder of `config.json` and safetensors; a `device` of None is the GPU if there is one. `weights` of
+        another file take the place of the folder's.
 
         Raises:
             CheckpointError: files are missing or disagree.
@@ -241,7 +246,8 @@ class Autoencoder(nn.Module):
         config = AutoencoderConfig.from_json(read_json(folder / "config.json"), folder / "config.json")
         with torch.device("meta"):
             model = cls(config)
-        load_weights(model, folder)
+        source, tensors = (folder, map_tensors(folder)) if weights is None else weights
+        fill_weights(model, tensors, source)
         place(model, dtype=dtype, device=device)
         return model.eval()
 
