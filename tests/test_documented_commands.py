@@ -73,6 +73,7 @@ def test_a_command_of_the_pages_is_taken(shown: str, monkeypatch: pytest.MonkeyP
         "estimate",
         "doctor",
         "prepare",
+        "convert",
     ):
         monkeypatch.setattr(commands, name, _take)
     words = [f"recipes/micro/{COMMANDS[shown][1]}.yaml" if w in ELLIPSES else w for w in COMMANDS[shown]]
