@@ -34,6 +34,7 @@ CPU_ROWS = (
     Row(side="ours", offload="model"),
     Row(side="ours", offload="layers"),
     Row(side="diffusers", offload="turns"),
+    Row(side="ours", quantize="w8a8", offload="model"),
     Row(side="ours", quantize="int8", offload="model"),
     Row(side="ours", quantize="int4", offload="model"),
     Row(side="diffusers"),
@@ -48,7 +49,9 @@ GPU_ROWS = (
     Row(side="ours", offload="model"),
     Row(side="ours", offload="layers"),
 )
-LIMITS = {"bf16, offload model": 20, "int8, offload model": 12, "bf16, offload layers": 8}
+LIMITS = {
+    "bf16, offload model": 20, "int8, offload model": 12, "w8a8, offload model": 12, "bf16, offload layers": 8
+}  # fmt: skip
 """GiB that our process may take at its peak, by row."""
 
 

@@ -67,7 +67,8 @@ def load_parts(
     autoencoder = Autoencoder.from_pretrained(
         base / "vae", dtype=dtype, device=device if offload == "none" else cpu, weights=weights("vae")
     )
-    method = quantize if offload == "none" else None
+    kept = "int8" if quantize == "w8a8" else quantize  # a language model's activations have outliers
+    method = kept if offload == "none" else None
     text_encoder = TextEncoder.from_pretrained(
         base / "text_encoder", base / "processor", dtype=dtype, device=device, quantize=method, offload=offload,
         weights=weights("text_encoder", method),

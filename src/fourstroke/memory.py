@@ -109,7 +109,8 @@ class Stored:
 
     def mapped(self, dtype: torch.dtype, method: str | None) -> bool:
         """Whether the weights stay in their files."""
-        return dtype == self.dtype and (method is None or method == self.method)
+        kept = None if method is None or self.method is None else STORED[method] == STORED[self.method]
+        return dtype == self.dtype and (method is None or bool(kept))
 
 
 @dataclass(frozen=True, kw_only=True)

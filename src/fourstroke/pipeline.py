@@ -106,7 +106,8 @@ class Pipeline(LoraLoader):
             dtype: of the weights; None is bfloat16 on a GPU, and on a CPU with `quantize` or `offload`; else float32.
             device: None is `cuda` where there is one.
             quantize: keep the matrices of the transformer's blocks in fewer bits, and without `offload` those of the
-                text encoder's too: "int8", "int4" or "fp8". Layers that are sensitive keep `dtype`.
+                text encoder's too: "int8", "int4" or "fp8". Layers that are sensitive keep `dtype`. "w8a8" is int8
+                with activations of the transformer rounded too, so that CPUs with VNNI multiply in int8.
             offload: "model" has the text encoder's layers and the autoencoder on the device only while each is used;
                 "layers" the transformer's blocks too. On a CPU their memory is given back instead.
             transformer, text_encoder, vae: single files of weights, by ComfyUI's names or ours, in the place of the
@@ -292,7 +293,7 @@ class Pipeline(LoraLoader):
         """
         text = self.text_encoder.encode(prompts, [inputs] * len(prompts) if inputs else None)
         check_finite(text.features, "the text encoder")
-        return condition(self.transformer, text, grid, self.input_images(inputs), repeats, step_cache)
+        return condition(self.transformer, text, grid, self.input_images(inputs), repeats, step_cache, one_pass=True)
 
     def input_images(self, images: Sequence[Image.Image]) -> InputImages | None:
         """Fitted input images as the transformer takes them; None of none."""

@@ -40,7 +40,8 @@ def place(
     def put(weight: Tensor) -> Tensor:
         wanted = weight.dtype if dtype is None else dtype
         if isinstance(weight, QuantizedWeight):
-            return QuantizedWeight(weight.numbers.to(device), weight.scale.to(device), wanted)
+            rounded = weight.rounded or (id(weight) in inner and method == "w8a8" and weight.method == "int8")
+            return QuantizedWeight(weight.numbers.to(device), weight.scale.to(device), wanted, rounded)
         moved = weight.detach().to(device)
         if id(weight) in inner and method is not None and fits(weight, method):
             return quantized(moved.to(wanted), method)

@@ -1,9 +1,10 @@
 """Weights of linear layers in fewer bits: int8 and fp8 with a scale for each row, int4 with one for 64 numbers.
 
 A `QuantizedWeight` takes the place of a layer's weight and keeps its shape and type, so adapters stand beside it as
-beside any other. Where the machine multiplies in these types it does (int8 and fp8 on GPUs, activations rounded row by
-row); elsewhere the layer's weight is spread out while the layer runs. On a CPU that is the faster way: its bfloat16
-products are as fast as its int8 ones.
+beside any other. On GPUs that multiply in these types it does so (int8 and fp8, activations rounded row by row);
+elsewhere the layer's weight is spread out while the layer runs. Who asks for "w8a8", by the field's name for weights
+and activations of 8 bits, has int8 products on CPUs with VNNI too: faster than bfloat16's there, and less exact. The
+numbers are those of int8, and so are files.
 
 In a file `x.weight` has the numbers and `x.weight_scale` the scales. int4 keeps two numbers a byte: column j in the
 lower half of byte j, column j + columns / 2 in its upper half, each with 8 added.
@@ -18,30 +19,35 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-STORED = {"int8": torch.int8, "int4": torch.uint8, "fp8": torch.float8_e4m3fn}
+STORED = {"int8": torch.int8, "int4": torch.uint8, "fp8": torch.float8_e4m3fn, "w8a8": torch.int8}
 """Types of the numbers in memory and in files."""
-BYTES = {"int8": 1.0, "int4": 0.5 + 2 / 64, "fp8": 1.0}
+BYTES = {"int8": 1.0, "int4": 0.5 + 2 / 64, "fp8": 1.0, "w8a8": 1.0}
 """Of a weight, with its share of the scales."""
 GROUP = 64
 """Numbers of a row that share a scale in int4."""
 SCALE = "_scale"
-LARGEST = {"int8": 127.0, "fp8": 448.0}
+LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 
 
 class QuantizedWeight(Tensor):
-    """A weight (out, in) of the type `dtype` to whoever asks, in memory `numbers` and `scale`."""
+    """A weight (out, in) of the type `dtype` to whoever asks, in memory `numbers` and `scale`.
+
+    With `rounded` its layer rounds the activations too, on a CPU as on GPUs.
+    """
 
     numbers: Tensor
     scale: Tensor
 
     @staticmethod
-    def __new__(cls: type[QuantizedWeight], numbers: Tensor, scale: Tensor, dtype: torch.dtype) -> QuantizedWeight:  # noqa: D102
+    def __new__(  # noqa: D102
+        cls: type[QuantizedWeight], numbers: Tensor, scale: Tensor, dtype: torch.dtype, rounded: bool = False
+    ) -> QuantizedWeight:
         columns = numbers.shape[1] * (2 if numbers.dtype == torch.uint8 else 1)
         shape = (numbers.shape[0], columns)
         return Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=numbers.device)
 
-    def __init__(self, numbers: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
-        self.numbers, self.scale = numbers, scale
+    def __init__(self, numbers: Tensor, scale: Tensor, dtype: torch.dtype, rounded: bool = False) -> None:
+        self.numbers, self.scale, self.rounded = numbers, scale, rounded
 
     @property
     def method(self) -> str:
@@ -62,17 +68,17 @@ class QuantizedWeight(Tensor):
 
     def map(self, change: Callable[[Tensor], Tensor]) -> QuantizedWeight:
         """The same with both parts changed."""
-        return QuantizedWeight(change(self.numbers), change(self.scale), self.dtype)
+        return QuantizedWeight(change(self.numbers), change(self.scale), self.dtype, self.rounded)
 
     def __repr__(self, *, tensor_contents: Any = None) -> Any:  # type: ignore[override]
         return f"QuantizedWeight({self.method}, {tuple(self.shape)}, {self.dtype}, {self.numbers.device})"
 
-    def __tensor_flatten__(self) -> tuple[list[str], torch.dtype]:
-        return ["numbers", "scale"], self.dtype
+    def __tensor_flatten__(self) -> tuple[list[str], tuple[torch.dtype, bool]]:
+        return ["numbers", "scale"], (self.dtype, self.rounded)
 
     @classmethod
-    def __tensor_unflatten__(cls, parts: Any, dtype: torch.dtype, *_: Any) -> QuantizedWeight:
-        return cls(parts["numbers"], parts["scale"], dtype)
+    def __tensor_unflatten__(cls, parts: Any, kept: tuple[torch.dtype, bool], *_: Any) -> QuantizedWeight:
+        return cls(parts["numbers"], parts["scale"], *kept)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, inputs: Any = (), options: Any = None) -> Any:
@@ -109,10 +115,11 @@ def quantized(weight: Tensor, method: str) -> QuantizedWeight:
         whole = (groups / scale.float().where(scale != 0, 1)).round().clamp(-8, 7).to(torch.int8).add(8).flatten(1)
         low, high = whole.to(torch.uint8).chunk(2, dim=1)
         return QuantizedWeight(low | high << 4, scale.squeeze(-1), weight.dtype)
-    scale = rows.abs().amax(dim=1, keepdim=True) / LARGEST[method]
+    kind = STORED[method]
+    scale = rows.abs().amax(dim=1, keepdim=True) / LARGEST[kind]
     numbers = rows / scale.where(scale != 0, 1)
-    numbers = numbers.round() if method == "int8" else numbers
-    return QuantizedWeight(numbers.to(STORED[method]), scale, weight.dtype)
+    numbers = numbers.round() if kind == torch.int8 else numbers
+    return QuantizedWeight(numbers.to(kind), scale, weight.dtype, method == "w8a8")
 
 
 def fits(weight: Tensor, method: str) -> bool:
@@ -168,8 +175,12 @@ def _linear(x: Tensor, weight: QuantizedWeight, bias: Tensor | None = None) -> T
 
 
 def _multiplies(weight: QuantizedWeight) -> bool:
-    """Whether this machine multiplies in the weight's own type, and faster than in bfloat16."""
-    if weight.numbers.device.type != "cuda" or any(side % 16 for side in weight.numbers.shape):
+    """Whether to multiply in the weight's own type: where a GPU does, and on CPUs with VNNI for who asked for it."""
+    if any(side % 16 for side in weight.numbers.shape):
+        return False
+    if weight.numbers.device.type == "cpu":
+        return weight.rounded and torch.cpu._is_vnni_supported()
+    if weight.numbers.device.type != "cuda":
         return False
     capability = torch.cuda.get_device_capability(weight.numbers.device)
     return weight.method == "int8" or (weight.method == "fp8" and capability >= (8, 9))
@@ -178,10 +189,10 @@ def _multiplies(weight: QuantizedWeight) -> bool:
 def _rounded_product(rows: Tensor, weight: QuantizedWeight) -> Tensor:
     """`m in, out in -> m out` with each row of the activations rounded to the weight's type too."""
     kind = weight.numbers.dtype
-    scale = rows.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / LARGEST[weight.method]
+    scale = torch.linalg.vector_norm(rows, torch.inf, 1, True, dtype=torch.float32).clamp_(min=1e-12) / LARGEST[kind]
     if kind == torch.int8:
-        product = torch._int_mm((rows / scale).round().to(kind), weight.numbers.t())
-        return product * scale * weight.scale.t()
+        product = torch._int_mm((rows / scale).round_().to(kind), weight.numbers.t())
+        return (product * weight.scale.t()).mul_(scale)
     return torch._scaled_mm(
         (rows / scale).to(kind), weight.numbers.t(), scale_a=scale, scale_b=weight.scale.t(), out_dtype=torch.bfloat16
     )

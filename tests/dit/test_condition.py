@@ -56,6 +56,20 @@ def test_rows_side_by_side_are_those_of_each_prompt_alone(causal, edit):
             torch.testing.assert_close(together[here], alone, atol=1e-5, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_one_pass_computes_the_prefix_with_the_first_velocity():
+    transformer, runs = model(), []
+    transformer.transformer_blocks[0].register_forward_hook(lambda block, inputs, output: runs.append(inputs[0].shape))
+    text, images = edits()
+    x, t = torch.randn(2, 6, 64), torch.rand(2)
+    walk = condition(transformer, text, GRID, images, one_pass=True)
+    assert runs == []
+    found = [walk(x, t), walk(x - 0.1, t / 2)]
+    assert [shape[1] for shape in runs] == [11 + 6, 6]  # 3 words and 8 latents before the target
+    whole = condition(transformer, text, GRID, images)
+    torch.testing.assert_close(found, [whole(x, t), whole(x - 0.1, t / 2)], atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_gradients_reach_words_and_input_images(causal):
     transformer, (text, images) = model(causal), edits()

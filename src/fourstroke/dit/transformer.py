@@ -4,8 +4,8 @@ Qwen-Image-2.0 report, Transformer (single stream, multiplicative modulation, Sw
 of the open Qwen-Image-2.1 checkpoint, where the reports are silent. Two kinds of attention:
 
 - `causal_condition` (the open weights): block-causal, and everything before the target is modulated from t = 0. The
-  prefix then does not depend on the step: `prefill` it once and `denoise` with it as often as you like. `forward` is
-  one after the other.
+  prefix then does not depend on the step: `prefill` it once and `denoise` with it as often as you like. `first_step`
+  does both in one pass over the weights, and `forward` is that without keeping the prefix.
 - without it (the 2.0 report): fully joint, every token sees every valid token and is modulated from t. The reference
   implementation keeps attention block-causal under this setting; ours is joint, so such weights do not carry over.
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, overload
@@ -29,13 +29,13 @@ from torch.utils.checkpoint import checkpoint
 from fourstroke.checkpoint import config_of, fill_weights, map_tensors, read_json, read_quantization, save_weights
 from fourstroke.choices import Quantize
 from fourstroke.device import Device, find_device
-from fourstroke.dit.block import Block, Modulation, scale_norm
+from fourstroke.dit.block import Block, Front, Modulation, scale_norm
 from fourstroke.dit.cache import PrefixCache
 from fourstroke.dit.embed import TIME_CHANNELS, TextProjection, TimeEmbedding
 from fourstroke.dit.layout import Layout
 from fourstroke.dit.step_cache import FirstBlockCache
 from fourstroke.files import model_folder
-from fourstroke.nn import KeysValues, Linear, rotary_table
+from fourstroke.nn import KeysValues, Linear, Span, rotary_table
 from fourstroke.placement import place
 from fourstroke.ranges import Count, Positive, check_ranges
 
@@ -121,9 +121,9 @@ class Transformer(nn.Module):
         Raises:
             ValueError: a shape that is not the layout's.
         """
-        if self.config.causal_condition:
-            return self.denoise(x_t, t, self.prefill(text, layout, images))
         _check("x_t", x_t, (layout.batch_size, layout.target_tokens))
+        if self.config.causal_condition:
+            return self._both(x_t, t, text, layout, images)[0]
         x = torch.cat((self._embed_prefix(text, layout, images), self.img_in(x_t)), dim=1)
         rotary = rotary_table(layout.positions, self.config.axes_dims_rope)
         time = self.time_text_embed(t, x_t.dtype)
@@ -138,8 +138,7 @@ class Transformer(nn.Module):
         Raises:
             ValueError: a shape that is not the layout's, or a transformer without `causal_condition`.
         """
-        if not self.config.causal_condition:
-            raise ValueError("this transformer has causal_condition=False: its prefix changes with t; call forward")
+        self._check_causal()
         x = self._embed_prefix(text, layout, images)
         rotary = rotary_table(layout.prefix_positions, self.config.axes_dims_rope)
         modulation = Modulation.of(self.modulation(self.time_text_embed(x.new_zeros(1), text.dtype)))
@@ -148,6 +147,45 @@ class Transformer(nn.Module):
             last = number == self.config.num_layers
             x, keys_values = self._run(number, block, x, modulation, rotary, layout.spans, None, None, last)
             layers.append(keys_values)
+        return self._cache(layers, layout)
+
+    def first_step(
+        self, x_t: Tensor, t: Tensor, text: Tensor, layout: Layout, images: Tensor | None = None
+    ) -> tuple[Tensor, PrefixCache]:
+        """`prefill` and the first `denoise` in one pass over the weights; arguments as `forward`.
+
+        Few tokens cost little more than reading the weights does, so that two passes would take longer.
+
+        Raises:
+            ValueError: as `prefill`.
+        """
+        self._check_causal()
+        _check("x_t", x_t, (layout.batch_size, layout.target_tokens))
+        velocity, layers = self._both(x_t, t, text, layout, images, keep=True)
+        return velocity, self._cache(layers, layout)
+
+    def _both(
+        self, x_t: Tensor, t: Tensor, text: Tensor, layout: Layout, images: Tensor | None, keep: bool = False
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """The velocity, and the prefix's keys and values of each layer where they are to be kept."""
+        prefix = layout.prefix_tokens
+        x = torch.cat((self._embed_prefix(text, layout, images), self.img_in(x_t)), dim=1)
+        rotary = rotary_table(layout.positions, self.config.axes_dims_rope)
+        zero = self.time_text_embed(x.new_zeros(1), x_t.dtype)
+        t = t[:1] if t.stride() == (0,) else t  # as in `denoise`
+        time = self.time_text_embed(t, x_t.dtype)
+        front = Front(prefix, Modulation.of(self.modulation(zero)))
+        modulation = Modulation.of(self.modulation(time))
+        spans = (*layout.spans, Span(prefix, x.shape[1], mask=layout.key_mask))
+        layers = []
+        for number, block in enumerate(self.transformer_blocks, 1):
+            last = number == self.config.num_layers
+            x, own = self._run(number, block, x, modulation, rotary, spans, None, None, last, front)
+            if keep:  # copies, lest the target's would be kept too
+                layers.append(KeysValues(own.keys[:, :prefix].clone(), own.values[:, :prefix].clone()))
+        return self._velocity(x, time), layers
+
+    def _cache(self, layers: Sequence[KeysValues], layout: Layout) -> PrefixCache:
         return PrefixCache(
             layers=tuple(layers),
             rotary=rotary_table(layout.target_positions, self.config.axes_dims_rope),
@@ -155,6 +193,10 @@ class Transformer(nn.Module):
             rows=layout.batch_size,
             target_tokens=layout.target_tokens,
         )
+
+    def _check_causal(self) -> None:
+        if not self.config.causal_condition:
+            raise ValueError("this transformer has causal_condition=False: its prefix changes with t; call forward")
 
     @overload
     def denoise(

@@ -21,7 +21,7 @@ from fourstroke.nn.rotary import Rotary, rotate
 class Span(NamedTuple):
     """Queries [start, stop) see keys [0, stop): all, none to their right (`causal`), or those where `mask` is true.
 
-    A causal span has `start == 0`; later ones carry a mask (stop - start, stop).
+    A causal span has `start == 0`; later ones carry a mask that fits (B, heads, stop - start, stop).
     """
 
     start: int
@@ -75,17 +75,24 @@ class Attention(nn.Module):
         spans: Sequence[Span] = (),
         past: Past | None = None,
         key_mask: Tensor | None = None,
+        since: int = 0,
     ) -> tuple[Tensor, KeysValues]:
-        """`b s d -> b s d`, and the keys and values of these tokens (without the past).
+        """`b s d -> b (s - since) d`, and the keys and values of all these tokens (without the past).
 
         `spans` make it block-causal and must cover the sequence in order. Otherwise every token sees the whole past
-        and all of `x`; `key_mask` (B, 1, 1, past + S) is true at the keys that may be seen.
+        and all of `x`; `key_mask` (B, 1, 1, past + S) is true at the keys that may be seen. The tokens before `since`,
+        where a span begins, are seen and do not look.
         """
-        query = norm_rotate(self._heads(self.to_q(x)), self.norm_q, rotary)
+        looking = (x[:, since:], Rotary(*(table[:, since:] for table in rotary))) if since else (x, rotary)
+        query = norm_rotate(self._heads(self.to_q(looking[0])), self.norm_q, looking[1])
         own = self.keys_values(x, rotary)
         keys, values = own if past is None else past.then(own)
         if spans:
-            seen = [_attend(query[:, s.start : s.stop], keys[:, : s.stop], values[:, : s.stop], s) for s in spans]
+            seen = [
+                _attend(query[:, s.start - since : s.stop - since], keys[:, : s.stop], values[:, : s.stop], s)
+                for s in spans
+                if s.start >= since
+            ]
             out = seen[0] if len(seen) == 1 else torch.cat(seen, dim=1)
         else:
             out = _attend(query, keys, values, Span(0, keys.shape[1], mask=key_mask))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,5 +23,8 @@ class SwiGLU(nn.Module):
         self.out = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`... d -> ... d`."""
-        return self.out(self.proj(x) * F.silu(self.gate_layer(x)))
+        """`... d -> ... d`; without gradients in place."""
+        hidden, gate = self.proj(x), self.gate_layer(x)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.out(hidden * F.silu(gate))
+        return self.out(hidden.mul_(F.silu(gate, inplace=True)))
