@@ -55,13 +55,16 @@ LIMITS = {
 """GiB that our process may take at its peak, by row."""
 
 
+CELL = tuple(field.name for field in dataclasses.fields(Cell))
+
+
 def main() -> int:
     """Write the checkpoint, run the rows, print a table; returns 1 if a row of ours failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, required=True, help="of the checkpoint; it is kept")
     parser.add_argument("--out", type=Path, help="JSON, written after every cell")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--size", type=int, default=256, help="side of the picture in pixels, on a CPU")
+    parser.add_argument("--size", type=int, nargs="+", default=[256], help="sides of pictures in pixels, on a CPU")
     parser.add_argument("--tokens", type=int, default=100, help="of the prompt, on a CPU")
     parser.add_argument("--rows", nargs="+", help="words of the rows to run (default: all)")
     parser.add_argument("--minutes", type=float, help="for all rows together (default: 9 on a GPU)")
@@ -73,7 +76,9 @@ def main() -> int:
         parser.error(f"there is no device {arguments.device} here")
     counts = write_checkpoint(arguments.folder, arguments.tiny)
     cells = (
-        [*gpu_cells(arguments.tiny)] if gpu or arguments.tiny else [Cell(size=arguments.size, tokens=arguments.tokens)]
+        [*gpu_cells(arguments.tiny)]
+        if gpu or arguments.tiny
+        else [Cell(size=size, tokens=arguments.tokens) for size in arguments.size]
     )
     rows = GPU_ROWS if gpu else tuple(dict.fromkeys((*CPU_ROWS, *GPU_ROWS))) if arguments.tiny else CPU_ROWS
     rows = tuple(row for row in rows if not arguments.rows or any(word in row.name for word in arguments.rows))
@@ -88,6 +93,7 @@ def main() -> int:
             if arguments.out:
                 write_json(arguments.out, result)
     result["difference"] = differences(arguments.folder, rows)
+    result["times as fast as diffusers"] = ratios(result["cells"])
     if not arguments.tiny and not gpu:
         result["met"] = met(result["cells"])
     if arguments.out:
@@ -201,6 +207,23 @@ def differences(folder: Path, rows: tuple[Row, ...]) -> dict[str, float]:
         for name, file in ours.items()
         if file.exists()
     }
+
+
+def ratios(cells: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """By size and row of ours, how many times as fast as diffusers' best of that size each stage was, by the clock."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for cell in cells:
+        alike = [
+            other["seconds"]
+            for other in cells
+            if other["side"] == "diffusers" and "seconds" in other and all(other[k] == cell.get(k) for k in CELL)
+        ]
+        if cell["side"] == "ours" and "seconds" in cell and alike:
+            best = min(alike, key=lambda seconds: seconds["all"])
+            both = [stage for stage in cell["seconds"] if stage in best and stage != "all"]
+            row = {stage: round(best[stage] / max(cell["seconds"][stage], 1e-9), 3) for stage in both}
+            found.setdefault(f"{cell['size']} px", {})[cell["row"]] = row
+    return found
 
 
 def met(cells: list[dict[str, Any]]) -> dict[str, Any]:

@@ -51,6 +51,25 @@ def test_every_row_has_its_times_and_memory(run):
         assert 0 < cell["gib"]["anonymous"] <= cell["gib"]["peak"] < 4
 
 
+def test_stages_are_held_against_those_of_diffusers(run):
+    _, result = run
+    stages = result["times as fast as diffusers"]["32 px"]["ours, bf16, offload layers"]
+    assert stages.keys() == {"text", "first step, with the prompt", "step", "decode"}
+    ours, theirs = (
+        next(cell["seconds"]["step"] for cell in result["cells"] if cell["row"].startswith(side) and cell["size"] == 32)
+        for side in ("ours, bf16", "diffusers")
+    )
+    assert stages["step"] == pytest.approx(theirs / ours, rel=0.02)
+
+
+def test_both_sides_are_as_far_from_float32(run):
+    command = [sys.executable, SCRIPT.with_name("real_error.py"), "--folder", run[0], "--side", 4, "--tokens", 9]
+    done = subprocess.run([*map(str, command), "--ways", "int4"], capture_output=True, text=True, check=False)
+    errors = json.loads(done.stdout)["errors"]
+    assert 0 < errors["ours"] < 0.02 > errors["diffusers"] > 0
+    assert errors["ours, int4"] > 3 * errors["ours"]
+
+
 def test_both_sides_draw_the_same(run):
     _, result = run
     assert 0 < result["difference"]["ours, bf16, offload layers"] < 0.06  # of the latents' deviation, after four steps
