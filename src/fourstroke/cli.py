@@ -104,7 +104,9 @@ def _loading_options(command: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16", "float16"),
         help="of the weights (default: bfloat16 on a GPU or with the two options below, else float32)",
     )
-    command.add_argument("--quantize", choices=METHODS, help="keep most weights in fewer bits; w8a8 has int8 products on CPUs too")
+    command.add_argument(
+        "--quantize", choices=METHODS, help="keep most weights in fewer bits; w8a8 has int8 products on CPUs too"
+    )
     command.add_argument(
         "--offload",
         choices=OFFLOADS,
