@@ -26,6 +26,7 @@ GROUPS: dict[str, str] = {
     "datasets": "What a recipe's `data` may be: samples with a picture, captions and, for edits, input images.",
     "filters": "What a recipe's `data.filters` may be: reasons to leave a sample out.",
     "labels": "What each cell of a picture shows, for `semantics` and for `train features`.",
+    "objectives": "What `train distill` trains the student by.",
     "losses": "The terms of `train vae`'s objective.",
     "judges": "What scores pictures.",
     "validators": "What looks at a model while it is trained, and chooses the checkpoint.",

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 Group = Literal[
     "datasets", "filters", "labels", "losses", "judges", "validators", "rewards", "caption_rules", "evaluations",
-    "trackers", "suites", "chapters",
+    "trackers", "suites", "chapters", "objectives",
 ]  # fmt: skip
 GROUPS: tuple[Group, ...] = get_args(Group)
 

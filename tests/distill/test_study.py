@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from fourstroke.recipe import resolved
+from fourstroke.train.distill import WarmConfig
 from fourstroke.train.dit import train_dit
 from fourstroke.world.judging.kinds import WorldValidator
 
@@ -77,3 +78,44 @@ def test_judged_samples_make_a_learning_curve(dit_recipe, tmp_path, capsys):  # 
     bare.write_text('{"step": 1, "seconds": 1.0, "scores": {"heldout": 1.0}}\n')
     with pytest.raises(SystemExit, match="judged"):
         learning.main(["--log", str(bare)])
+
+
+@pytest.mark.slow
+def test_three_ways_make_a_student_each_and_finished_ones_are_kept(recipe, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    import distillation
+
+    plain = {"kind": "world", "world": dataclasses.asdict(recipe.data.world)}
+    Path(recipe.teacher, "data.json").write_text(json.dumps(plain), "utf-8")
+    warm = WarmConfig(steps=1, substeps=2, optimizer=recipe.student)
+    file = tmp_path / "distill.yaml"
+    file.write_text(yaml.safe_dump(resolved(dataclasses.replace(recipe, warm=warm))["recipe"]))
+    where = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "docs" / "distillation")]
+    command = ["--teacher", recipe.teacher, "--recipe", str(file), "--steps", "2", "--seeds", "1", "--n", "4", *where]
+    distillation.main(command)
+    found = json.loads((tmp_path / "docs" / "distillation.json").read_text())
+    assert list(found["arms"]) == ["path", "matching", "segments"]
+    logs = {name: (next((tmp_path / "runs").glob(f"*/{name}/0")) / "log.jsonl").read_text() for name in found["arms"]}
+    assert "fake_loss" in logs["matching"]
+    assert "fake_loss" not in logs["segments"]
+    assert "student_gap" in logs["segments"]
+    assert "student_loss" not in logs["path"]
+    page = (tmp_path / "docs" / "distillation.md").read_text()
+    assert max(len(line) for line in page.splitlines() if not line.startswith(("|", "    "))) <= 120
+    monkeypatch.setattr(distillation, "train_distill", lambda *_: pytest.fail("a finished arm was trained again"))
+    monkeypatch.setattr(distillation, "measure", lambda *_: pytest.fail("a finished arm was measured again"))
+    distillation.main(command)
+
+
+def test_the_steps_of_an_arm_fill_its_minutes(recipe, tmp_path, monkeypatch):
+    import distillation
+
+    clock = iter(range(0, 10_000, 3))  # every step takes a second
+    monkeypatch.setattr(distillation.time, "process_time", lambda: next(clock))
+    warm = WarmConfig(steps=70, optimizer=recipe.student)
+    chosen = dataclasses.replace(recipe, warm=warm)
+    arms = {name: distillation.arm(chosen, name, 1, tmp_path, 2.0) for name in distillation.ARMS}
+    assert {name: each.run.steps for name, each in arms.items()} == {"path": 120, "matching": 120, "segments": 120}
+    assert [each.warm.steps for each in arms.values()] == [120, 70, 70]
+    assert arms["segments"].fake is None
+    assert distillation.arm(chosen, "path", 1, tmp_path, 99.0).run.steps == 120  # decided once

@@ -20,33 +20,39 @@ METHODS = ("prefill", "denoise")
 
 
 class DistillModels:
-    """Student and fake score of one teacher; `models` holds what is trained of them.
+    """Student and, where the objective needs one, fake score of one teacher; `models` holds what is trained of them.
 
     With a rank they are adapters of the teacher's frozen transformer, which is in memory once; else they are float32
     copies of it, whatever its own type: small updates would be lost in bfloat16. On several ranks all are sharded.
     """
 
-    def __init__(self, teacher: Pipeline, lora_rank: int, seed: int, gradient_checkpointing: bool) -> None:
+    def __init__(
+        self, teacher: Pipeline, lora_rank: int, seed: int, gradient_checkpointing: bool, fake_score: bool = True
+    ) -> None:
         self.teacher, self.lora_rank = teacher, lora_rank
         base = teacher.transformer
         self.student: Transformer
-        self.fake: Transformer
+        self.fake: Transformer | None = None
+        names = ("student", "fake") if fake_score else ("student",)
         self.models: dict[str, nn.Module]
         self._student: Sharded[Transformer] | None = None
         if lora_rank:
-            for name in ("student", "fake"):
+            for name in names:
                 add_lora(base, LoraConfig(rank=lora_rank), name, seed)
             self._base = Sharded(base, METHODS)
-            self.student = self.fake = base
-            self.models = {name: lora_module(base, name) for name in ("student", "fake")}
+            self.student, self.fake = base, base if fake_score else None
+            self.models = {name: lora_module(base, name) for name in names}
         else:  # each is sharded before the next is made: a GPU need never hold three whole ones
             self._student = Sharded(_master(base), METHODS)
-            fake = Sharded(_master(base), METHODS)
+            fake = Sharded(_master(base), METHODS) if fake_score else None
             self._base = Sharded(base, METHODS)
-            self.student, self.fake = self._student.model, fake.model
-            self.models = {"student": self.student, "fake": self.fake}
+            self.student = self._student.model
+            self.models = {"student": self.student}
+            if fake is not None:
+                self.fake = self.models["fake"] = fake.model
         for model in (self.student, self.fake):
-            model.gradient_checkpointing = gradient_checkpointing
+            if model is not None:
+                model.gradient_checkpointing = gradient_checkpointing
         self._drawn = False
 
     def active(self, name: str) -> contextlib.AbstractContextManager[None]:
@@ -56,6 +62,7 @@ class DistillModels:
     def velocity(self, name: str, batch: Batch, repeats: int) -> Velocity:
         """The velocity of `student` or `fake` under a batch, `repeats` rows for each of its prompts."""
         model = self.student if name == "student" else self.fake
+        assert model is not None, "this objective trains no fake score"
         with self.active(name):
             velocity = condition(model, batch.text, batch.grid, batch.inputs, repeats)
 
@@ -73,7 +80,8 @@ class DistillModels:
         pipe, parts = self.teacher, (self.teacher.transformer, self.student, self.fake)
         with contextlib.ExitStack() as stack:
             if self._student is None:
-                pipe.transformer = self.student = self.fake = stack.enter_context(self._base.gathered())
+                pipe.transformer = self.student = stack.enter_context(self._base.gathered())
+                self.fake = None if self.fake is None else self.student
             else:
                 self.student = stack.enter_context(self._student.gathered())
                 if not self._drawn:

@@ -166,7 +166,7 @@ def distill_needs(recipe: DistillRecipe, text_tokens: int = 400, ranks: int = 1)
         "teacher's transformer, frozen": (parameters / parts + specialists) * frozen.itemsize / GIB,
         "text encoder and autoencoder, frozen": (model.text + model.vae) * frozen.itemsize / GIB,
         **_trained(trained, "student", recipe.student, True, parts),
-        **_trained(trained, "fake score", recipe.fake, False, parts),
+        **({} if recipe.fake is None else _trained(trained, "fake score", recipe.fake, False, parts)),
     }
     passing = trained.passing(cost.kept, recipe.run.accumulate, parts)
     whole = parameters * (frozen.itemsize if lora else 4 + frozen.itemsize)  # student and, once, its teacher
@@ -190,7 +190,7 @@ def _trained(trained: Trained, name: str, optimizer: OptimizerConfig, average: b
 
 
 def distill_operations(recipe: DistillRecipe, cost: Cost) -> float:
-    """Of one step: every fake-score update draws anew, the student's update asks all three models.
+    """Of one step: every fake-score update draws anew, the student's update asks all models.
 
     A backward pass costs two forward passes, with adapters a little more than one: frozen weights have no gradient.
     The prefix of the teacher's empty prompt is computed once a run.
@@ -198,9 +198,12 @@ def distill_operations(recipe: DistillRecipe, cost: Cost) -> float:
     train = 2 + (not recipe.lora_rank) + recipe.gradient_checkpointing
     draw = (len(recipe.sigmas) - 1) / 2 + 1
     teacher = cost.prefix + cost.rows * (1 + (recipe.guidance != 1))
+    student = (draw - 1) * cost.rows + train * (cost.prefix + cost.rows)
+    if recipe.fake is None:
+        substeps = getattr(recipe.objective, "substeps", 1)
+        return 2 * cost.prefix + student + substeps * (teacher - cost.prefix)
     fake = recipe.fake_updates * (draw * cost.rows + train * (cost.prefix + cost.rows))
-    student = (draw - 1) * cost.rows + train * (cost.prefix + cost.rows) + cost.prefix + cost.rows + teacher
-    return cost.prefix + fake + student
+    return cost.prefix + fake + student + cost.prefix + cost.rows + teacher
 
 
 def compute_type(run: RunConfig, parameters: int) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Distilling a teacher of many steps into a student of few, by distribution matching.
+"""Distilling a teacher of many steps into a student of few, by distribution matching or another objective.
 
 Qwen-Image-2.0 report, few-step distillation, with the findings of Qwen-Image-Flash (arXiv 2606.03746) and the backward
 simulation of DMD2 (arXiv 2405.14867). A step of the run draws prompts, trains the fake score several times on fresh
@@ -29,14 +29,14 @@ from fourstroke.data.sample import Data, Size
 from fourstroke.device import autocast, pick_device
 from fourstroke.distill.batch import Batch, Batches
 from fourstroke.distill.comparison import QUALITY, ComparisonConfig, TeacherComparison, collapse, held_out_prompts
-from fourstroke.distill.dmd import RenoiseConfig, dmd_gradient, dmd_loss, flow_matching_loss
+from fourstroke.distill.dmd import RenoiseConfig, flow_matching_loss
 from fourstroke.distill.models import METHODS, DistillModels
+from fourstroke.distill.objective import Matching, ObjectiveOption, Turn
 from fourstroke.distill.rollout import clean_prediction, rollout, trajectory, trajectory_loss
 from fourstroke.distill.teachers import SpecialistConfig, Teacher, load_specialists, teacher_mix
 from fourstroke.dit import Transformer
 from fourstroke.evaluate.validation import BestCheckpoint, CheckpointPolicy, Validators
 from fourstroke.files import atomic_folder, write_json
-from fourstroke.flow import path
 from fourstroke.flow.sampler import NonFiniteError, Velocity
 from fourstroke.flow.schedule import UNSHIFTED, fixed_sigmas
 from fourstroke.folder import ModelInfo
@@ -95,7 +95,10 @@ class DistillRecipe:
     sigmas: tuple[PositiveFraction, ...]
     run: RunConfig
     student: OptimizerConfig
-    fake: OptimizerConfig
+    objective: ObjectiveOption = field(default_factory=Matching)
+    """What the student is trained by after the warm-up."""
+    fake: OptimizerConfig | None = None
+    """Of the fake score, where the objective needs one."""
     batch_size: Count
     noise_samples: Count = 1
     fake_updates: Count = 5
@@ -113,12 +116,16 @@ class DistillRecipe:
         if self.sigmas[:1] != (1.0,):
             raise ValueError(f"sigmas are {list(self.sigmas)}; they start at 1.0, where the noise is")
         fixed_sigmas(self.sigmas)
+        if self.objective.fake_score != (self.fake is not None):
+            needs = "needs fake, the optimizer of the" if self.objective.fake_score else "has no fake: it trains no"
+            raise ValueError(f"objective {self.objective.kind} {needs} fake score")
 
     @property
     def optimizers(self) -> dict[str, OptimizerConfig]:
         """By the names of the losses."""
         warm = {} if self.warm is None else {"warm": self.warm.optimizer}
-        return {"student": self.student, "fake": self.fake, **warm}
+        fake = {} if self.fake is None else {"fake": self.fake}
+        return {"student": self.student, **fake, **warm}
 
 
 class CollapsedError(RuntimeError):
@@ -144,7 +151,9 @@ class DistillStage:
         prompts = held_out_prompts(held_out, recipe.validation.prompts)
         judges = [config.open() for config in recipe.validators]
         self.comparison = TeacherComparison(recipe.validation, prompts, size, judges)
-        self.distilled = DistillModels(base, recipe.lora_rank, recipe.run.seed, recipe.gradient_checkpointing)
+        self.distilled = DistillModels(
+            base, recipe.lora_rank, recipe.run.seed, recipe.gradient_checkpointing, recipe.objective.fake_score
+        )
         self.models = dict(self.distilled.models)
         if recipe.warm is not None:
             self.models["warm"] = self.models["student"]  # the same weights, under an optimiser of their own
@@ -176,7 +185,7 @@ class DistillStage:
                 student = self.distilled.velocity(
                     "student", batch, self.recipe.noise_samples
                 )  # stays as it is while the fake score learns
-            for _ in range(self.recipe.fake_updates):
+            for _ in range(self.recipe.fake_updates if self.recipe.fake else 0):
                 with self.distilled.active("fake"):  # still so in the backward pass, which may compute blocks again
                     yield "fake", {"loss": self.fake_loss(batch, student, generator)}
             with self.distilled.active("student"):
@@ -216,30 +225,29 @@ class DistillStage:
             )
 
     def student_loss(self, batch: Batch, frozen: Velocity, generator: torch.Generator) -> Scalars:
-        """Distribution matching at a random step of the student's trajectory; at the first, flow matching too.
+        """The objective at a random step of the student's trajectory; at the first, flow matching too.
 
-        `frozen` is the student without gradient, for the steps before. What needs no gradient stands in an autocast
-        of its own: autocast keeps the weights that it converted, and those converted without gradient carry none.
+        `frozen` is the student without gradient, for the steps before.
         """
-        step = self._random_step(generator)
-        noise, again = self._noise(batch, generator), self._noise(batch, generator)
-        t = self._times(generator)
-        with torch.no_grad(), autocast(self.device):
-            x_k = rollout(frozen, noise, self.sigmas, step)
-        with autocast(self.device):
-            student = self.distilled.velocity("student", batch, self.recipe.noise_samples)
-            x = clean_prediction(student, x_k, self.sigmas[step])
-        with torch.no_grad(), autocast(self.device):
-            x_t = path.interpolate(x, again, t)
-            fake = clean_prediction(self.distilled.velocity("fake", batch, self.recipe.noise_samples), x_t, t)
-            real = clean_prediction(self.teachers(batch, step), x_t, t)
-        loss = dmd_loss(x, dmd_gradient(x.detach(), fake, real))
+        step, repeats = self._random_step(generator), self.recipe.noise_samples
+        turn = Turn(
+            step=step,
+            sigmas=self.sigmas,
+            noise=self._noise(batch, generator),
+            again=self._noise(batch, generator),
+            t=self._times(generator),
+            device=self.device,
+            frozen=frozen,
+            bind=lambda name: self.distilled.velocity(name, batch, repeats),
+            teacher=lambda: self.teachers(batch, step),
+        )
+        found = self.recipe.objective.loss(turn)
         if batch.latents is not None and self.recipe.flow_weight and step == 0:
-            x_0 = batch.latents.repeat_interleave(self.recipe.noise_samples, dim=0)
+            x_0 = batch.latents.repeat_interleave(repeats, dim=0)
             with autocast(self.device):
-                flow = flow_matching_loss(student, x_0, noise, torch.ones_like(t))
-            loss = loss + self.recipe.flow_weight * flow
-        return {"loss": loss, "gap": (fake - real).square().mean().sqrt()}
+                flow = flow_matching_loss(turn.student, x_0, turn.noise, torch.ones_like(turn.t))
+            found["loss"] = found["loss"] + self.recipe.flow_weight * flow
+        return found
 
     def teachers(self, batch: Batch, step: int) -> Velocity:
         """The teachers' mixture at a step of the student; those without a share are not asked."""

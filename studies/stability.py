@@ -1,0 +1,377 @@
+"""SwiGLU with modulation that only scales, against GELU with modulation that scales and shifts: which stays calm?
+
+    python studies/stability.py --steps 4000
+
+Qwen-Image-2.0 report, Transformer: with a plain GELU, joint training on text and images drives single activations to
+extreme magnitudes; SwiGLU and scale-only modulation keep them tame. Both are trained here at equal parameters, data and
+steps, in today's shape and in a deep, narrow one, in float32 and in bfloat16: the largest activation of each layer
+over training, loss, norms of gradients, spikes, and what four steps keep of twenty. A finished run is kept, and its
+curve grows while it goes on. Writes docs/studies/stability.{json,md,png}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import small_flow
+import torch
+import torch.nn.functional as F
+from pages import COLOURS, axes_of, paragraphs, save, spread, table, write
+from scenes import as_pixels
+from small_flow import Flow, Space, Words, judged
+from torch import Tensor, nn
+
+from fourstroke.checkpoint import read_json
+from fourstroke.dit import Transformer, TransformerConfig
+from fourstroke.dit.block import Block, Modulation, scale_norm
+from fourstroke.files import write_json
+from fourstroke.flow.sampler import euler, guided, seeded_noise
+from fourstroke.flow.schedule import ScheduleConfig, sigmas
+from fourstroke.nn import Linear
+from fourstroke.train.optimizer import MovingAverage, OptimizerConfig, OptimizerGroup
+from fourstroke.vae import Autoencoder
+from fourstroke.world import World
+from fourstroke.world.judging.composition import Prompt, held_out_prompts
+from fourstroke.world.judging.judge import Judge
+
+SHAPES = {
+    "today's": TransformerConfig(
+        num_layers=6, num_attention_heads=4, attention_head_dim=64, axes_dims_rope=(8, 28, 28), context_in_dim=64
+    ),
+    "deep, narrow": TransformerConfig(
+        num_layers=24, num_attention_heads=2, attention_head_dim=64, axes_dims_rope=(8, 28, 28), context_in_dim=64
+    ),
+}
+KINDS = {"scale": "SwiGLU, scale", "affine": "GELU, scale and shift"}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+OPTIMIZERS = {
+    "muon": small_flow.OPTIMIZER,
+    "adamw": OptimizerConfig(kind="adamw", lr=1e-3, warmup=100, cooldown=0.5, ema=0.98),
+}
+STEPS, SEEDS, MARKS = 4000, 3, 24
+FEW, MANY = 4, 20
+SPIKE, WINDOW = 3.0, 100
+"""A step whose loss, or norm of the gradient, is so many times the median of as many steps before is a spike."""
+MASSIVE = 1000.0
+"""Times the median magnitude of its layer from which an activation is called massive (arXiv 2402.17762)."""
+
+
+class Gelu(nn.Module):
+    """Two linear layers with a GELU (tanh) between them, without biases."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.proj, self.out = Linear(width, hidden), Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`... d -> ... d`."""
+        return self.out(F.gelu(self.proj(x), approximate="tanh"))
+
+
+class AffineBlock(Block):
+    """The product's block with a GELU, whose norms are shifted too; its owner sets `shifts` for the time."""
+
+    def __init__(self, config: TransformerConfig, hidden: int) -> None:
+        super().__init__(config.num_attention_heads, config.attention_head_dim, config.mlp_ratio, config.eps)
+        self.img_mlp = Gelu(config.width, hidden)  # type: ignore[assignment]
+        self.shifts: tuple[Tensor, Tensor] | None = None
+
+    def forward(
+        self, x: Tensor, modulation: Modulation, rotary: Any, spans: Any = (), past: Any = None, key_mask: Any = None,
+        keys_only: bool = False,
+    ) -> tuple[Tensor, Any]:  # fmt: skip
+        """As `Block.forward`."""
+        assert self.shifts is not None
+        h = scale_norm(x, modulation.scale_attn, self.eps) + self.shifts[0]
+        if keys_only:
+            return x, self.attn.keys_values(h, rotary)
+        attended, own = self.attn(h, rotary, spans=spans, past=past, key_mask=key_mask)
+        x = torch.addcmul(x, modulation.gate_attn, attended)
+        hidden = self.img_mlp(scale_norm(x, modulation.scale_mlp, self.eps) + self.shifts[1])
+        return torch.addcmul(x, modulation.gate_mlp, hidden), own
+
+
+class AffineTransformer(Transformer):
+    """The product's transformer with GELU and affine modulation, of the same number of parameters.
+
+    The shift's projection takes 2 d^2 of the 9 d^2 that a block has for its feed-forward, shared over the blocks.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        width, layers = config.width, config.num_layers
+        hidden = round(width * (3 * config.mlp_ratio * layers - 2) / (2 * layers))
+        self.transformer_blocks = nn.ModuleList(AffineBlock(config, hidden) for _ in range(layers))
+        self.initialise()
+        self.shift_modulation = nn.Sequential(nn.SiLU(), Linear(width, 2 * width))
+        nn.init.zeros_(self.shift_modulation[1].weight)  # type: ignore[arg-type]
+        self.time_text_embed.register_forward_hook(self._shift)
+
+    def _shift(self, module: nn.Module, inputs: Any, time: Tensor) -> None:
+        """The time is embedded before the blocks run: these are their shifts."""
+        first, second = self.shift_modulation(time).unsqueeze(1).chunk(2, dim=-1)
+        for block in self.transformer_blocks:
+            block.shifts = first, second  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to build, and in what to multiply."""
+
+    shape: str
+    kind: str
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.shape.replace(', ', '-').replace(chr(39), '')}-{self.kind}-{self.precision}"
+
+
+ARMS = tuple(Arm(shape=s, kind=k, precision=p) for s, p, k in itertools.product(SHAPES, PRECISIONS, KINDS))
+
+
+class Trained(Flow):
+    """A transformer of an arm with its words, and what is watched of it."""
+
+    def __init__(self, arm: Arm, captions: Sequence[str], seed: int) -> None:
+        torch.manual_seed(seed)
+        self.captions, self.arm = captions, arm
+        config = SHAPES[arm.shape]
+        self.transformer = (Transformer if arm.kind == "scale" else AffineTransformer)(config)
+        self.words = Words(captions, config.context_in_dim)
+
+    def error(self, captions: Sequence[str], x_0: Tensor, generator: torch.Generator) -> Tensor:
+        """The loss, in the precision of the arm."""
+        half = self.arm.precision == "bf16"
+        with torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext():
+            return super().error(captions, x_0, generator).float()
+
+    @torch.no_grad()
+    def activations(self, latents: Tensor) -> dict[str, list[float]]:
+        """By layer, on one batch: the largest magnitude in the stream and within the feed-forward, and the median."""
+        found: dict[str, list[list[float]]] = {
+            name: [[] for _ in self.transformer_blocks] for name in ("stream", "hidden", "median")
+        }
+        with self._hooked(found):
+            self.error(self.captions[:8], latents[:8], torch.Generator().manual_seed(0))
+        return {name: [max(layer) for layer in layers] for name, layers in found.items()}
+
+    @property
+    def transformer_blocks(self) -> Sequence[Any]:
+        """Of the transformer."""
+        return list(self.transformer.transformer_blocks)
+
+    @contextlib.contextmanager
+    def _hooked(self, found: dict[str, list[list[float]]]) -> Iterator[None]:
+        handles = []
+        for place, block in enumerate(self.transformer_blocks):
+
+            def stream(module: nn.Module, inputs: Any, out: Any, place: int = place) -> None:
+                size = out[0].float().abs()
+                found["stream"][place].append(float(size.max()))
+                found["median"][place].append(float(size.median()))
+
+            def hidden(module: nn.Module, inputs: Any, place: int = place) -> None:
+                found["hidden"][place].append(float(inputs[0].float().abs().max()))
+
+            handles += [block.register_forward_hook(stream), block.img_mlp.out.register_forward_pre_hook(hidden)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def train_watched(self, latents: Tensor, seed: int, steps: int, optimizer: OptimizerConfig, file: Path) -> Any:
+        """Train; the curve goes into a file as it grows. Returns it with every step's loss and gradient norm."""
+        learner = OptimizerGroup({"transformer": self.transformer, "words": self.words}, optimizer)
+        average = MovingAverage(learner.models, optimizer.ema)
+        losses, norms, curve = [], [], []
+        marks = {max(1, round(steps * share / MARKS)) for share in range(MARKS + 1)}
+        for step in range(steps):
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+            chosen = torch.randint(len(latents), (small_flow.BATCH,), generator=generator)
+            dropped = (torch.rand(len(chosen), generator=generator) < small_flow.DROP).tolist()
+            captions = ["" if drop else self.captions[i] for i, drop in zip(chosen.tolist(), dropped, strict=True)]
+            found = learner.update({"loss": self.error(captions, latents[chosen], generator)}, step / steps)
+            average.update(step)
+            losses.append(float(found["loss"]))
+            norms.append(float(found["grad_norm"]))
+            if step + 1 in marks:
+                recent = slice(max(0, len(losses) - WINDOW), None)
+                curve.append(
+                    {
+                        "step": step + 1,
+                        "loss": statistics.fmean(losses[recent]),
+                        "grad_norm": statistics.median(norms[recent]),
+                        **self.activations(latents),
+                    }
+                )
+                write_json(file, curve)
+        average._write(average.weights)
+        return curve, losses, norms
+
+    @torch.no_grad()
+    def few_and_many(self, space: Space, prompts: Sequence[Prompt], judge: Judge) -> dict[str, float]:
+        """Composition in many steps and in few, and the PSNR of the latter against the former, in dB."""
+        drawn = {steps: self.drawn(space, prompts, steps) for steps in (MANY, FEW)}
+        difference = (drawn[FEW].astype(float) - drawn[MANY].astype(float)) / 255
+        error = (difference**2).mean((1, 2, 3)).clip(1e-6)
+        scores = {f"composition_{steps}": judged(judge, prompts, p)["composition"] for steps, p in drawn.items()}
+        return scores | {"kept": float((-10 * np.log10(error)).mean())}
+
+    def drawn(self, space: Space, prompts: Sequence[Prompt], steps: int) -> np.ndarray:
+        """(n, H, W, 3) uint8, guided, from the prompts' own noise."""
+        tokens = small_flow.GRID[0] * small_flow.GRID[1]
+        noise = seeded_noise([prompt.seed for prompt in prompts], tokens, self.transformer.config.in_channels)
+        velocity = guided(
+            self.velocity([p.caption for p in prompts]), self.velocity([""] * len(prompts)), small_flow.GUIDANCE
+        )
+        return space.decode(euler(velocity, noise, sigmas(steps, tokens, ScheduleConfig())))
+
+
+def spikes(values: Sequence[float]) -> int:
+    """Steps whose value is far above the median of those before; a value that is not finite is one too."""
+    found = 0
+    for place in range(WINDOW, len(values)):
+        before = [value for value in values[place - WINDOW : place] if math.isfinite(value)]
+        found += not (before and values[place] <= SPIKE * statistics.median(before))
+    return found
+
+
+def finished(arm: Arm, seed: int, steps: int, optimizer: str, folder: Path, autoencoder: Path) -> dict[str, Any]:
+    """The result of a run: read where it was left, or made now."""
+    place = folder / arm.name / str(seed)
+    setting = {
+        "steps": steps, "optimizer": dataclasses.asdict(OPTIMIZERS[optimizer]), "scenes": small_flow.SCENES,
+        "shape": dataclasses.asdict(SHAPES[arm.shape]),
+    }  # fmt: skip
+    write_json(place / "setting.json", setting)
+    setting = read_json(place / "setting.json")
+    if (place / "result.json").exists() and (found := read_json(place / "result.json"))["setting"] == setting:
+        return found
+    start = time.process_time()
+    world = World(small_flow.WORLD)
+    samples = [world.sample(index) for index in range(small_flow.SCENES)]
+    model = Autoencoder.from_pretrained(autoencoder)
+    space, latents = Space.of(model, as_pixels([sample.image for sample in samples]))
+    run = Trained(arm, [sample.short for sample in samples], seed)
+    curve, losses, norms = run.train_watched(latents, seed, steps, OPTIMIZERS[optimizer], place / "curve.json")
+    prompts = held_out_prompts(world, small_flow.PROMPTS, "short")
+    write_json(
+        place / "result.json",
+        {
+            "setting": setting,
+            "parameters": sum(p.numel() for p in run.transformer.parameters()),
+            "curve": curve,
+            "spikes": {"loss": spikes(losses), "grad_norm": spikes(norms)},
+            **run.few_and_many(space, prompts, Judge(world.config)),
+            "cpu_seconds": time.process_time() - start,
+        },
+    )
+    found = read_json(place / "result.json")
+    print(f"{arm.name}, seed {seed}: {found['cpu_seconds']:.0f} s", flush=True)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train what is missing, and write after each run."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=STEPS, help="of every run")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="muon")
+    parser.add_argument("--autoencoder", type=Path, default=Path("models/micro/vae"), help="whose latents are learnt")
+    parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="where finished runs are kept")
+    parser.add_argument("--out", type=Path, default=Path("docs/studies/stability"), help="prefix of the files")
+    arguments = parser.parse_args(argv)
+    folder = arguments.runs / f"stability-{arguments.optimizer}-{arguments.steps}"
+    results: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in ARMS}
+    for seed in range(arguments.seeds):
+        for arm in ARMS:
+            found = finished(arm, seed, arguments.steps, arguments.optimizer, folder, arguments.autoencoder)
+            results[arm.name].append(found)
+            write(arguments.out, results, page(results, arguments))
+    plot(results, arguments.out)
+    print(arguments.out.with_suffix(".md").read_text(encoding="utf-8"))
+
+
+def page(results: dict[str, list[dict[str, Any]]], a: argparse.Namespace) -> str:
+    """The page of docs."""
+    rows = []
+    for arm in ARMS:
+        if not (found := results[arm.name]):
+            continue
+        last = [r["curve"][-1] for r in found]
+        rows.append(
+            [
+                f"{arm.shape}, {arm.precision}: {KINDS[arm.kind]}",
+                f"{found[0]['parameters'] / 1e6:.2f}",
+                spread([max(p["stream"]) for p in last], 1),
+                spread([max(p["hidden"]) for p in last], 1),
+                spread([massive(p) for p in last], 0),
+                spread([p["loss"] for p in last], 4),
+                spread([p["grad_norm"] for p in last], 3),
+                spread([r["spikes"]["loss"] + r["spikes"]["grad_norm"] for r in found], 0),
+                spread([r[f"composition_{MANY}"] for r in found], 3),
+                spread([r[f"composition_{FEW}"] for r in found], 3),
+                spread([r["kept"] for r in found], 1),
+            ]
+        )
+    heads = [
+        "", "parameters, M", "largest in the stream", "within the feed-forward", "times its median", "loss",
+        "gradient norm", "spikes", f"composition, {MANY} steps", f"{FEW} steps", f"{FEW} of {MANY}, dB",
+    ]  # fmt: skip
+    about = (
+        f"Transformers on 64 x 64 scenes of one thing, in the latents of `{a.autoencoder}`; {a.steps} steps of "
+        f"{small_flow.BATCH} captions by {a.optimizer}, {a.seeds} seeds, mean (lowest to highest). Activations are the "
+        "largest magnitudes of any layer at the end, on one batch; those of a thousand times their layer's median are "
+        f"called massive elsewhere (arXiv 2402.17762). A spike is a step whose loss or gradient is {SPIKE:g} times the "
+        f"median of the {WINDOW} before."
+    )
+    command = f"    python studies/stability.py --steps {a.steps} --optimizer {a.optimizer}"
+    return (
+        f"# SwiGLU and scale-only modulation\n\n{command}\n\n{paragraphs(about)}\n\n{table(heads, rows)}\n\n"
+        f"![largest activations over training and by layer]({a.out.name}.png)\n"
+    )
+
+
+def massive(point: dict[str, Any]) -> float:
+    """The largest ratio of an activation to the median of its layer."""
+    return max(most / max(median, 1e-9) for most, median in zip(point["stream"], point["median"], strict=True))
+
+
+def plot(results: dict[str, list[dict[str, Any]]], out: Path) -> None:
+    """For each shape: the largest activation over training, and by layer at the end."""
+    figure, axes = axes_of(2 * len(SHAPES))
+    for place, shape in enumerate(SHAPES):
+        over, layers = axes[2 * place], axes[2 * place + 1]
+        arms = [arm for arm in ARMS if arm.shape == shape]
+        for arm, colour in zip(arms, COLOURS, strict=False):
+            found, label = results[arm.name], f"{KINDS[arm.kind]}, {arm.precision}"
+            steps = [point["step"] for point in found[0]["curve"]]
+            most = [[max(point["stream"]) for point in r["curve"]] for r in found]
+            over.plot(steps, [statistics.fmean(each) for each in zip(*most, strict=True)], color=colour, label=label)
+            ends = [r["curve"][-1]["stream"] for r in found]
+            means = [statistics.fmean(each) for each in zip(*ends, strict=True)]
+            layers.plot(range(1, len(means) + 1), means, color=colour, marker=".", label=label)
+        over.set(yscale="log", xlabel="steps", ylabel="largest activation", title=f"{shape} shape")
+        layers.set(yscale="log", xlabel="layer", title=f"{shape} shape, at the end")
+        over.legend(fontsize=7)
+        for each in (over, layers):
+            each.grid(alpha=0.3)
+    save(figure, out)
+
+
+if __name__ == "__main__":
+    main()
