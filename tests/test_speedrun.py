@@ -9,7 +9,10 @@ import pytest
 import yaml
 
 from fourstroke import Pipeline
-from fourstroke.speedrun import speedrun
+from fourstroke.recipe import load_recipe
+from fourstroke.speedrun import limits, plan, speedrun, stage_minutes
+from fourstroke.train.distill import DistillRecipe
+from fourstroke.train.vae import VaeRecipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -55,6 +58,46 @@ def test_speedrun_trains_measures_and_writes_a_card(tiny_recipes, tmp_path, caps
     scenes = json.loads((folder / "data.json").read_text())["parts"][0]["data"]
     assert (scenes["kind"], scenes["world"]["width"]) == ("world", 32)
     assert Pipeline.from_pretrained(folder)("a red circle", seed=1).images[0].size == (32, 32)
+    ran = json.loads((folder / "run" / "run.json").read_text())
+    assert list(ran["stages"]) == ["vae", "text", "dit"]
+    assert {stage["seed"] for stage in ran["stages"].values()} == {0}
+    assert ran["hours"] == pytest.approx(sum(scores["minutes"].values()) / 60, abs=0.01)
+    for stage in ran["stages"]:
+        log = (folder / "run" / stage / "log.jsonl").read_text()
+        assert log == (tmp_path / "runs" / "tiny" / stage / "log.jsonl").read_text()
+        assert json.loads((folder / "run" / stage / "recipe.json").read_text())["recipe"]["run"]["steps"] == 3
     states = [(tmp_path / "runs" / "tiny" / stage / "state" / "state.json").stat().st_mtime for stage in ("vae", "dit")]
     speedrun("tiny", tiny_recipes, tmp_path / "runs", n=4)  # what is done is not done again
     assert states == [(tmp_path / "runs" / "tiny" / s / "state" / "state.json").stat().st_mtime for s in ("vae", "dit")]
+
+
+def test_hours_scale_every_limit_and_leave_a_tenth():
+    for hours in (1.0, 3.0):
+        found = limits(RECIPES / "micro", hours)
+        minutes = {stage: float(each[0].removeprefix("run.max_minutes=")) for stage, each in found.items()}
+        assert sum(minutes.values()) == pytest.approx(54 * hours, abs=0.1)
+        own = stage_minutes(RECIPES / "micro")
+        ratios = {stage: minutes[stage] / own[stage] for stage in own}
+        assert max(ratios.values()) == pytest.approx(min(ratios.values()), rel=0.01)
+    assert limits(RECIPES / "micro", 1.0)["distill"][1] == "warm.steps=21"
+    assert len(limits(RECIPES / "micro", 9.0)["distill"]) == 1  # no longer a warm-up
+    assert not any(limits(RECIPES / "micro", None).values())
+    for stage, recipe in {"vae": VaeRecipe, "distill": DistillRecipe}.items():
+        loaded = load_recipe(recipe, RECIPES / "micro" / f"{stage}.yaml", found[stage])
+        assert loaded.run.max_minutes == pytest.approx(minutes[stage])
+
+
+def test_a_plan_says_what_the_time_is_worth():
+    text = plan("micro", RECIPES / "micro", limits(RECIPES / "micro", 3.0))
+    assert "vae 27.3" in text
+    assert "the bundled micro took 9.6 hours" in text
+    assert "this run has 28 % of that time" in text
+    assert "bundled" not in plan("micro", RECIPES / "micro", limits(RECIPES / "micro", None))
+
+
+def test_hours_that_cannot_be_are_refused(tiny_recipes, tmp_path):
+    with pytest.raises(ValueError, match="no time to train in"):
+        speedrun("tiny", tiny_recipes, tmp_path / "runs", n=4, hours=0)
+    with pytest.raises(ValueError, match=r"vae.yaml has no run.max_minutes that could be scaled to fit 1 hours"):
+        speedrun("tiny", tiny_recipes, tmp_path / "runs", n=4, hours=1)
+    assert not (tmp_path / "runs").exists()

@@ -247,7 +247,7 @@ def speedrun(arguments: argparse.Namespace) -> dict[str, Any]:
     from fourstroke.speedrun import speedrun
 
     _quiet()
-    return {"model": str(speedrun(arguments.family, arguments.recipes, arguments.runs, arguments.n))}
+    return {"model": str(speedrun(arguments.family, arguments.recipes, arguments.runs, arguments.n, arguments.hours))}
 
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:

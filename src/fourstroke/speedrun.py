@@ -1,6 +1,8 @@
 """The whole chain of a family, from nothing: autoencoder, text encoder, transformer, student, enhancer, scores, card.
 
 Stages that are done are skipped and one that was interrupted is resumed, so the command may be given again at any time.
+Given hours, the limits of the stages are scaled to fit into them. What the stages left of themselves, logs, recipes with
+their seeds, minutes, goes into the model's folder `run/`.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,13 +29,18 @@ from fourstroke.files import check_replaceable, model_folder, write_json, write_
 from fourstroke.folder import ENHANCER, INDEX
 from fourstroke.parallel.mesh import require_one_process
 from fourstroke.pipeline import Pipeline
-from fourstroke.recipe import git_revision, load_kind, load_recipe, resolved
+from fourstroke.recipe import git_revision, load_kind, load_recipe, read_tree, resolved
 from fourstroke.registry import Registered
 from fourstroke.train.distill import DistillRecipe, train_distill
 from fourstroke.train.dit import DitRecipe, train_dit
 from fourstroke.train.session import saved_states
 from fourstroke.train.text import TextRecipe, train_text
 from fourstroke.train.vae import VaeRecipe, train_vae
+
+STAGES = ("vae", "text", "dit", "distill", "enhance-sft", "enhance-rl")
+"""In the order in which they are trained; a family may leave out some."""
+SPARE = 0.1
+"""Share of the hours that is left for looks, caches and scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +58,13 @@ class Finished:
     minutes: float
 
 
-def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("runs"), n: int = 200) -> Path:
+def speedrun(
+    family: str, recipes: Path = Path("recipes"), runs: Path = Path("runs"), n: int = 200, hours: float | None = None
+) -> Path:
     """Train every stage of a family, measure the result, and write it with its card to `runs/<family>/model`.
 
     The result is the few-step student, or the teacher in a family without a distillation recipe. Returns the folder;
-    the scores are in its `scores.json`.
+    the scores are in its `scores.json`. `hours` scale the stages' limits (`limits`); None leaves them.
     """
     require_one_process("speedrun")
     start = time.time()
@@ -62,18 +72,25 @@ def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("ru
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1")
     check_replaceable(final, *INDEX)  # now, not hours later
+    limited = limits(recipes / family, hours)
+    print(plan(family, recipes / family, limited), flush=True)
     vae = _stage(
         runs / family / "vae",
         lambda resume: train_vae(
-            load_recipe(VaeRecipe, recipes / family / "vae.yaml", [f"run.out={runs / family / 'vae'}"]), resume
+            load_recipe(
+                VaeRecipe, recipes / family / "vae.yaml", [f"run.out={runs / family / 'vae'}", *limited["vae"]]
+            ),
+            resume,
         ),
     )
     stages = {"vae": vae}
     dit_overrides = [f"run.out={runs / family / 'dit'}", f"vae={vae.folder}", f"cache={runs / family / 'cache'}"]
+    dit_overrides += limited["dit"]
     if (reading := recipes / family / "text.yaml").exists():
         out = runs / family / "text"
         stages["text"] = _stage(
-            out, lambda resume: train_text(load_recipe(TextRecipe, reading, [f"run.out={out}"]), resume)
+            out,
+            lambda resume: train_text(load_recipe(TextRecipe, reading, [f"run.out={out}", *limited["text"]]), resume),
         )
         dit_overrides.append(f"text_from={stages['text'].folder}")
 
@@ -89,13 +106,14 @@ def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("ru
         overrides = [
             f"run.out={runs / family / 'distill'}",
             f"teacher={dit.folder}",
+            *limited["distill"],
         ]
         stages["distill"] = _stage(
             runs / family / "distill",
             lambda resume: train_distill(load_recipe(DistillRecipe, recipe, overrides), resume),
         )
     generator = list(stages.values())[-1].folder
-    enhancer = train_enhancer(recipes / family, runs / family, generator, stages)
+    enhancer = train_enhancer(recipes / family, runs / family, generator, stages, limited)
     data = load_kind("datasets", recipes / family / "data.yaml")
     about = "\n\n".join(part.about for part in parts(data) if hasattr(part, "about"))
     trained = Pipeline.from_pretrained(generator, dtype=torch.float16, device="cpu")
@@ -107,12 +125,84 @@ def speedrun(family: str, recipes: Path = Path("recipes"), runs: Path = Path("ru
         scores = measure(partial, recipes / family / "evaluate.yaml", n, runs / family)
         scores["minutes"] = {name: round(stage.minutes, 1) for name, stage in stages.items()}
         write_json(partial / "scores.json", scores)
+        keep_runs(partial / "run", runs / family, stages)
         write_text(partial / "README.md", card(family, partial, scores, about))
     print(f"{final}: {(time.time() - start) / 60:.0f} minutes in this call")
     return final
 
 
-def train_enhancer(recipes: Path, runs: Path, generator: Path, stages: dict[str, Finished]) -> PromptEnhancer | None:
+def limits(recipes: Path, hours: float | None) -> dict[str, list[str]]:
+    """By stage, overrides by which a family's whole chain fits into some hours; none for None.
+
+    A tenth is left for looks at pictures, caches and scores. A shorter distillation has a shorter warm-up, and never a
+    longer one: it is counted in steps.
+
+    Raises:
+        ValueError: for no time, or a recipe that has no limit to scale.
+    """
+    found: dict[str, list[str]] = {stage: [] for stage in STAGES}
+    if hours is None:
+        return found
+    if not hours > 0:
+        raise ValueError(f"{hours} hours are no time to train in; give more than 0")
+    minutes = stage_minutes(recipes)
+    if lacking := [stage for stage, limit in minutes.items() if limit is None]:
+        raise ValueError(
+            f"{recipes / lacking[0]}.yaml has no run.max_minutes that could be scaled to fit {hours:g} hours"
+        )
+    scale = 60 * hours * (1 - SPARE) / sum(limit or 0 for limit in minutes.values())
+    for stage, limit in minutes.items():
+        found[stage] = [f"run.max_minutes={scale * (limit or 0):.2f}"]
+    warm = read_tree(recipes / "distill.yaml").get("warm") if "distill" in minutes else None
+    if warm and scale < 1:
+        found["distill"].append(f"warm.steps={max(1, round(scale * warm['steps']))}")
+    return found
+
+
+def stage_minutes(recipes: Path) -> dict[str, float | None]:
+    """By stage that a family has a recipe for, its limit in minutes; None where it has none."""
+    files = {stage: recipes / f"{stage}.yaml" for stage in STAGES}
+    return {stage: read_tree(file)["run"].get("max_minutes") for stage, file in files.items() if file.exists()}
+
+
+def plan(family: str, recipes: Path, limited: dict[str, list[str]]) -> str:
+    """What each stage may take, and what the bundled model of the family took and reaches."""
+    minutes = stage_minutes(recipes)
+    given = {stage: each[0].partition("=")[2] for stage, each in limited.items() if each}
+    told = [f"{stage} {float(given.get(stage, limit)):.3g}" for stage, limit in minutes.items() if limit is not None]
+    lines = [f"{family}: minutes of training at most: {', '.join(told)}"]
+    file = recipes.parents[1] / "models" / family / "scores.json"
+    if given and file.exists():
+        scores = read_json(file)
+        spent, objects = sum(scores.get("minutes", {}).values()), (scores.get("composition") or {}).get("objects")
+        share = sum(map(float, given.values())) / max(spent, 1e-9)
+        reached = f", and has {100 * objects['value']:.1f} % of the objects right" if objects else ""
+        lines.append(
+            f"the bundled {family} took {spent / 60:.1f} hours{reached}; this run has {100 * min(share, 9.99):.0f} % of "
+            "that time, and comes as far as its learning curves do by then: its own scores are measured at the end"
+        )
+    return "\n".join(lines)
+
+
+def keep_runs(folder: Path, runs: Path, stages: dict[str, Finished]) -> None:
+    """Copy each stage's log and recipe, and say how they were run: minutes, seeds, revision and machine."""
+    told: dict[str, Any] = {}
+    for stage, finished in stages.items():
+        source = finished.folder.parent
+        (folder / stage).mkdir(parents=True, exist_ok=True)
+        for name in ("log.jsonl", "recipe.json"):
+            if (source / name).exists():
+                shutil.copyfile(source / name, folder / stage / name)
+        record = read_json(source / "recipe.json") if (source / "recipe.json").exists() else {}
+        seed = (record.get("recipe", {}).get("run") or {}).get("seed")
+        told[stage] = {"minutes": round(finished.minutes, 1), "seed": seed, "git": record.get("git")}
+    hours = sum(finished.minutes for finished in stages.values()) / 60
+    write_json(folder / "run.json", {"hours": round(hours, 2), "machine": _hardware(), "stages": told})
+
+
+def train_enhancer(
+    recipes: Path, runs: Path, generator: Path, stages: dict[str, Finished], limited: dict[str, list[str]]
+) -> PromptEnhancer | None:
     """Train the enhancer's stages that a family has recipes for, and add them to `stages`; None if there are none."""
     if not (recipes / "enhance-sft.yaml").exists():
         return None
@@ -123,11 +213,13 @@ def train_enhancer(recipes: Path, runs: Path, generator: Path, stages: dict[str,
     last = stages["enhance-sft"] = _stage(
         sft,
         lambda resume: train_enhance_sft(
-            load_recipe(EnhanceSftRecipe, recipes / "enhance-sft.yaml", [f"run.out={sft}"]), resume
+            load_recipe(EnhanceSftRecipe, recipes / "enhance-sft.yaml", [f"run.out={sft}", *limited["enhance-sft"]]),
+            resume,
         ),
     )
     if (recipe := recipes / "enhance-rl.yaml").exists():
         overrides = [f"run.out={rl}", f"enhancer={sft / 'model'}", f"generator={generator}"]
+        overrides += limited["enhance-rl"]
         last = stages["enhance-rl"] = _stage(
             rl, lambda resume: train_enhance_rl(load_recipe(EnhanceRlRecipe, recipe, overrides), resume)
         )
