@@ -1,8 +1,8 @@
 """The whole chain of a family, from nothing: autoencoder, text encoder, transformer, student, enhancer, scores, card.
 
 Stages that are done are skipped and one that was interrupted is resumed, so the command may be given again at any time.
-Given hours, the limits of the stages are scaled to fit into them. What the stages left of themselves, logs, recipes with
-their seeds, minutes, goes into the model's folder `run/`.
+Given hours, the limits of the stages are scaled to fit into them. What the stages left behind, logs, recipes with their
+seeds, and minutes, goes into the model's folder `run/`.
 """
 
 from __future__ import annotations
@@ -147,9 +147,7 @@ def limits(recipes: Path, hours: float | None) -> dict[str, list[str]]:
         raise ValueError(f"{hours} hours are no time to train in; give more than 0")
     minutes = stage_minutes(recipes)
     if lacking := [stage for stage, limit in minutes.items() if limit is None]:
-        raise ValueError(
-            f"{recipes / lacking[0]}.yaml has no run.max_minutes that could be scaled to fit {hours:g} hours"
-        )
+        raise ValueError(f"{recipes / lacking[0]}.yaml has no run.max_minutes that could be scaled to {hours:g} hours")
     scale = 60 * hours * (1 - SPARE) / sum(limit or 0 for limit in minutes.values())
     for stage, limit in minutes.items():
         found[stage] = [f"run.max_minutes={scale * (limit or 0):.2f}"]
@@ -178,8 +176,8 @@ def plan(family: str, recipes: Path, limited: dict[str, list[str]]) -> str:
         share = sum(map(float, given.values())) / max(spent, 1e-9)
         reached = f", and has {100 * objects['value']:.1f} % of the objects right" if objects else ""
         lines.append(
-            f"the bundled {family} took {spent / 60:.1f} hours{reached}; this run has {100 * min(share, 9.99):.0f} % of "
-            "that time, and comes as far as its learning curves do by then: its own scores are measured at the end"
+            f"the bundled {family} took {spent / 60:.1f} hours{reached}; this run has {100 * min(share, 9.99):.0f} % "
+            "of that time, and comes as far as its learning curves do by then: its own scores are measured at the end"
         )
     return "\n".join(lines)
 
