@@ -1,6 +1,7 @@
 """Sixteen-fold compression against eight-fold at an equal bottleneck: f16c64 beside its f8c16 twin.
 
-    python studies/compression.py
+    python studies/compression.py                # short runs of small models, and the cost of a token
+    python studies/compression.py --minutes 78   # at full length, by the bundled autoencoder's recipe (`twins`)
 
 Qwen-Image-2.0 report, VAE, table 1: f16c64 loses nothing against f8c16, at a quarter of the tokens. The twin has one
 stage less and widths that bring it to the same number of parameters. Writes docs/studies/compression.{json,md,png}.
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+import twins
 from arms import (
     BASE,
     F16C64,
@@ -122,7 +124,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, read pages, time and count transformers, and write."""
     parser = study_arguments(__doc__.split("\n")[0], "compression")
     parser.add_argument("--pages", type=int, default=READ_PAGES, help="pages that are read; 0 reads none")
+    twins.add_options(parser)
     arguments = parser.parse_args(argv)
+    if arguments.minutes:
+        out = arguments.out.with_name(f"{arguments.out.name}-full")
+        twins.run(arguments.minutes, arguments.seeds, arguments.runs, out, arguments.recipe, arguments.width or [1.0])
+        return
     results = run_arms(ARMS, arguments.steps, arguments.seeds, arguments.runs)
     ned: dict[str, list[float]] = {}
     if arguments.pages:

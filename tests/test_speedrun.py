@@ -98,6 +98,6 @@ def test_a_plan_says_what_the_time_is_worth():
 def test_hours_that_cannot_be_are_refused(tiny_recipes, tmp_path):
     with pytest.raises(ValueError, match="no time to train in"):
         speedrun("tiny", tiny_recipes, tmp_path / "runs", n=4, hours=0)
-    with pytest.raises(ValueError, match=r"vae.yaml has no run.max_minutes that could be scaled to 1 hours"):
+    with pytest.raises(ValueError, match=r"vae.yaml has no run.max_minutes to scale to 1 hours"):
         speedrun("tiny", tiny_recipes, tmp_path / "runs", n=4, hours=1)
     assert not (tmp_path / "runs").exists()

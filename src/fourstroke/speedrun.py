@@ -145,9 +145,10 @@ def limits(recipes: Path, hours: float | None) -> dict[str, list[str]]:
         return found
     if not hours > 0:
         raise ValueError(f"{hours} hours are no time to train in; give more than 0")
-    minutes = stage_minutes(recipes)
+    if not (minutes := stage_minutes(recipes)):
+        raise ValueError(f"{recipes} holds no recipe of a stage; name another family")
     if lacking := [stage for stage, limit in minutes.items() if limit is None]:
-        raise ValueError(f"{recipes / lacking[0]}.yaml has no run.max_minutes that could be scaled to {hours:g} hours")
+        raise ValueError(f"{recipes / lacking[0]}.yaml has no run.max_minutes to scale to {hours:g} hours")
     scale = 60 * hours * (1 - SPARE) / sum(limit or 0 for limit in minutes.values())
     for stage, limit in minutes.items():
         found[stage] = [f"run.max_minutes={scale * (limit or 0):.2f}"]
@@ -160,7 +161,9 @@ def limits(recipes: Path, hours: float | None) -> dict[str, list[str]]:
 def stage_minutes(recipes: Path) -> dict[str, float | None]:
     """By stage that a family has a recipe for, its limit in minutes; None where it has none."""
     files = {stage: recipes / f"{stage}.yaml" for stage in STAGES}
-    return {stage: read_tree(file)["run"].get("max_minutes") for stage, file in files.items() if file.exists()}
+    return {
+        stage: (read_tree(file).get("run") or {}).get("max_minutes") for stage, file in files.items() if file.exists()
+    }
 
 
 def plan(family: str, recipes: Path, limited: dict[str, list[str]]) -> str:

@@ -1,0 +1,220 @@
+"""f16c64 beside its f8c16 twin at full length: both by the recipe of the bundled autoencoder, equal size and minutes.
+
+    python studies/compression.py --minutes 78 --seeds 1
+
+The twin has one halving less, a quarter of the channels, and widths that bring encoder and decoder to the same number
+of parameters; both start from nothing, so that the recipe's anchor, which holds the latents of scenes to the bundled
+ones, is left out. Scenes, pages and photographs are measured as the run goes on; an interrupted run is resumed. Beside
+other work minutes are not equal: let nothing else run. Writes docs/studies/compression-full.{json,md,png}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pages import COLOURS, axes_of, paragraphs, save, spread, table, write
+
+from fourstroke.checkpoint import read_rows
+from fourstroke.data.images import crop_to_multiple
+from fourstroke.evaluate.data import parts
+from fourstroke.evaluate.reconstruction import measure, photographs
+from fourstroke.parallel.mesh import process_group
+from fourstroke.recipe import load_recipe, resolved
+from fourstroke.train.loop import Trainer
+from fourstroke.train.session import saved_states
+from fourstroke.train.vae import VaeRecipe, VaeStage
+from fourstroke.vae import Autoencoder, AutoencoderConfig
+
+NAMES = ("f16c64", "f8c16")
+LOOKS = 8
+"""How often a run is measured, besides the end."""
+SCENES, PAGES, READ = 64, 48, 16
+"""Held-out pictures, and how many of the pages are read."""
+MULTIPLE = 32
+"""Pixels that sides are cut to a multiple of."""
+GROUPS = {"world": "scenes", "world_pages": "pages"}
+"""What kinds of datasets are called."""
+PLOTTED = (("scenes_psnr", "scenes, PSNR in dB"), ("pages_psnr", "pages, PSNR in dB"), ("pages_ned", "pages, NED"),
+           ("photographs_psnr", "photographs, PSNR in dB"))  # fmt: skip
+
+
+def twin_of(config: AutoencoderConfig) -> AutoencoderConfig:
+    """One halving less, a quarter of the channels, and as many parameters in encoder and decoder."""
+    fewer = replace(
+        config,
+        z_dim=config.z_dim // 4,
+        dim_mult=config.dim_mult[:-1],
+        temperal_downsample=config.temperal_downsample[:-1],
+    )
+    return fitted(fewer, parameters(config))
+
+
+def narrower(config: AutoencoderConfig, width: float) -> AutoencoderConfig:
+    """The same with other widths."""
+    if width == 1:
+        return config
+    base, decoder = (max(2, 2 * round(width * each / 2)) for each in (config.base_dim, config.decoder_base_dim))
+    return replace(config, base_dim=base, decoder_base_dim=decoder)
+
+
+def parameters(config: AutoencoderConfig) -> dict[str, int]:
+    """Of encoder and decoder."""
+    with torch.device("meta"):
+        model = Autoencoder(config)
+    return {name: sum(p.numel() for p in getattr(model, name).parameters()) for name in ("encoder", "decoder")}
+
+
+def fitted(config: AutoencoderConfig, wanted: dict[str, int]) -> AutoencoderConfig:
+    """The widths, even ones, that come nearest to numbers of parameters; these grow with the widths."""
+    for part, field in (("encoder", "base_dim"), ("decoder", "decoder_base_dim")):
+        width = getattr(config, field)
+        while parameters(replace(config, **{field: width}))[part] > wanted[part] and width > 2:
+            width -= 2
+        while parameters(replace(config, **{field: width}))[part] < wanted[part]:
+            width += 2
+        near = [replace(config, **{field: each}) for each in (max(2, width - 2), width)]
+        config = min(near, key=lambda each: abs(parameters(each)[part] - wanted[part]))
+    return config
+
+
+class Watched(VaeStage):
+    """The stage, which measures scenes, pages and photographs whenever it draws a sheet."""
+
+    def __init__(self, recipe: VaeRecipe) -> None:
+        super().__init__(recipe)
+        self.groups: dict[str, list[np.ndarray]] = {}
+        for part in parts(recipe.data):
+            count = SCENES if GROUPS.get(part.kind) == "scenes" else PAGES
+            data = part.open("heldout")
+            pictures = [crop_to_multiple(data.sample(index).image, MULTIPLE) for index in range(min(count, len(data)))]
+            self.groups.setdefault(GROUPS.get(part.kind, part.kind), []).extend(pictures)
+        self.groups["photographs"] = list(photographs().values())
+
+    def sample(self, folder: Path, step: int) -> dict[str, float]:
+        """By group, PSNR in dB and SSIM, and of pages NED."""
+        scores = super().sample(folder, step)
+        for name, pictures in self.groups.items():
+            found = measure(self._code, pictures, 1 if name == "photographs" else 8, name, keep=0)
+            scores |= {f"{name}_psnr": found["psnr"], f"{name}_ssim": found["ssim"]}
+        if READ and (pages := self.groups.get("pages")):
+            ned = measure(self._code, pages[:READ], 8, "reading", keep=0, read=True)["ned"]
+            scores |= {} if ned is None else {"pages_ned": ned}
+        return scores
+
+    def _code(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model.decode_raw(self.model.encode_raw(x.to(self.device))).float()
+
+
+def finished(recipe: VaeRecipe) -> dict[str, Any]:
+    """The curve of a run, which is trained, resumed or read."""
+    out = recipe.run.out
+    if not (out / "model").exists():
+        with process_group():
+            stage = Watched(recipe)
+            trainer = Trainer(stage, recipe.run, recipe.optimizer, resolved(recipe))
+            stage.progress = lambda step: trainer.progress
+            trainer.run(bool(saved_states(out)))
+    rows = [row for row in read_rows(out / "log.jsonl") if "scores" in row]
+    curve = {row["step"]: {"step": row["step"], "minutes": row["seconds"] / 60, **row["scores"]} for row in rows}
+    assert recipe.model is not None
+    return {"parameters": parameters(recipe.model), "curve": [curve[step] for step in sorted(curve)]}
+
+
+def run(minutes: float, seeds: int, runs: Path, out: Path, recipe_file: Path, widths: Sequence[float]) -> None:
+    """Train what is missing, one run after the other, and write after each."""
+    recipe = load_recipe(VaeRecipe, recipe_file)
+    if recipe.model is None:
+        raise SystemExit(f"{recipe_file} names no sizes of a new autoencoder (model)")
+    results: dict[str, list[dict[str, Any]]] = {}
+    configs: dict[str, AutoencoderConfig] = {}
+    for width in widths:
+        wide = narrower(recipe.model, width)
+        for name, config in zip(NAMES, (wide, twin_of(wide)), strict=True):
+            configs[name if width == 1 else f"{name}, width {width:g}"] = config
+    for seed, (name, config) in itertools.product(range(seeds), configs.items()):
+        folder = runs / f"twins-{minutes:g}" / name.replace(", width ", "-") / str(seed)
+        chosen = replace(
+            recipe,
+            model=config,
+            init=None,
+            losses=tuple(term for term in recipe.losses if term.kind != "anchor"),
+            run=replace(
+                recipe.run, out=folder, max_minutes=minutes, sample_minutes=minutes / LOOKS, save_minutes=2.0, seed=seed
+            ),
+        )
+        results.setdefault(name, []).append(finished(chosen))
+        write(out, results, page(results, minutes, recipe_file, out.name))
+    plot(results, out)
+    print(out.with_suffix(".md").read_text(encoding="utf-8"))
+
+
+def page(results: dict[str, list[dict[str, Any]]], minutes: float, recipe: Path, stem: str) -> str:
+    """The page of docs."""
+    keys = [f"{group}_{score}" for group in (*GROUPS.values(), "photographs") for score in ("psnr", "ssim")]
+    keys.insert(4, "pages_ned")
+
+    def cells(found: Sequence[dict[str, Any]]) -> list[str]:
+        ends = [r["curve"][-1] for r in found]
+        return [
+            spread([end[key] for end in ends if key in end], 2 if key.endswith("psnr") else 3)
+            if any(key in end for end in ends)
+            else "–"
+            for key in keys
+        ]
+
+    rows = []
+    for name, found in results.items():
+        sizes = found[0]["parameters"]
+        steps = spread([r["curve"][-1]["step"] for r in found], 0)
+        rows.append([name, f"{sizes['encoder'] / 1e6:.2f} + {sizes['decoder'] / 1e6:.2f}", steps, *cells(found)])
+    for name in [name for name in results if name.startswith(NAMES[0])]:
+        other = results.get(name.replace(*NAMES), [])
+        if len(other) == len(results[name]):
+            gaps = []
+            for key in keys:
+                ends = [(a["curve"][-1], b["curve"][-1]) for a, b in zip(results[name], other, strict=True)]
+                known = [a[key] - b[key] for a, b in ends if key in a and key in b]
+                gaps.append(spread(known, 2 if key.endswith("psnr") else 3) if known else "–")
+            rows.append([f"{name} - {name.replace(*NAMES)}", "", "", *gaps])
+    spoken = {"psnr": "PSNR in dB", "ssim": "SSIM", "ned": "NED"}
+    told = [f"{group}, {spoken[score]}" for group, score in (key.split("_") for key in keys)]
+    heads = ["", "parameters, M", "steps", *told]
+    about = (
+        f"Both by `{recipe}` from nothing, without its anchor, {minutes:g} minutes each; mean over seeds (lowest to "
+        f"highest). {SCENES} held-out scenes, {PAGES} pages of small text, of which {READ} are read, and "
+        "scikit-image's photographs."
+    )
+    command = f"    python studies/compression.py --minutes {minutes:g}"
+    return (
+        f"# f16c64 against f8c16, at full length\n\n{command}\n\n{paragraphs(about)}\n\n{table(heads, rows)}\n\n"
+        f"![scores against minutes]({stem}.png)\n"
+    )
+
+
+def plot(results: dict[str, list[dict[str, Any]]], out: Path) -> None:
+    """Scores against minutes, one line a seed."""
+    figure, axes = axes_of(len(PLOTTED), width=4.2)
+    for each, (key, title) in zip(axes, PLOTTED, strict=True):
+        for (name, found), colour in zip(results.items(), COLOURS, strict=False):
+            for seed, result in enumerate(found):
+                points = [(p["minutes"], p[key]) for p in result["curve"] if key in p]
+                each.plot(*zip(*points, strict=True) if points else ([], []), color=colour, marker=".",
+                          label="" if seed else name)  # fmt: skip
+        each.set(xlabel="minutes", title=title)
+        each.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    save(figure, out)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the run at full length."""
+    parser.add_argument("--minutes", type=float, help="of each run, at full length, by --recipe; in place of --steps")
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/micro/vae-pages.yaml"), help="with --minutes")
+    parser.add_argument("--width", type=float, action="append", help="times the recipe's, with --minutes; repeatable")
