@@ -23,7 +23,7 @@ def test_the_twin_has_one_halving_less_and_the_same_size():
         twin = twins.twin_of(config)
         assert (config.factor, config.z_dim, twin.factor, twin.z_dim) == (16, 64, 8, 16)
         for part, count in twins.parameters(config).items():
-            assert twins.parameters(twin)[part] == pytest.approx(count, rel=0.03)
+            assert twins.parameters(twin)[part] == pytest.approx(count, rel=0.05)
     assert twins.narrower(ours, 0.5).base_dim == ours.base_dim // 2
 
 
