@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Literal
@@ -108,3 +110,13 @@ def autocast(device: torch.device, wide: bool = False) -> contextlib.AbstractCon
 
 def _listed(devices: list[torch.device]) -> str:
     return ", ".join("cpu" if device.type == "cpu" else str(device) for device in devices)
+
+
+def trim_heap() -> None:
+    """Give the free pages of the C heap back to the system, where that is glibc.
+
+    Tensors of changing shapes leave holes: a text encoder that reads captions of 50 to 250 tokens grows from 2 to 7 GiB
+    within a thousand steps.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)

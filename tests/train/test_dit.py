@@ -193,14 +193,18 @@ def _open(images):
     return images
 
 
-def test_a_prepared_cache_trains_as_what_is_encoded_without_a_frozen_model(own, tmp_path):
-    recipe = dataclasses.replace(own, drop_prompt=0.3, cache=tmp_path / "cache")
+@pytest.mark.parametrize("features", [True, False])
+def test_a_prepared_cache_trains_as_what_is_encoded_without_a_frozen_model(own, tmp_path, features):
+    recipe = dataclasses.replace(own, drop_prompt=0.3, cache=tmp_path / "cache", cache_features=features)
     with pytest.raises(ValueError, match="fourstroke data prepare"):
         DitStage(recipe)
     names = {field.name for field in dataclasses.fields(PrepareRecipe)} & {f.name for f in dataclasses.fields(recipe)}
     prepare(PrepareRecipe(**{name: getattr(recipe, name) for name in names}), ("train", "heldout"))
     plain, cached = DitStage(dataclasses.replace(recipe, cache=None)), DitStage(recipe)
-    cached.autoencoder._load = cached.text_encoder._load = _refuse
+    assert (recipe.cache / "features").exists() is features
+    cached.autoencoder._load = _refuse
+    if features:
+        cached.text_encoder._load = _refuse
     for step in range(8):
         torch.testing.assert_close(cached.loss(step)["loss"], plain.loss(step)["loss"], rtol=2e-3, atol=1e-4)
     found, expected = cached.held_out_losses(), plain.held_out_losses()

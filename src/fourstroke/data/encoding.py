@@ -55,6 +55,8 @@ class PrepareRecipe:
     info: ModelInfo | None = None
     freeze_text: bool = True
     """Features of a text encoder that is trained are not kept."""
+    cache_features: bool = True
+    """Keep features of captions beside latents; a rich caption's take some ten times the room."""
     bf16: bool | None = None
 
     def __post_init__(self) -> None:
@@ -91,7 +93,7 @@ class Encoder:
         folders = [] if recipe.init is None else lineage(find_model(recipe.init))
         self.vae = recipe.vae or part(folders, "vae")
         text = recipe.text_from or (folders[-1] if folders else None)
-        self.text = text if recipe.freeze_text else None
+        self.text = text if recipe.freeze_text and recipe.cache_features else None
         info = recipe.info or (read_info(folders[0]) if folders else ModelInfo())
         self.dtype = weights_dtype({None: None, True: "bfloat16", False: "float32"}[recipe.bf16], self.device)
         latents, self.features = open_cache(recipe.cache, self.vae, self.text, self.dtype, create=True)

@@ -66,6 +66,9 @@ class DitRecipe:
 
     cache: Path | None = None
     """Folder of latents and features that `fourstroke data prepare` made of this recipe; None encodes every batch."""
+    cache_features: bool = True
+    """The cache holds features of captions; without them captions are encoded with every batch, which a small text
+    encoder does in no time."""
 
     init: str | None = None
     """A checkpoint to start from: a folder, a hub id, or a bundled one."""
@@ -148,7 +151,8 @@ class DitStage:
             frozen = products_dtype(self.device)
         cache: tuple[LatentStore | None, FeatureStore | None] = None, None
         if recipe.cache is not None:
-            cache = open_cache(recipe.cache, self.start.vae, self.start.text if recipe.freeze_text else None)
+            text = self.start.text if recipe.freeze_text and recipe.cache_features else None
+            cache = open_cache(recipe.cache, self.start.vae, text)
         self.pictures = Pictures(
             recipe.data,
             recipe.buckets,

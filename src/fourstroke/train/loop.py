@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from fourstroke.checkpoint import pick
-from fourstroke.device import Precision, training_precision
+from fourstroke.device import Precision, training_precision, trim_heap
 from fourstroke.evaluate.validation import BestCheckpoint
 from fourstroke.files import atomic_folder, write_json
 from fourstroke.parallel.checkpoint import VALUES, Checkpointer, load_tensors, load_values, stored_tensors
@@ -271,6 +271,7 @@ class Trainer:
                 scalars = self.update()
                 if self.step % 20 == 0:
                     self._check_finite(scalars)
+                    trim_heap()
                 self._agree(time.perf_counter() - start)
                 rows = self.stage.batch_size * world_size() * run.accumulate
                 log.add(self.step, self.seconds, scalars, self.progress, rows, self._rates())
