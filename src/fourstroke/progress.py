@@ -79,7 +79,7 @@ class Progress:
             shape = {} if self.unit else {"bar_format": ROUGH}
             self._bar = tqdm(
                 total=self.total, initial=self.before, desc=self.what, unit=f" {self.unit}", file=sys.stderr,
-                **_width(), **shape,
+                leave=None, **_width(), **shape,
             )  # fmt: skip
         if note:
             self._bar.set_postfix_str(note, refresh=False)

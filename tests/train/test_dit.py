@@ -144,12 +144,14 @@ def test_a_run_on_own_pictures_keeps_what_was_not_trained(own, base):
 
 def test_the_held_out_loss_is_a_mean_over_samples_and_the_same_at_every_look(own):
     stage = DitStage(own)
-    first = stage.held_out_losses()
+    moved = torch.get_rng_state()
+    first = stage.held_out_scores()
     assert first.keys() == {"heldout", "heldout_edit"}
-    assert stage.held_out_losses() == first
+    assert torch.equal(torch.get_rng_state(), moved)
+    assert stage.held_out_scores() == first
     stage.pictures.held_out = [_rows(2), _rows(1)]
     stage._error = lambda batch, t, noise: (torch.full((len(t),), 1.0 if len(t) > 2 else 4.0), None)
-    assert stage.held_out_losses() == {"heldout": pytest.approx((1 + 1 + 4) / 3)}
+    assert stage.held_out_scores() == {"heldout": pytest.approx((1 + 1 + 4) / 3)}
 
 
 def _rows(count):
@@ -207,7 +209,7 @@ def test_a_prepared_cache_trains_as_what_is_encoded_without_a_frozen_model(own, 
         cached.text_encoder._load = _refuse
     for step in range(8):
         torch.testing.assert_close(cached.loss(step)["loss"], plain.loss(step)["loss"], rtol=2e-3, atol=1e-4)
-    found, expected = cached.held_out_losses(), plain.held_out_losses()
+    found, expected = cached.held_out_scores(), plain.held_out_scores()
     assert found == pytest.approx(expected, rel=2e-3)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import types
 import xml.etree.ElementTree as ET
@@ -99,6 +100,31 @@ def test_the_best_checkpoint_is_exported(tmp_path, ties, kept):
     stage.scores = [*stage.scores, 0.3]
     again.run(resume=True)  # what was best before is still known
     assert torch.equal(torch.load(folder / "weight.pt"), exported[kept])
+
+
+class Measured(Slope):
+    """Says how far its map is from what it learns, at the step it is at."""
+
+    def held_out_scores(self):
+        return {"distance": float((self.model.weight - torch.eye(8).flip(0)).norm())}
+
+
+def test_what_later_looks_are_compared_with_is_told_before_the_first_step_alone(tmp_path, capsys):
+    stage = Measured(4)
+    before = stage.held_out_scores()["distance"]
+    run = _run(tmp_path)
+    Trainer(stage, run, ADAMW, {}).run()
+    assert f"held out, before training: distance {before:.4f}" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (run.out / "log.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["scores"]) for row in rows if "scores" in row] == [
+        (0, {"distance": before}),
+        (4, {"quality": 1.0}),
+    ]
+    assert not (run.out / "samples" / "step-000000.png").exists()
+    Trainer(stage, dataclasses.replace(run, steps=5), ADAMW, {}).run(resume=True)
+    Trainer(stage, _run(tmp_path / "drawn", sample_first=True), ADAMW, {}).run()
+    Trainer(stage, _run(tmp_path / "none", max_minutes=0.0), ADAMW, {}).run()
+    assert "before training" not in capsys.readouterr().out
 
 
 def test_the_precision_of_a_run_reaches_its_stage(tmp_path):

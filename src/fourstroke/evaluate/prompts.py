@@ -16,6 +16,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
+from fourstroke import progress
 from fourstroke.data.prompts import read_prompts
 from fourstroke.data.sample import Caption, Record
 from fourstroke.data.sheet import contact_sheet
@@ -126,6 +127,7 @@ class PromptsValidator:
         counts = [config.seeds if index < diverse else 1 for index in range(len(self.prompts))]
         rows = [(index, seed) for index, count in enumerate(counts) for seed in range(count)]
         drawn: list[np.ndarray] = []
+        tell = progress.pictures(f"{config.name or 'validation'}: drawing")
         for start in range(0, len(rows), config.batch):
             part = rows[start : start + config.batch]
             out = pipe(
@@ -137,6 +139,7 @@ class PromptsValidator:
                 guidance_scale=config.guidance,
             )
             drawn += [np.asarray(image) for image in out.images]
+            tell(len(drawn), len(rows))
         firsts = [picture for picture, (_, seed) in zip(drawn, rows, strict=True) if seed == 0]
         several = stack(drawn[: diverse * config.seeds]).unflatten(0, (diverse, config.seeds)) if diverse else None
         return Drawing(firsts, several)

@@ -221,8 +221,7 @@ class DitStage:
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
         """A sheet of held-out prompts, the held-out losses, and the metrics of the validators."""
-        self.transformer.eval()
-        scores = self.held_out_losses()
+        scores = self.held_out_scores()
         if self.recipe.sheet or self.recipe.validators:
             pipe = self.pipeline()
             draw_sheet(pipe, self.pictures.held_out, self.recipe.sheet, folder / f"step-{step:06d}.png")
@@ -233,8 +232,9 @@ class DitStage:
         return scores
 
     @torch.no_grad()
-    def held_out_losses(self) -> dict[str, float]:
+    def held_out_scores(self) -> dict[str, float]:
         """Mean losses over held-out samples, the noise always the same: `heldout`, and `heldout_edit` of edits."""
+        self.transformer.eval()
         errors: dict[str, list[Tensor]] = {}
         for number, batch in enumerate(self.pictures.held_out):
             t = self._times(batch, HELD_OUT_NOISE, torch.Generator().manual_seed(number), shared=False)

@@ -76,6 +76,10 @@ class FeaturesStage:
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
+        """The held-out scores; nothing is drawn."""
+        return self.held_out_scores()
+
+    def held_out_scores(self) -> dict[str, float]:
         """Shares of held-out labels that are named right (`CellLabels.scores`)."""
         pictures = torch.stack([torch.from_numpy(sample.image) for sample in self.held_out]).permute(0, 3, 1, 2)
         logits = self.model(pictures.to(self.device) / 127.5 - 1).flatten(2)

@@ -85,9 +85,9 @@ class Log:
         row = {"rate": rate, **means, **(rates or {}), "memory": memory()}
         self._write({"step": step, "seconds": round(seconds, 1), **row}, row)
 
-    def scores(self, step: int, seconds: float, scores: dict[str, float]) -> None:
-        """Tell the scores of a sample sheet."""
-        say(f"samples at step {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()))
+    def scores(self, step: int, seconds: float, scores: dict[str, float], what: str = "") -> None:
+        """Tell scores: those of the samples of a step, if nothing else is said."""
+        say(f"{what or f'samples at step {step}'}: " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()))
         self._write({"step": step, "seconds": round(seconds, 1), "scores": scores}, scores)
         if rank() == 0:
             write_report(self.out)

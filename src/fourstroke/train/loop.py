@@ -41,7 +41,14 @@ from fourstroke.recipe import RecipeError
 from fourstroke.train import session
 from fourstroke.train.log import Log
 from fourstroke.train.optimizer import MovingAverage, OptimizerConfig, OptimizerGroup, Scalars
-from fourstroke.train.stage import AccumulatingStage, AlternatingStage, ReadingStage, Stage, ValidatedStage
+from fourstroke.train.stage import (
+    AccumulatingStage,
+    AlternatingStage,
+    MeasuredStage,
+    ReadingStage,
+    Stage,
+    ValidatedStage,
+)
 from fourstroke.train.trackers import Tracking
 
 STATE = {"step": int, "seconds": float, "updates": dict[str, int], "optimizers": dict[str, int]}
@@ -59,9 +66,9 @@ class RunConfig:
 
     `out` is new, empty, or holds this run; one process, or the ranks of one run, write there at a time.
 
-    `sample_first` draws a sheet of the untrained models too: the floor that a run starts from. `accumulate` is the
-    number of micro-batches a step: so many times the batch in the memory of one. `precision` is that of matrix
-    products, of which `auto` is bf16 on GPUs; weights stay float32.
+    Before the first step the held-out scores are told, where a stage has such samples; `sample_first` draws a sheet of
+    the untrained models too. `accumulate` is the number of micro-batches a step: so many times the batch in the memory
+    of one. `precision` is that of matrix products, of which `auto` is bf16 on GPUs; weights stay float32.
     """
 
     out: Path
@@ -266,6 +273,8 @@ class Trainer:
             self._agree(0.0)
             if run.sample_first and self.step == 0:
                 self._sample(log)
+            elif self.step == 0 and self.progress < 1:
+                self._measure(log)
             while self.progress < 1 and not self._stopped:
                 start = time.perf_counter()
                 scalars = self.update()
@@ -338,6 +347,15 @@ class Trainer:
                     f"the {key} is {float(value)} at step {self.step}; lower the learning rate and --resume from the "
                     f"last state in {self.run_config.out}"
                 )
+
+    def _measure(self, log: Log) -> None:
+        """Tell how good the models are before the first step, if the stage can say so without drawing."""
+        stage: object = self.stage
+        if isinstance(stage, MeasuredStage):
+            with self.average.applied(), torch.no_grad(), self._gathered():
+                scores = on_rank0(stage.held_out_scores)
+            if scores:
+                log.scores(self.step, self.seconds, scores, "held out, before training")
 
     def _sample(self, log: Log) -> None:
         folder = self.run_config.out / "samples"

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fourstroke import progress
 from fourstroke.data.buckets import BucketConfig, Buckets
 from fourstroke.data.encoded import FeatureStore, LatentStore
 from fourstroke.data.encoding import own_size
@@ -103,20 +104,21 @@ class Pictures:
 
 def draw_sheet(pipe: Pipeline, batches: Sequence[Batch], count: int, file: Path) -> None:
     """Draw the prompts of the first `count` samples of some batches, edits after their input images, into one sheet."""
-    images, captions = [], []
+    wanted = []
     for batch in batches:
         inputs = pictures(batch) or [[] for _ in batch.prompts]
         if batch.input_sizes and not inputs[0]:
             continue  # their latents alone are there
-        for prompt, own in zip(batch.prompts, inputs, strict=True):
-            if count == 0 or not prompt:
-                continue
-            count -= 1
-            steps = min(SHEET_STEPS, pipe.info.num_inference_steps)
-            width, height = batch.size
-            drawn = pipe(prompt, images=own or None, width=width, height=height, num_inference_steps=steps, seed=count)
-            images += [*own, *drawn.images]
-            captions += [*("before" for _ in own), prompt]
+        wanted += [(prompt, own, batch.size) for prompt, own in zip(batch.prompts, inputs, strict=True) if prompt]
+    wanted = wanted[:count]
+    images, captions = [], []
+    tell, steps = progress.pictures("drawing held-out prompts"), min(SHEET_STEPS, pipe.info.num_inference_steps)
+    for number, (prompt, own, (width, height)) in enumerate(wanted, start=1):
+        seed = count - number
+        drawn = pipe(prompt, images=own or None, width=width, height=height, num_inference_steps=steps, seed=seed)
+        images += [*own, *drawn.images]
+        captions += [*("before" for _ in own), prompt]
+        tell(number, len(wanted))
     if images:
         upscale = max(1, 192 // max(image.width for image in images))
         save_image(contact_sheet(images, captions, columns=8, upscale=upscale), file)

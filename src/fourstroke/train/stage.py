@@ -52,6 +52,14 @@ class AccumulatingStage(Protocol):
 
 
 @runtime_checkable
+class MeasuredStage(Protocol):
+    """A stage that measures its models on held-out samples without drawing: what later looks are compared with."""
+
+    def held_out_scores(self) -> dict[str, float]:
+        """Scores by the names that `sample` gives them; nothing is drawn, written or learnt, no generator moves."""
+
+
+@runtime_checkable
 class ValidatedStage(Protocol):
     """A stage that says by which of its scores the checkpoint of a run is kept; None keeps the last."""
 

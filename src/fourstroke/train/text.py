@@ -118,6 +118,12 @@ class TextStage:
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
+        """The held-out scores, written into `folder` too."""
+        scores = self.held_out_scores()
+        write_json(folder / f"step-{step:06d}.json", scores)
+        return scores
+
+    def held_out_scores(self) -> dict[str, float]:
         """Shares of held-out labels that are named right (`CellLabels.scores`), for each kind of caption."""
         scores: dict[str, float] = {}
         for kind in sorted({caption.kind for record in self.held_out for caption in record.captions}):
@@ -125,7 +131,6 @@ class TextStage:
             records, captions = zip(*pairs, strict=True)
             found = self.labels.scores(self._read(captions), records)
             scores |= {f"{kind}_{name}": score for name, score in found.items() if not math.isnan(score)}
-        write_json(folder / f"step-{step:06d}.json", scores)
         return scores
 
     def export(self, folder: Path) -> None:

@@ -14,7 +14,7 @@ Several ranks (see `parallel`) each hold the whole model, take their rows of one
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -161,18 +161,19 @@ class VaeStage:
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
         """A sheet of held-out pictures beside their reconstructions, and the RGB PSNR over all, and by part."""
-        sheet, captions, scores = [], [], {}
-        for number, originals in enumerate(self.held_out):
+        sheet, captions, parts = [], [], []
+        for originals in self.held_out:
             copies = self._reconstruct(originals)
-            each = psnr(copies[:, :3], originals[:, :3])
-            scores[f"psnr_{number}"] = float(each.mean())
+            parts.append(each := psnr(copies[:, :3], originals[:, :3]))
             for before, after, decibels in zip(originals[:8], copies[:8], each.tolist(), strict=False):
                 sheet += [_picture(before), _picture(after)]
                 captions += ["original", f"{decibels:.1f} dB"]
         save_image(contact_sheet(sheet, captions, columns=8), folder / f"step-{step:06d}.png")
-        counts = [len(part) for part in self.held_out]
-        whole = sum(score * count for score, count in zip(scores.values(), counts, strict=True)) / sum(counts)
-        return {"psnr": whole} | (scores if len(scores) > 1 else {})
+        return _decibels(parts)
+
+    def held_out_scores(self) -> dict[str, float]:
+        """RGB PSNR of held-out pictures, over all and by part."""
+        return _decibels([psnr(self._reconstruct(x)[:, :3], x[:, :3]) for x in self.held_out])
 
     def export(self, folder: Path) -> None:
         """Measure the latents' mean and deviation, save the model with them, and say what became of the data."""
@@ -209,6 +210,12 @@ class VaeStage:
         return torch.cat(
             [self.model.decode_raw(self.model.encode_raw(part)).float().clamp(-1, 1).cpu() for part in parts]
         )
+
+
+def _decibels(parts: Sequence[Tensor]) -> dict[str, float]:
+    """Means over all pictures and, where there are several parts, over those of each."""
+    each = {f"psnr_{number}": float(part.mean()) for number, part in enumerate(parts)}
+    return {"psnr": float(torch.cat(list(parts)).mean())} | (each if len(parts) > 1 else {})
 
 
 def train_vae(recipe: VaeRecipe, resume: bool = False) -> Path:

@@ -109,11 +109,19 @@ class PromptJudge:
         `composition` is the mean of those of objects, colours and relations; `likeness` says how well things' own
         pictures explain what was drawn for them.
         """
+        from fourstroke import progress
         from fourstroke.files import save_image
         from fourstroke.world.judging.composition import draw, judge_pictures, summarise, verdict_sheet
 
         config = self.config
-        pictures = draw(pipe, self.prompts, steps=config.steps, guidance=config.guidance, batch=config.batch)
+        pictures = draw(
+            pipe,
+            self.prompts,
+            steps=config.steps,
+            guidance=config.guidance,
+            batch=config.batch,
+            on_picture=progress.pictures(f"{config.name or 'world'}: drawing"),
+        )
         verdicts = judge_pictures(self.judge, self.prompts, pictures)
         name = "-".join(part for part in (config.name or "judged", f"step-{step:06d}") if part)
         save_image(verdict_sheet(self.prompts, pictures, verdicts), folder / f"{name}.png")
