@@ -21,6 +21,23 @@ import source_pages
 from fourstroke import commands
 
 log = logging.getLogger("mkdocs.fourstroke")
+REFERENCE = {
+    "recipes": "reference/recipes/index.md",
+    "src/fourstroke/__init__.py": "reference/python.md",
+    "src/fourstroke/cli.py": "reference/cli.md",
+    "src/fourstroke/data/__init__.py": "reference/kinds.md#datasets",
+    "src/fourstroke/enhance/chat.py": "reference/kinds.md#caption-rules",
+    "src/fourstroke/enhance/rewards/__init__.py": "reference/kinds.md#rewards",
+    "src/fourstroke/registry.py": "reference/kinds.md",
+    "src/fourstroke/serve/schemas.py": "reference/http.md",
+    "src/fourstroke/vae/objective/__init__.py": "reference/kinds.md#losses",
+    **{
+        f"src/fourstroke/train/{module}.py": f"reference/recipes/{stage}.md"
+        for stage, (module, *_) in commands.STAGES.items()
+    },
+}
+"""By source, what the site makes of it. A link to the source with `#reference` leads there, and without a site to the
+source."""
 _sources: dict[str, str] = {}  # by path in the tree, that of its page
 
 
@@ -79,7 +96,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     def link(match: re.Match[str]) -> str:
         text, fragment = match["text"], match["fragment"] or ""
         path = source_pages.resolve(match["target"], home)
-        if path in _sources:
+        if fragment == "#reference":
+            target, _, anchor = REFERENCE[source_pages.in_tree(match["target"], home)].partition("#")
+            fragment = f"#{anchor}" if anchor else ""
+        elif path in _sources:
             target = _sources[path]
             if target.startswith("source/"):
                 fragment = source_pages.place(path, text, page.file.src_uri)

@@ -20,7 +20,8 @@ KINDS = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".js": "js", ".css":
 
 def outside(text: str, home: str) -> list[str]:
     """Files of the tree, outside of docs/, that a page at `home` (a path of the tree) links to."""
-    found = [path for match in LINK.finditer(text) if (path := resolve(match["target"], home))]
+    plain = [match["target"] for match in LINK.finditer(text) if match["fragment"] != "#reference"]
+    found = [path for target in plain if (path := resolve(target, home))]
     return [path for path in found if not path.startswith("docs/")]
 
 
@@ -28,8 +29,13 @@ def resolve(target: str, home: str) -> str:
     """The path in the tree of a relative link; empty for addresses and for what is not there."""
     if "://" in target or target.startswith(("mailto:", "/")):
         return ""
-    path = posixpath.normpath(posixpath.join(posixpath.dirname(home), target))
+    path = in_tree(target, home)
     return path if (ROOT / path).is_file() else ""
+
+
+def in_tree(target: str, home: str) -> str:
+    """The path in the tree that a relative link of a page at `home` means."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(home), target))
 
 
 def source_page(path: str) -> str:
