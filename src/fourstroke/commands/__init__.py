@@ -6,12 +6,31 @@ import argparse
 import dataclasses
 import importlib
 import os
-import re
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from fourstroke.commands.needs import estimate
+from fourstroke.commands.options import endpoint_of, loading
+from fourstroke.commands.serving import serve
+from fourstroke.commands.terminal import one_line, quiet, say_warnings
+
+__all__ = [
+    "STAGES",
+    "convert",
+    "degrade",
+    "doctor",
+    "enhance",
+    "estimate",
+    "evaluate",
+    "generate",
+    "one_line",
+    "prepare",
+    "serve",
+    "speedrun",
+    "train",
+]
 
 STAGES = {
     "features": ("features", "FeaturesRecipe", "train_features"),
@@ -46,13 +65,13 @@ def _generate(arguments: argparse.Namespace, paths: list[Path]) -> dict[str, Any
     from fourstroke.pictures import write_pictures
     from fourstroke.pipeline import Clock, Pipeline
 
-    _quiet()
+    quiet()
     _refuse_empty(arguments.prompt)
     clock = Clock()
     loras = [LoraSource.parse(words) for words in arguments.lora]
     files = [find_lora(lora.file) for lora in loras]  # before the model is loaded
-    _say_warnings()
-    pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device, **_loading(arguments))
+    say_warnings()
+    pipe = Pipeline.from_pretrained(arguments.model, device=arguments.device, **loading(arguments))
     for lora, file in zip(loras, files, strict=True):
         pipe.load_lora(file, lora.strength, lora.called)
     clock.lap("load")
@@ -124,7 +143,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     from fourstroke.recipe import load_recipe
     from fourstroke.train.session import check_folder
 
-    _quiet()
+    quiet()
     name, recipe, function = STAGES[arguments.stage]
     stage = importlib.import_module(f"fourstroke.train.{name}")
     loaded = load_recipe(getattr(stage, recipe), arguments.recipe, list(arguments.overrides))
@@ -152,11 +171,11 @@ def enhance(arguments: argparse.Namespace) -> dict[str, Any]:
     from fourstroke.enhance.enhancer import PromptEnhancer
     from fourstroke.folder import ENHANCER, find_model, lineage, part
 
-    _quiet()
+    quiet()
     _refuse_empty(arguments.prompt)
-    _say_warnings()
+    say_warnings()
     if arguments.endpoint:
-        enhancer = PromptEnhancer.from_endpoint(_endpoint(arguments))
+        enhancer = PromptEnhancer.from_endpoint(endpoint_of(arguments))
     else:
         folder = part(lineage(find_model(arguments.model)), ENHANCER)
         if not folder.exists():
@@ -179,7 +198,7 @@ def degrade(arguments: argparse.Namespace) -> dict[str, Any]:
 
     out = arguments.out or arguments.captions.with_name(f"{arguments.captions.stem}.triplets.jsonl")
     name = arguments.rules or ("chat" if arguments.endpoint else "world")
-    options = {"endpoint": dataclasses.asdict(_endpoint(arguments))} if arguments.endpoint else {}
+    options = {"endpoint": dataclasses.asdict(endpoint_of(arguments))} if arguments.endpoint else {}
     degrader = build(find("caption_rules", name), options, f"the rules {name!r}").open()
     workers = arguments.workers if arguments.endpoint else 1
     tally = degrade_file(arguments.captions, out, degrader, seed=arguments.seed, workers=workers)
@@ -196,7 +215,7 @@ def prepare(arguments: argparse.Namespace) -> dict[str, Any]:
     from fourstroke.data.prepare import prepare
     from fourstroke.recipe import load_recipe
 
-    _quiet()
+    quiet()
     recipe = load_recipe(PrepareRecipe, arguments.recipe, list(arguments.overrides), others=True)
     answer = prepare(recipe, arguments.split or ("train", "heldout"), arguments.ray, arguments.actors)
     if not arguments.json:
@@ -211,42 +230,11 @@ def _refuse_empty(prompts: list[str]) -> None:
         raise ValueError("a prompt is empty; say what to draw")
 
 
-def _endpoint(arguments: argparse.Namespace) -> Any:
-    from fourstroke.enhance.endpoint import Endpoint
-
-    if not arguments.endpoint_model:
-        raise ValueError("an endpoint needs --endpoint-model, the name under which it serves the model")
-    return Endpoint(url=arguments.endpoint, model=arguments.endpoint_model)
-
-
-def _say_warnings() -> None:
-    """One line for a warning of ours, as for an error."""
-    from fourstroke.enhance.enhancer import EnhancerWarning
-    from fourstroke.memory import MemoryWarning
-    from fourstroke.pipeline import NoEffectWarning
-
-    ours = EnhancerWarning, MemoryWarning, NoEffectWarning
-    show = warnings.showwarning
-
-    def plainly(
-        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
-    ) -> None:
-        if issubclass(category, ours):
-            print(f"fourstroke: {message}", file=sys.stderr)
-        else:
-            show(message, category, filename, lineno, file, line)
-
-    warnings.showwarning = plainly
-    warnings.simplefilter("always", EnhancerWarning)
-    warnings.simplefilter("always", MemoryWarning)
-    warnings.simplefilter("default", NoEffectWarning)  # once, however many prompts
-
-
 def speedrun(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train and measure a whole family."""
     from fourstroke.speedrun import speedrun
 
-    _quiet()
+    quiet()
     return {"model": str(speedrun(arguments.family, arguments.recipes, arguments.runs, arguments.n, arguments.hours))}
 
 
@@ -259,120 +247,6 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.json:
         print(evaluation.report(result))
     return result
-
-
-def serve(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Serve until interrupted."""
-    try:
-        from fourstroke.serve.server import ServeConfig, build_engine, listen, load_pipeline, serve
-    except ModuleNotFoundError as error:
-        raise RuntimeError(f"serving needs {error.name}: run `make install`, or pip install '.[serve]'") from None
-    from fourstroke.enhance.enhancer import PromptEnhancer
-
-    _quiet()
-    _say_warnings()
-    replicas = ("replicas", "replica_load", "replica_cpus")
-    names = ("host", "port", "queue", "rows", "kv_bytes", "request_seconds", *replicas)
-    keys = [*arguments.api_key, *os.environ.get("FOURSTROKE_API_KEYS", "").split()]
-    config = ServeConfig(
-        **{name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None},
-        api_keys=tuple(keys),
-        cors_origins=tuple(arguments.cors),
-        loras=tuple(arguments.lora),
-    )
-    given = [name for name in replicas if getattr(arguments, name) is not None]
-    if given and not arguments.ray:
-        raise ValueError(f"--{given[0].replace('_', '-')} is for replicas of a Ray cluster; say which with --ray")
-    if arguments.endpoint_model and not arguments.endpoint:
-        raise ValueError("--endpoint-model is the model of an --endpoint; say where that is")
-    endpoint = _endpoint(arguments) if arguments.endpoint else None
-    if arguments.ray and not re.fullmatch(r"auto|local|(ray://)?[^/\s]+:[0-9]+", arguments.ray):
-        raise ValueError(f"--ray {arguments.ray}: write host:port of a cluster, auto, or local")
-    sockets = listen(config)
-    if not config.loopback and not keys:
-        print(f"fourstroke: anyone who reaches {config.host} may draw; --api-key changes that", file=sys.stderr)
-    if arguments.ray:
-        return _serve_cluster(arguments, config, sockets)
-    pipe = load_pipeline(arguments.model, arguments.device, config, **_loading(arguments))
-    if endpoint is not None:
-        pipe.enhancer = PromptEnhancer.from_endpoint(endpoint)
-    print(f"drawing with {pipe.info.name}; studio at {_address(config, sockets)}", file=sys.stderr)
-    serve(build_engine(pipe, config), config, sockets)
-    return {"model": pipe.info.name}
-
-
-def _loading(arguments: argparse.Namespace) -> dict[str, Any]:
-    """How a model is loaded, as `Pipeline.from_pretrained` takes it."""
-    names = ("dtype", "quantize", "offload", "transformer", "text_encoder", "vae")
-    return {name: getattr(arguments, name) for name in names}
-
-
-def _address(config: Any, sockets: Any) -> str:
-    """The server's URL, with the port that it really has."""
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    return f"http://{host}:{sockets[0].getsockname()[1]}/"
-
-
-def _serve_cluster(arguments: argparse.Namespace, config: Any, sockets: Any) -> dict[str, Any]:
-    from fourstroke.device import name_device
-    from fourstroke.serve.server import serve
-
-    if arguments.endpoint:
-        raise ValueError("--endpoint does not go with --ray: replicas use their model's own enhancer")
-    given = [name for name, value in _loading(arguments).items() if value not in (None, "none")]
-    if given:
-        option = given[0].replace("_", "-")
-        raise ValueError(f"--{option} does not go with --ray: replicas hold the model whole, as its folder has it")
-    if arguments.device is not None:
-        name_device(arguments.device)  # whether it is there, the replicas' machines know
-    try:
-        from fourstroke.serve.cluster import cluster
-    except ModuleNotFoundError as error:
-        raise RuntimeError(f"--ray needs {error.name}: pip install '.[cluster]'") from None
-    print(f"replicas by Ray at {arguments.ray}; studio at {_address(config, sockets)}", file=sys.stderr)
-    serve(cluster(arguments.ray, arguments.model, arguments.device, config), config, sockets)
-    return {"model": arguments.model, "ray": arguments.ray}
-
-
-def estimate(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Say what a run needs, or drawing with a model."""
-    if (arguments.recipe / "model_index.json").exists():
-        return _estimate_drawing(arguments)
-    from fourstroke.estimate import estimate_recipe
-
-    words = list(arguments.overrides)
-    found, plain = estimate_recipe(
-        arguments.recipe, words, arguments.text_tokens, arguments.tflops, arguments.ranks, arguments.stage
-    )
-    if not arguments.json:
-        print(found.report(arguments.tflops))
-    for warning in plain["warnings"]:
-        print(f"fourstroke: {warning}", file=sys.stderr)
-    return plain
-
-
-def _estimate_drawing(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Say what drawing with a model needs here, by choice of bits and offload."""
-    from fourstroke.device import find_device
-    from fourstroke.folder import lineage, read_info
-    from fourstroke.memory import ModelSize, choices
-    from fourstroke.recipe import RecipeError
-
-    if arguments.overrides:
-        raise RecipeError(f"{arguments.recipe} is a model, which has no {arguments.overrides[0].partition('=')[0]}")
-    import torch
-
-    folders = lineage(arguments.recipe)
-    info = read_info(folders[0])
-    device = find_device(arguments.device)
-    found = choices(ModelSize.read(folders[-1], info), device, torch.bfloat16)
-    if not arguments.json:
-        print(f"one picture of {info.width}x{info.height} by {info.name} in bfloat16 on {device.type}")
-        for one in found:
-            files = f", and {one['files']:.1f} GiB in its files" if one["files"] else ""
-            words = f"quantize {one['quantize']}, offload {one['offload']}"
-            print(f"{words:<32} {one['gib']:6.1f} GiB{files}")
-    return {"model": info.name, "device": device.type, "choices": found}
 
 
 def convert(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -398,13 +272,6 @@ def doctor(arguments: argparse.Namespace) -> dict[str, Any]:
     return {fact.name: {"value": fact.value, "good": fact.good, "mend": fact.mend} for fact in facts}
 
 
-def _quiet() -> None:
-    """Keep transformers' loading bars away; ours tell more."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
 def _open(path: str | Path) -> Any:
     from fourstroke.image_io import ImageError, open_image
 
@@ -428,8 +295,3 @@ def _steps(what: str) -> Callable[[int, int, Any], None] | None:
         bar[0].to(step)
 
     return on_step
-
-
-def one_line(error: BaseException) -> str:
-    """An error as the one line that users see."""
-    return " ".join(str(error).split()) or type(error).__name__
