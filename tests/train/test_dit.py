@@ -28,6 +28,7 @@ from fourstroke.recipe import RecipeError
 from fourstroke.train.dit import DitStage, train_dit
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
+from fourstroke.train.pictures import draw_sheet
 from fourstroke.train.repa import SemanticsConfig
 from fourstroke.train.start import Start, guidance_note, settle_info
 from fourstroke.world.labels import WorldLabels
@@ -156,6 +157,24 @@ def test_the_held_out_loss_is_a_mean_over_samples_and_the_same_at_every_look(own
 
 def _rows(count):
     return SimpleNamespace(records=[None] * count, size=(32, 32), input_sizes=())
+
+
+def test_a_sheet_says_how_far_it_is_and_has_the_same_seeds_at_every_look(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("fourstroke.train.pictures.pictures", lambda batch: [])
+    drawn = []
+
+    class Pipe:
+        info = SimpleNamespace(num_inference_steps=4)
+
+        def __call__(self, prompt, *, seed, **_):
+            drawn.append((prompt, seed))
+            return SimpleNamespace(images=[Image.new("RGB", (32, 32))])
+
+    batch = SimpleNamespace(prompts=["a cat", "", "a frog", "a car"], input_sizes=(), size=(32, 32))
+    draw_sheet(Pipe(), [batch, batch], 4, tmp_path / "sheet.png")
+    assert drawn == [("a cat", 3), ("a frog", 2), ("a car", 1), ("a cat", 0)]
+    assert capsys.readouterr().err.splitlines()[-1].startswith("drawing held-out prompts: 4/4 pictures")
+    assert (tmp_path / "sheet.png").exists()
 
 
 @pytest.mark.parametrize("edits", [False, True])
