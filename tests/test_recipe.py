@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fourstroke.commands import STAGES
-from fourstroke.recipe import RecipeError, load_recipe
+from fourstroke.recipe import RecipeError, load_kind, load_recipe, read_tree
+from fourstroke.speedrun import MeasureRecipe
 from fourstroke.world import WorldConfig
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +67,31 @@ def test_missing_file_and_bad_override(tmp_path):
         load_recipe(Outer, _write(tmp_path, "inner: {}"), ["rate"])
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.name}")
-def test_bundled_recipes_are_valid(path):
-    """Files are named after their stage, `vae-pages` after `vae`; all others are worlds."""
-    stage = next((name for name in STAGES if path.stem == name or path.stem.startswith(f"{name}-")), None)
-    if stage is None:
-        load_recipe(WorldConfig, path)
-    else:
+def _readers(path: Path) -> list[Callable[[], Any]]:
+    """What may read a file: a stage's recipe is named after its stage, `vae-pages` after `vae`, or is the dit's."""
+    tree = read_tree(path)
+    if "run" in tree:
+        stage = next((name for name in STAGES if path.stem == name or path.stem.startswith(f"{name}-")), "dit")
         module, recipe, _ = STAGES[stage]
-        load_recipe(getattr(importlib.import_module(f"fourstroke.train.{module}"), recipe), path)
+        return [lambda: load_recipe(getattr(importlib.import_module(f"fourstroke.train.{module}"), recipe), path)]
+    if "kind" in tree:
+        return [lambda: load_kind("datasets", path), lambda: load_kind("labels", path)]
+    return [lambda: load_recipe(MeasureRecipe if "evaluations" in tree else WorldConfig, path)]
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_bundled_recipes_are_valid(path: Path) -> None:
+    failures = []
+    for read in _readers(path):
+        try:
+            read()
+            return
+        except RecipeError as error:
+            failures.append(str(error))
+    pytest.fail("; ".join(failures))
+
+
+def test_there_are_bundled_recipes() -> None:
+    assert {"micro/dit.yaml", "7b/dit-pretrain.yaml"} <= {
+        str(path.relative_to(RECIPES)) for path in RECIPES.glob("*/*")
+    }
