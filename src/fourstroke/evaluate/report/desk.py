@@ -50,7 +50,8 @@ class Column:
     def name(self) -> str:
         """What tables call it."""
         steps = self.steps or self.info.own_steps
-        told = self.folder.name if self.folder.name != "model" else self.folder.parent.name
+        told = Path(self.model).name
+        told = self.folder.resolve().parent.name if told in ("model", "", "..") else told  # runs/dit/model
         guided = "" if self.scale == 1 else f", guidance {self.scale:g}"
         return f"{told}, {steps} step{'s' * (steps > 1)}{guided}"
 
