@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -126,6 +127,12 @@ def test_other_weights_and_other_steps_are_other_pictures(tiny_folder, tmp_path,
     assert "tiny, 2 steps" in text
     with pytest.raises(ValueError, match="two of the models are the same"):
         opened(tiny_folder, tmp_path, steps=(None, 3))
+    other = shutil.copytree(tiny_folder, tmp_path / "tiny")
+    column = Column(model=str(tiny_folder))
+    assert Column(model=str(other)).key == column.key  # the same weights elsewhere are the same model
+    weights = next((other / "transformer").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
+    assert Column(model=str(other)).key != column.key
 
 
 def test_the_page_stands_alone_and_says_what_is_left_out(tiny_folder, tmp_path, capsys):
