@@ -17,6 +17,7 @@ from fourstroke.registry import find
 from fourstroke.world import World, WorldConfig
 from fourstroke.world.dataset import WorldData
 from fourstroke.world.edits import Edits
+from fourstroke.world.judging import stickers
 from fourstroke.world.judging.composition import held_out_prompts
 from fourstroke.world.judging.judge import Judge
 from fourstroke.world.judging.stickers import judge_sticker, overlap
@@ -158,6 +159,10 @@ def test_a_sticker_may_be_a_little_off_but_not_another_outline():
     assert judge_sticker(judge, picture, scene).iou == 1
     assert judge_sticker(judge, np.roll(picture, (3, -2), (0, 1)), scene).iou > 0.98
     assert judge_sticker(judge, picture[..., :3], scene).iou == 0
+    alpha, thing = picture[..., 3].astype(np.float32), scene.objects[0]
+    off = replace(scene, objects=(replace(thing, x=thing.x + 2 / 128, y=thing.y - 3 / 128, size=thing.size + 2 / 128),))
+    assert stickers._overlap_of(alpha, off) < 0.93
+    assert stickers._fitted(alpha, off) > 0.98
     full = picture.copy()
     full[..., 3] = 255
     assert judge_sticker(judge, full, scene).iou < 0.6
