@@ -48,7 +48,7 @@ def ask(config: WorldConfig, prompts: Sequence[Prompt]) -> list[Question]:
     def question(prompt: Prompt) -> Question:
         def read(pictures: Sequence[np.ndarray]) -> Readings:
             verdict = judge.verdict(pictures[0], prompt.scene)
-            found = {name: (sum(each), len(each)) for name, each in facts(prompt, verdict).items() if each}
+            found = {name: (sum(each), len(each)) for name, each in facts(prompt, verdict).items()}
             return found | {"all_right": (float(verdict.right), 1)}
 
         return Question(
