@@ -22,8 +22,8 @@ from fourstroke.folder import ModelInfo, find_model, lineage, read_info
 from fourstroke.pictures import slug
 from fourstroke.pipeline import Pipeline
 
-PART = 1 << 20
-"""Bytes of each end of a file of weights by which it is known."""
+PART = 1 << 25
+"""Bytes of each end of a file by which it is known: small models whole."""
 OnDone = Callable[[int], None]
 """Called with so many more pictures drawn, or judged."""
 
