@@ -124,7 +124,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, read pages, time and count transformers, and write."""
     parser = study_arguments(__doc__.split("\n")[0], "compression")
     parser.add_argument("--pages", type=int, default=READ_PAGES, help="pages that are read; 0 reads none")
-    twins.add_options(parser)
+    parser.add_argument("--minutes", type=float, help="of each run, at full length, by --recipe; in place of --steps")
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/micro/vae-pages.yaml"), help="with --minutes")
+    parser.add_argument("--width", type=float, action="append", help="times the recipe's, with --minutes; repeatable")
     arguments = parser.parse_args(argv)
     if arguments.minutes:
         out = arguments.out.with_name(f"{arguments.out.name}-full")

@@ -10,7 +10,6 @@ other work minutes are not equal: let nothing else run. Writes docs/studies/comp
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -211,10 +210,3 @@ def plot(results: dict[str, list[dict[str, Any]]], out: Path) -> None:
         each.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     save(figure, out)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the run at full length."""
-    parser.add_argument("--minutes", type=float, help="of each run, at full length, by --recipe; in place of --steps")
-    parser.add_argument("--recipe", type=Path, default=Path("recipes/micro/vae-pages.yaml"), help="with --minutes")
-    parser.add_argument("--width", type=float, action="append", help="times the recipe's, with --minutes; repeatable")

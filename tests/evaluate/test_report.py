@@ -15,9 +15,9 @@ from fourstroke import registry
 from fourstroke.cli import main
 from fourstroke.evaluate.report.chapter import ALL, LeftOutError, Question, summarise
 from fourstroke.evaluate.report.command import ReportCommand
-from fourstroke.evaluate.report.desk import Column
 from fourstroke.evaluate.report.page import page, read_logs
 from fourstroke.evaluate.report.report import make_report, open_report
+from fourstroke.evaluate.report.runner import Column
 from fourstroke.pipeline import Pipeline
 
 DATA = "kind: leaves\nsize: 32\nsamples: 4\n"
@@ -113,7 +113,7 @@ def test_pictures_are_those_of_the_pipeline_whatever_the_batch(tiny_folder, tiny
     make_report(report, lambda report: None)
     question = report.parts[0].questions[2]
     expected = tiny(question.prompt, seed=2, width=32, height=32).images[0]
-    (found,) = report.desks[0].pictures(question)
+    (found,) = report.runners[0].pictures(question)
     assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 1
 
 

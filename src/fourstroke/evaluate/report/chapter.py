@@ -22,7 +22,7 @@ from fourstroke.folder import ModelInfo
 ALL = "all"
 """The row of all questions; a report's sheet shows the first of them."""
 
-Readings = Mapping[str, tuple[float, float]]
+Scores = Mapping[str, tuple[float, float]]
 """By name, the sum of what was found in the pictures of a question, and how many things were asked: right ones of so
 many, or a number and 1."""
 Unit = Literal["%", "dB", ""]
@@ -39,7 +39,7 @@ class Question:
     """A prompt with what judges its pictures; or, with an `original`, a picture for the autoencoder to copy."""
 
     prompt: str
-    judge: Callable[[Sequence[np.ndarray]], Readings]
+    judge: Callable[[Sequence[np.ndarray]], Scores]
     """Gets the pictures of all seeds, each (H, W, 3 or 4) uint8."""
     judged: str
     """The judge's name: what it read of a picture is kept under it."""
@@ -76,7 +76,7 @@ class Chapter(Protocol):
         """Questions on held-out samples, about n in each row that is worth it; raises LeftOutError."""
 
 
-def summarise(readings: Sequence[Readings]) -> dict[str, Share]:
+def summarise(readings: Sequence[Scores]) -> dict[str, Share]:
     """By name, the shares or means over questions, with intervals; what no question asks is left out."""
     found = {}
     for name in dict.fromkeys(name for each in readings for name in each):

@@ -11,7 +11,7 @@ from fourstroke.ranges import Count, NonNegative, check_ranges
 from fourstroke.registry import find, kinds
 
 if TYPE_CHECKING:
-    from fourstroke.evaluate.report.desk import Column
+    from fourstroke.evaluate.report.runner import Column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,9 @@ class ReportCommand:
     def run(self, model: str | None, device: str | None) -> dict[str, Any]:
         """Draw, judge and write; what a run before left in the folder beside the page is not done again."""
         from fourstroke.evaluate.data import find_data
-        from fourstroke.evaluate.report.desk import Column
         from fourstroke.evaluate.report.page import page, read_logs
         from fourstroke.evaluate.report.report import Report, make_report, open_report
+        from fourstroke.evaluate.report.runner import Column
         from fourstroke.files import write_json, write_text
 
         if model is not None:
@@ -71,7 +71,7 @@ class ReportCommand:
 
     def _beside(self, words: str) -> Column:
         """A further column as the command line names it."""
-        from fourstroke.evaluate.report.desk import Column
+        from fourstroke.evaluate.report.runner import Column
         from fourstroke.recipe import build, put_value
 
         name, _, options = words.rpartition(":") if "=" in words.rpartition(":")[2] else (words, "", "")

@@ -14,7 +14,7 @@ from fourstroke.checkpoint import read_rows
 from fourstroke.evaluate.comparison_page import STYLE, bar, img
 from fourstroke.evaluate.curves import STYLE as CURVES
 from fourstroke.evaluate.curves import Series, curves, figure, thin
-from fourstroke.evaluate.report.chapter import ALL, Question, Readings, Unit
+from fourstroke.evaluate.report.chapter import ALL, Question, Scores, Unit
 from fourstroke.evaluate.report.report import Part, Report
 
 OWN = STYLE.with_name("report.css")
@@ -150,11 +150,11 @@ def _sheet(report: Report, part: Part, there: Sequence[int], show: int) -> Itera
             before = [("original", Image.fromarray(question.original))]
         drawn, notes = [], []
         for place in there:
-            desk = report.desks[place]
+            runner = report.runners[place]
             name = report.columns[place].name
-            pictures = desk.pictures(question)
+            pictures = runner.pictures(question)
             drawn += [(f"{name}, seed {s}", Image.fromarray(p)) for s, p in zip(question.seeds, pictures, strict=True)]
-            notes.append((f"{name}: " if len(there) > 1 else "") + _note(desk.reading(question), part))
+            notes.append((f"{name}: " if len(there) > 1 else "") + _note(runner.reading(question), part))
         images = "".join(img(image, told) for told, image in (*before, *drawn))
         short = question.prompt if len(question.prompt) <= LONGEST else f"{question.prompt[:LONGEST]} …"
         yield f'<figure><div>{images}</div><figcaption title="{escape(question.prompt, quote=True)}">{escape(short)}'
@@ -170,7 +170,7 @@ def _firsts(part: Part, show: int) -> list[Question]:
     return list({id(question): question for question in turns}.values())[:show]
 
 
-def _note(readings: Readings, part: Part) -> str:
+def _note(readings: Scores, part: Part) -> str:
     """What was read of one question."""
     told = []
     for name, (total, count) in readings.items():

@@ -15,7 +15,7 @@ from fourstroke.data.sample import DatasetConfig, SampleError
 from fourstroke.evaluate.data import parts
 from fourstroke.evaluate.reading import can_read, similarity
 from fourstroke.evaluate.reconstruction import as_tensor, photographs, read_all, ssim
-from fourstroke.evaluate.report.chapter import Question, Readings, Rows, Unit
+from fourstroke.evaluate.report.chapter import Question, Rows, Scores, Unit
 from fourstroke.folder import ModelInfo
 from fourstroke.image_io import ImageError
 from fourstroke.vae.losses import psnr
@@ -58,7 +58,7 @@ def _held_out(config: DatasetConfig, multiple: int) -> Iterator[np.ndarray]:
 
 
 def _question(picture: np.ndarray, name: str, read: bool) -> Question:
-    def judge(pictures: Sequence[np.ndarray]) -> Readings:
+    def judge(pictures: Sequence[np.ndarray]) -> Scores:
         x, y = (as_tensor(each)[None, :3] for each in (picture, pictures[0]))
         found: dict[str, tuple[float, float]] = {"psnr": (float(psnr(y, x)), 1), "ssim": (float(ssim(y, x)), 1)}
         if read and can_read() and (words := read_all(picture[..., :3])):

@@ -10,7 +10,7 @@ from typing import Any
 
 from fourstroke.data.sample import DatasetConfig
 from fourstroke.evaluate.report.chapter import Chapter, LeftOutError, Question, Rows, summarise
-from fourstroke.evaluate.report.desk import Column, Desk
+from fourstroke.evaluate.report.runner import Column, ColumnRunner
 from fourstroke.progress import Progress
 from fourstroke.version import __version__
 
@@ -34,7 +34,7 @@ class Report:
     """All that the page shows."""
 
     columns: list[Column]
-    desks: list[Desk]
+    runners: list[ColumnRunner]
     parts: list[Part]
     left_out: dict[str, str]
     """Titles of chapters and why they are not there."""
@@ -52,9 +52,9 @@ class Report:
                 "model": column.model,
                 "steps": column.steps or column.info.own_steps,
                 "guidance": column.scale,
-                "seconds_per_picture": desk.seconds / desk.drawn if desk.drawn else None,
+                "seconds_per_picture": runner.seconds / runner.drawn if runner.drawn else None,
             }
-            for column, desk in zip(self.columns, self.desks, strict=True)
+            for column, runner in zip(self.columns, self.runners, strict=True)
         ]
         chapters = [
             {"kind": part.chapter.kind, "title": part.chapter.title, "models": part.found} for part in self.parts
@@ -89,27 +89,27 @@ def open_report(
             parts.append(Part(chapter=chapter, rows=rows, found=[None] * len(columns)))
     if not parts:
         raise ValueError(f"there is nothing to report: {'; '.join(left_out.values())}")
-    desks = [Desk(column, folder, batch, device) for column in columns]
-    return Report(columns=list(columns), desks=desks, parts=parts, left_out=left_out)
+    runners = [ColumnRunner(column, folder, batch, device) for column in columns]
+    return Report(columns=list(columns), runners=runners, parts=parts, left_out=left_out)
 
 
 def make_report(report: Report, on_chapter: Callable[[Report], None]) -> None:
     """Answer all questions, one model after the other, and call back after each chapter."""
-    waiting = sum(desk.waiting(_once(report.parts)) for desk in report.desks)
+    waiting = sum(runner.waiting(_once(report.parts)) for runner in report.runners)
     with Progress("drawing and judging", max(1, waiting), "") as progress:
-        for place, desk in enumerate(report.desks):
+        for place, runner in enumerate(report.runners):
             for part in report.parts:
-                desk.answer(part.questions, progress.add)
+                runner.answer(part.questions, progress.add)
                 part.found[place] = {
                     name: {
                         "questions": len(row),
-                        "readings": {k: dataclasses.asdict(v) for k, v in summarise(desk.answer(row, _skip)).items()},
+                        "readings": {k: dataclasses.asdict(v) for k, v in summarise(runner.answer(row, _skip)).items()},
                     }
                     for name, row in part.rows.items()
                     if row
                 }
                 on_chapter(report)
-            desk.close()
+            runner.close()
 
 
 def _once(parts: Sequence[Part]) -> list[Question]:

@@ -11,7 +11,7 @@ import numpy as np
 from fourstroke.data.sample import DatasetConfig, Record, SampleError
 from fourstroke.evaluate.data import parts
 from fourstroke.evaluate.image_metrics import diversity, image_metrics, stack
-from fourstroke.evaluate.report.chapter import ALL, LeftOutError, Question, Readings, Rows, Unit
+from fourstroke.evaluate.report.chapter import ALL, LeftOutError, Question, Rows, Scores, Unit
 from fourstroke.folder import ModelInfo
 
 SEEDS, SHARE = 4, 8
@@ -55,7 +55,7 @@ def _captions(config: DatasetConfig) -> Iterator[str]:
 
 
 def _question(prompt: str, first: int, size: tuple[int, int]) -> Question:
-    def judge(pictures: Sequence[np.ndarray]) -> Readings:
+    def judge(pictures: Sequence[np.ndarray]) -> Scores:
         seen = stack(pictures)
         found = {"diversity": diversity(seen[None])} | image_metrics(seen)
         return {name: (value, 1) for name, value in found.items()}

@@ -10,7 +10,7 @@ import numpy as np
 
 from fourstroke.data.sample import DatasetConfig
 from fourstroke.evaluate.reading import can_read
-from fourstroke.evaluate.report.chapter import LeftOutError, Question, Readings
+from fourstroke.evaluate.report.chapter import LeftOutError, Question, Scores
 from fourstroke.world.find import world_of
 from fourstroke.world.judging.composition import Prompt, facts, held_out_prompts
 from fourstroke.world.judging.judge import Judge
@@ -46,7 +46,7 @@ def ask(config: WorldConfig, prompts: Sequence[Prompt]) -> list[Question]:
     judge = Judge(config)
 
     def question(prompt: Prompt) -> Question:
-        def read(pictures: Sequence[np.ndarray]) -> Readings:
+        def read(pictures: Sequence[np.ndarray]) -> Scores:
             verdict = judge.verdict(pictures[0], prompt.scene)
             found = {name: (sum(each), len(each)) for name, each in facts(prompt, verdict).items()}
             return found | {"all_right": (float(verdict.right), 1)}

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from fourstroke.data.sample import DatasetConfig
-from fourstroke.evaluate.report.chapter import ALL, LeftOutError, Question, Readings, Rows, Unit
+from fourstroke.evaluate.report.chapter import ALL, LeftOutError, Question, Rows, Scores, Unit
 from fourstroke.folder import ModelInfo
 from fourstroke.world.edits import KINDS, Edits
 from fourstroke.world.find import edits_of
@@ -75,7 +75,7 @@ class StickersChapter:
 
 
 def _edit_question(judge: Judge, prompt: EditPrompt) -> Question:
-    def read(pictures: Sequence[np.ndarray]) -> Readings:
+    def read(pictures: Sequence[np.ndarray]) -> Scores:
         verdict = judge_edit(judge, prompt, pictures[0])
         found: dict[str, tuple[float, float]] = {}
         if verdict.changed is not None:
@@ -95,7 +95,7 @@ def _edit_question(judge: Judge, prompt: EditPrompt) -> Question:
 
 
 def _sticker_question(judge: Judge, prompt: Prompt) -> Question:
-    def read(pictures: Sequence[np.ndarray]) -> Readings:
+    def read(pictures: Sequence[np.ndarray]) -> Scores:
         verdict = judge_sticker(judge, pictures[0], prompt.scene)
         facts = verdict.facts
         return {

@@ -10,7 +10,7 @@ import numpy as np
 
 from fourstroke.data.sample import DatasetConfig
 from fourstroke.evaluate.reading import can_read, compare, read_line
-from fourstroke.evaluate.report.chapter import LeftOutError, Question, Readings, Rows, Unit
+from fourstroke.evaluate.report.chapter import LeftOutError, Question, Rows, Scores, Unit
 from fourstroke.folder import ModelInfo
 from fourstroke.world.find import pages_of
 from fourstroke.world.judging.chapters.asking import NO_READER, find_config
@@ -83,7 +83,7 @@ def _length(prompt: Prompt) -> int:
 
 
 def _word_question(prompt: Prompt) -> Question:
-    def read(pictures: Sequence[np.ndarray]) -> Readings:
+    def read(pictures: Sequence[np.ndarray]) -> Scores:
         assert prompt.scene.sign is not None
         reading = compare(read_line(opaque(pictures[0])), prompt.scene.sign.word)
         return {"words_exact": (float(reading.exact), 1), "words_ned": (reading.ned, 1)}
@@ -95,7 +95,7 @@ def _word_question(prompt: Prompt) -> Question:
 
 
 def _page_question(prompt: PagePrompt) -> Question:
-    def read(pictures: Sequence[np.ndarray]) -> Readings:
+    def read(pictures: Sequence[np.ndarray]) -> Scores:
         verdict = judge_page(pictures[0], prompt.page)
         return {
             "words_exact": (sum(verdict.words), len(verdict.words)),

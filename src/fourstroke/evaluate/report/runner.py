@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from fourstroke.checkpoint import read_rows
-from fourstroke.evaluate.report.chapter import Question, Readings
+from fourstroke.evaluate.report.chapter import Question, Scores
 from fourstroke.files import append_line, save_image
 from fourstroke.folder import ModelInfo, find_model, lineage, read_info
 from fourstroke.pictures import slug
@@ -75,7 +75,7 @@ class Column:
         return f"{slug(self.name, 40)}-{found.hexdigest()[:8]}"
 
 
-class Desk:
+class ColumnRunner:
     """One model at work; `folder` holds what it has answered."""
 
     def __init__(self, column: Column, folder: Path, batch: int, device: str | None) -> None:
@@ -83,7 +83,7 @@ class Desk:
         self.folder = folder / column.key
         self.log = self.folder / "readings.jsonl"
         rows = read_rows(self.log) if self.log.exists() else []
-        self.readings: dict[str, Readings] = {row["key"]: _pairs(row["readings"]) for row in rows if "key" in row}
+        self.readings: dict[str, Scores] = {row["key"]: _pairs(row["readings"]) for row in rows if "key" in row}
         self.drawn = sum(row.get("drawn", 0) for row in rows)
         self.seconds = sum(row.get("seconds", 0.0) for row in rows)
         self._pipe: Pipeline | None = None
@@ -101,7 +101,7 @@ class Desk:
         missing = sum(not file.exists() for file in files)
         return missing + sum(len(q.seeds) for q in questions if _name(q) not in self.readings)
 
-    def answer(self, questions: Sequence[Question], on_done: OnDone) -> list[Readings]:
+    def answer(self, questions: Sequence[Question], on_done: OnDone) -> list[Scores]:
         """What judges read of each question's pictures; both are kept as they come."""
         for part in self._missing(questions):
             start = time.perf_counter()
@@ -121,7 +121,7 @@ class Desk:
                 on_done(len(question.seeds))
         return [self.reading(question) for question in questions]
 
-    def reading(self, question: Question) -> Readings:
+    def reading(self, question: Question) -> Scores:
         """What the judge said of a question that is answered."""
         return self.readings[_name(question)]
 
@@ -186,5 +186,5 @@ def _name(question: Question) -> str:
     return f"{question.key} {','.join(map(str, question.seeds))} {question.judged}"
 
 
-def _pairs(plain: dict[str, Any]) -> Readings:
+def _pairs(plain: dict[str, Any]) -> Scores:
     return {name: (float(total), float(count)) for name, (total, count) in plain.items()}
