@@ -253,6 +253,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     server.add_argument(
         "--kv-bytes", type=int, help="for keys and values of pictures under way (default: half of what a GPU has free)"
     )
+    server.add_argument(
+        "--step-cache", type=float, metavar="THRESHOLD", help="of requests that name none (default: 0); see generate"
+    )
     server.add_argument("--request-seconds", type=float, help="longest a request may take (default: 600)")
     server.add_argument(
         "--ray", metavar="ADDRESS", help="draw with replicas of a Ray cluster: host:port, auto, or local"

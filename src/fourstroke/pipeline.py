@@ -23,10 +23,10 @@ from torch import Tensor
 from fourstroke.arguments import MAX_GUIDANCE, real, shown, texts, whole
 from fourstroke.choices import METHODS, OFFLOADS, Offload, Quantize
 from fourstroke.device import Device
-from fourstroke.dit import InputImages, Transformer, condition
+from fourstroke.dit import InputImages, Pair, Transformer, condition, together
 from fourstroke.enhance.enhancer import Enhanced, PromptEnhancer
 from fourstroke.files import model_folder
-from fourstroke.flow.sampler import OnStep, Velocity, check_finite, euler, guided, seeded_noise
+from fourstroke.flow.sampler import OnStep, Velocity, check_finite, euler, guide, seeded_noise
 from fourstroke.flow.schedule import ScheduleConfig, fixed_sigmas, sigmas
 from fourstroke.folder import (
     ENHANCER,
@@ -245,8 +245,10 @@ class Pipeline(LoraLoader):
 
         inputs = [fit(image, self.info) for image in images]
         asked = [transparent_prompt(p) if transparent else p for p in prompts]
-        positive = self.condition(asked, inputs, grid, num_images, step_cache)
-        negative = self.condition(away, inputs, grid, len(seeds) // len(away), step_cache) if scale != 1 else None
+        velocity = self.condition(asked, inputs, grid, num_images, step_cache)
+        if scale != 1:
+            negative = self.condition(away, inputs, grid, len(seeds) // len(away), step_cache)
+            velocity = _guided(together(velocity, negative), scale)
         clock.lap("encode")
 
         x = seeded_noise(seeds, grid[0] * grid[1], self.transformer.config.in_channels)
@@ -256,7 +258,6 @@ class Pipeline(LoraLoader):
                 f"latents have the shape {tuple(x.shape)}; these pictures need "
                 f"{(len(seeds), grid[0] * grid[1], self.transformer.config.in_channels)}"
             )
-        velocity: Velocity = guided(positive, negative or positive, scale)
         x = euler(velocity, x.to(self.device, torch.float32), levels, on_step)
         clock.lap("denoise")
 
@@ -319,6 +320,13 @@ class Pipeline(LoraLoader):
 
     def _size(self, width: int | None, height: int | None, images: Sequence[Image.Image] | None) -> tuple[int, int]:
         return sized(self.info, width, height, images)
+
+
+def _guided(pair: Pair, scale: float) -> Velocity:
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        return guide(*pair(x, t), scale)
+
+    return velocity
 
 
 def _check_choices(quantize: Any, offload: Any) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from fourstroke.dit import InputImages, Transformer, TransformerConfig, condition, prefill
+from fourstroke.dit import InputImages, Transformer, TransformerConfig, condition, prefill, together
 
 SIZES = {"num_layers": 3, "num_attention_heads": 2, "attention_head_dim": 16, "context_in_dim": 24}
 GRID = (2, 3)
@@ -42,7 +43,7 @@ def test_rows_side_by_side_are_those_of_each_prompt_alone(causal, edit):
     text, images = edits() if edit else (words(5, 3), None)
     x, t = torch.randn(6, 6, 64), torch.rand(6)
     with torch.no_grad():
-        together = condition(transformer, text, GRID, images, repeats=3)(x, t)
+        found = condition(transformer, text, GRID, images, repeats=3)(x, t)
         for row in range(2):
             length = int(text.lengths[row])
             one = SimpleNamespace(
@@ -53,7 +54,7 @@ def test_rows_side_by_side_are_those_of_each_prompt_alone(causal, edit):
             own = images and InputImages(tokens=images.tokens[row : row + 1], grids=images.grids)
             here = slice(3 * row, 3 * row + 3)
             alone = condition(transformer, one, GRID, own, repeats=3)(x[here], t[here])
-            torch.testing.assert_close(together[here], alone, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(found[here], alone, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -146,3 +147,29 @@ def test_checkpointed_blocks_give_the_same_gradients_through_a_hidden_state():
         (v.square().mean() + hidden.square().mean()).backward()
         grads.append([p.grad for p in transformer.parameters()])
     torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("same_time", [True, False])
+@pytest.mark.parametrize("most", [24, 23, 10**6])
+def test_both_sides_of_guidance_are_what_each_is_alone(monkeypatch, most, same_time):
+    """In one pass up to so many latents, over prefixes of different lengths and numbers of rows."""
+    transformer, passes = model(), []
+    monkeypatch.setattr(sys.modules[condition.__module__], "TOGETHER", most)
+    x, t = torch.randn(2, 6, 64), torch.rand(1).expand(2) if same_time else torch.rand(2)
+    with torch.no_grad():
+        sides = condition(transformer, words(5, 3), GRID), condition(transformer, words(2), GRID, repeats=2)
+        expected = [side(x, t) for side in sides]
+        real = transformer.denoise
+        monkeypatch.setattr(transformer, "denoise", lambda *inputs: passes.append(len(inputs[0])) or real(*inputs))
+        for found, alone in zip(together(*sides)(x, t), expected, strict=True):
+            torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-4)
+    assert passes == ([2, 2] if most == 23 else [4])
+
+
+def test_sides_without_prefixes_are_evaluated_one_after_the_other():
+    transformer = model(causal=False)
+    x, t = torch.randn(1, 6, 64), torch.rand(1)
+    with torch.no_grad():
+        sides = condition(transformer, words(5), GRID), condition(transformer, words(2), GRID)
+        for found, side in zip(together(*sides)(x, t), sides, strict=True):
+            assert torch.equal(found, side(x, t))

@@ -23,7 +23,7 @@ def serve(arguments: argparse.Namespace) -> dict[str, Any]:
     quiet()
     say_warnings()
     replicas = ("replicas", "replica_load", "replica_cpus")
-    names = ("host", "port", "queue", "rows", "kv_bytes", "request_seconds", *replicas)
+    names = ("host", "port", "queue", "rows", "kv_bytes", "request_seconds", "step_cache", *replicas)
     keys = [*arguments.api_key, *os.environ.get("FOURSTROKE_API_KEYS", "").split()]
     config = ServeConfig(
         **{name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None},

@@ -48,6 +48,42 @@ class InputImages:
     tokens_per_slot: int = TOKENS_PER_SLOT
 
 
+@dataclass(frozen=True)
+class Conditioned:
+    """The velocity of rows whose prefixes are computed."""
+
+    model: Transformer
+    cache: PrefixCache
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """`(x_t, t) -> velocity`, each (rows, N, C)."""
+        return self.model.denoise(x.to(self.model.dtype), t, self.cache)
+
+
+Pair = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""As a velocity, of which there are two."""
+TOGETHER = 2**15
+"""Latents of both sides of guidance up to which they are evaluated in one pass: activations are those of so many."""
+
+
+def together(first: Callable[[Tensor, Tensor], Tensor], second: Callable[[Tensor, Tensor], Tensor]) -> Pair:
+    """The velocities of the same rows under two conditions, `(x_t, t) -> (velocity, velocity)`.
+
+    Where both prefixes are computed, and `TOGETHER` latents are not exceeded, it is one pass over the weights; results
+    are the same up to rounding.
+    """
+
+    def pair(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        few = 2 * x.shape[0] * x.shape[1] <= TOGETHER
+        if not (few and isinstance(first, Conditioned) and isinstance(second, Conditioned)):
+            return first(x, t), second(x, t)
+        times = t[:1].expand(2 * len(t)) if t.stride() == (0,) else torch.cat((t, t))  # one time stays one
+        both = Conditioned(first.model, PrefixCache.join((first.cache, second.cache)))
+        return both(torch.cat((x, x)), times).tensor_split(2)  # type: ignore[return-value]
+
+    return pair
+
+
 def prefill(model: Transformer, text: PromptFeatures, grid: Grid, images: InputImages | None = None) -> PrefixCache:
     """Keys and values of P prompts and their input images, for targets of a grid (rows, columns).
 
@@ -85,7 +121,7 @@ def condition(
         cache = prefill(model, text, grid, images).repeat(repeats)
         if step_cache:
             return _skipping(model, cache, step_cache)
-        return lambda x, t: model.denoise(x.to(dtype), t, cache)
+        return Conditioned(model, cache)
     if step_cache:
         raise ValueError("step_cache is for transformers with causal_condition; leave it out")
     tokens, layout = _prefix(model, text, grid, images, repeats)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fourstroke.dit import PrefixCache
+from fourstroke.dit import FirstBlockCache, PrefixCache
 from fourstroke.flow.path import interpolate, predict_x0
 from fourstroke.flow.sampler import Velocity, guide, step
 from fourstroke.pipeline import Pipeline
@@ -48,6 +48,8 @@ class GenerationRequest:
     """Pixels of a latent along each side, the autoencoder's own."""
     lora: Strengths = ()
     """The adapters in use, by name, with strengths other than 0."""
+    step_cache: float = 0.0
+    """As of `Pipeline`; above 0 the picture is evaluated by itself."""
 
     @property
     def asked(self) -> str:
@@ -122,6 +124,8 @@ class Sequence:
     conditions: Conditions
     inpaint: InpaintState | None = None
     step: int = 0
+    caches: tuple[FirstBlockCache, FirstBlockCache] | None = None
+    """Of its own side and of what guidance leads away from, where it may skip blocks."""
 
     @property
     def condition(self) -> Condition:
@@ -185,20 +189,32 @@ class Batch:
     def _velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """Under guidance a sequence is evaluated twice, in the same pass as all others."""
         guided = [index for index, sequence in enumerate(self.sequences) if sequence.negative is not None]
-        conditions = [sequence.condition for sequence in self.sequences]
-        conditions += [sequence.negative for sequence in self.sequences if sequence.negative is not None]
-        v = self._evaluate(torch.cat((x, x[guided])), torch.cat((t, t[guided])), conditions)
+        sides = [(sequence.condition, sequence.caches and sequence.caches[0]) for sequence in self.sequences]
+        for sequence in self.sequences:
+            if sequence.negative is not None:
+                sides.append((sequence.negative, sequence.caches and sequence.caches[1]))
+        v = self._evaluate(torch.cat((x, x[guided])), torch.cat((t, t[guided])), sides)
         out, away = v[: len(self.sequences)].clone(), v[len(self.sequences) :]
         if guided:
             scales = torch.tensor([self.sequences[i].request.guidance_scale for i in guided], device=x.device)
             out[guided] = guide(out[guided], away, scales[:, None, None])
         return out
 
-    def _evaluate(self, x: Tensor, t: Tensor, conditions: abc.Sequence[Condition]) -> Tensor:
+    def _evaluate(self, x: Tensor, t: Tensor, sides: abc.Sequence[tuple[Condition, FirstBlockCache | None]]) -> Tensor:
+        """One pass for all rows whose prefix is there; those that may skip blocks, or have no prefix, one by one."""
         transformer = self.pipe.transformer
-        inputs = x.to(next(transformer.parameters()).dtype)
-        prefixes = [condition for condition in conditions if isinstance(condition, PrefixCache)]
-        if len(prefixes) == len(conditions):
-            return transformer.denoise(inputs, t, PrefixCache.join(prefixes)).to(x.dtype)
-        singles = [c for c in conditions if not isinstance(c, PrefixCache)]
-        return torch.cat([c(inputs[i : i + 1], t[i : i + 1]) for i, c in enumerate(singles)]).to(x.dtype)
+        inputs, out = x.to(next(transformer.parameters()).dtype), torch.empty_like(x)
+        shared: list[tuple[int, PrefixCache]] = []
+        for row, (condition, steps) in enumerate(sides):
+            here = slice(row, row + 1)
+            if not isinstance(condition, PrefixCache):
+                out[here] = condition(inputs[here], t[here]).to(x.dtype)
+            elif steps is not None:
+                out[here] = transformer.denoise(inputs[here], t[here], condition, steps=steps).to(x.dtype)
+            else:
+                shared.append((row, condition))
+        if shared:
+            rows = [row for row, _ in shared]
+            joined = PrefixCache.join([cache for _, cache in shared])
+            out[rows] = transformer.denoise(inputs[rows], t[rows], joined).to(x.dtype)
+        return out

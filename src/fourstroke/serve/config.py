@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, fields
 from urllib.parse import urlsplit
 
+from fourstroke.arguments import real
 from fourstroke.lora import LoraSource
 
 LEAST = {"port": 0, "cache_bytes": 0, "max_previews": 0}
@@ -40,6 +41,7 @@ class ServeConfig:
     replicas: tuple[int, int] = (1, 4)  # fewest and most, where Ray Serve runs them
     replica_load: float = 8.0  # pictures under way in each that call for another one
     replica_cpus: float = 1.0  # set aside for each, beside a GPU where there are some
+    step_cache: float = 0.0  # of requests that name none, see `Pipeline`
     loras: tuple[str, ...] = ()  # adapters, each [NAME=]FILE[:STRENGTH]
 
     def __post_init__(self) -> None:
@@ -71,7 +73,9 @@ def _check_range(name: str, value: object) -> None:
     if isinstance(value, int) and not LEAST.get(name, 1) <= value <= MOST.get(name, value):
         most = f" and at most {MOST[name]}" if name in MOST else ""
         raise ValueError(f"{name} is {value}; it must be at least {LEAST.get(name, 1)}{most}")
-    if isinstance(value, float) and not 0 < value < math.inf:
+    if name == "step_cache":
+        real(name, value, 0, 1)
+    elif isinstance(value, float) and not 0 < value < math.inf:
         raise ValueError(f"{name} is {value:g}; it must be a finite number above 0")
 
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 
-from fourstroke.dit import PrefixCache, condition, prefill
+from fourstroke.dit import FirstBlockCache, PrefixCache, condition, prefill
 from fourstroke.enhance.enhancer import Enhanced
 from fourstroke.flow.sampler import check_finite, seeded_noise
 from fourstroke.lora import lora_adapters
@@ -117,6 +117,9 @@ class ModelRunner:
     def begin(self, request: GenerationRequest, conditions: Conditions | None = None) -> Sequence:
         """Encode the words and input images, unless `conditions` of the same request hold them, and draw the noise."""
         self.use_lora(request.lora)
+        caches = FirstBlockCache(request.step_cache), FirstBlockCache(request.step_cache)
+        if request.step_cache and not self.pipe.transformer.config.causal_condition:
+            raise ValueError("step_cache is for transformers with causal_condition; leave it out")
         conditions = conditions or Conditions()
         if conditions.positive is None:
             guided = request.evaluations == 2
@@ -131,6 +134,7 @@ class ModelRunner:
             levels=self.pipe.sigmas(request.num_inference_steps, request.tokens).tolist(),
             conditions=conditions,
             inpaint=self._inpaint(request, noise),
+            caches=caches if request.step_cache else None,
         )
 
     def pictures(self, latents: abc.Sequence[Tensor], requests: abc.Sequence[GenerationRequest]) -> list[Image.Image]:

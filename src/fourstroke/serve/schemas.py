@@ -67,6 +67,10 @@ class ImageRequest(Fields):
     num_inference_steps: int | None = Field(default=None, ge=1)
     guidance_scale: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
     negative_prompt: str | None = Field(default=None, max_length=32_000)
+    step_cache: float | None = Field(
+        default=None, ge=0, le=1, allow_inf_nan=False,
+        description="skip most of a step that changes less than this, for models of many steps; null is the server's",
+    )  # fmt: skip
     enhance: bool | None = Field(default=False, description="have the prompt rewritten first; see revised_prompt")
     lora: list[LoraStrength] | None = Field(
         default=None, description="the adapters in use, of those that /v1/models lists; null are those listed with it"
@@ -108,6 +112,8 @@ class ImageRequest(Fields):
             raise ApiError(400, "partial_images needs stream=true", param="partial_images")
         if self.enhance and not card.enhances:
             raise no_enhancer(card)
+        if self.step_cache is None:
+            self.step_cache = config.step_cache
         named = [lora.name for lora in self.lora or ()]
         for name in named:
             if name not in card.loras:
@@ -157,7 +163,7 @@ class ImageRequest(Fields):
                 num_inference_steps=self._steps(card), guidance_scale=scale,
                 negative_prompt=self.negative_prompt or "", transparent=self.transparent,
                 inputs=tuple(inputs), mask=mask, original_prompt=self.prompt if prompt != self.prompt else None,
-                factor=card.info.factor, lora=self._lora(card),
+                factor=card.info.factor, lora=self._lora(card), step_cache=self.step_cache or 0.0,
             )
             for j in range(self.n)
         ]  # fmt: skip
