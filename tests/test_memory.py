@@ -11,6 +11,7 @@ import torch
 
 from fourstroke import Pipeline, memory
 from fourstroke.checkpoint import CheckpointError
+from fourstroke.cli import main
 from fourstroke.dit import Transformer
 from fourstroke.folder import read_info
 from fourstroke.memory import DoesNotFit, MemoryWarning, ModelSize, check_memory
@@ -135,14 +136,40 @@ def test_a_damaged_shard_is_found_before_anything_is_loaded(folder, tmp_path, mo
     assert "\n" not in str(caught.value)
 
 
-def test_a_shard_of_whole_numbers_is_refused(folder, tmp_path):
+@pytest.mark.parametrize("part", memory.PARTS)
+def test_weights_of_whole_numbers_are_refused_before_anything_is_loaded(folder, tmp_path, monkeypatch, part):
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(folder, tmp_path / "x")
-    file = tmp_path / "x" / "transformer" / "diffusion_pytorch_model.safetensors"
-    save_file({key: tensor.to(torch.int32) for key, tensor in load_file(file).items()}, file)
-    with pytest.raises(CheckpointError, match="of another type"):
+    file = tmp_path / "x" / part / memory.PARTS[part]
+    tensors = load_file(file)
+    save_file(tensors | {key: tensors[key].to(torch.int32) for key in sorted(tensors)[:1]}, file)
+    monkeypatch.setattr(Transformer, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(CheckpointError, match=rf"{part}: .* is torch.int32; weights have a point"):
         Pipeline.from_pretrained(tmp_path / "x", device="cpu")
+
+
+def test_int4_of_narrow_rows_is_refused_before_anything_is_loaded(tiny_folder, monkeypatch):
+    monkeypatch.setattr(Transformer, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match="int4 keeps numbers in pairs of 64, and tiny's rows have 64: take int8"):
+        Pipeline.from_pretrained(tiny_folder, device="cpu", quantize="int4")
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (["--device", "cuda:9"], "there is no device 'cuda:9'"),
+    (["--quantize", "int4"], "int4 keeps numbers in pairs"),
+    (["--offload", "layers"], "no dtype, quantize and offload is enough; the smallest choice needs"),
+    (["--transformer", "no.safetensors"], "no.safetensors is missing"),
+])  # fmt: skip
+def test_the_command_line_says_in_one_line_what_cannot_be(tiny_folder, tmp_path, monkeypatch, capsys, options, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Transformer, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    if "--offload" in options:
+        monkeypatch.setattr(memory, "_room", lambda _: (0.01, "this machine has free"))
+    assert main(["generate", "a cat", "--model", str(tiny_folder), "--device", "cpu", *options]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1
+    assert said in error[0]
 
 
 def test_a_way_of_fewer_bits_that_is_not_ours(folder, tmp_path):

@@ -19,6 +19,7 @@ from fourstroke.folder import ADAPTER, ADAPTER_WEIGHTS, ENHANCER, find_model, li
 from fourstroke.lora import merge, read_lora
 from fourstroke.memory import MemoryWarning, ModelSize, check_memory
 from fourstroke.offload import place_transformer
+from fourstroke.quantized import GROUP
 from fourstroke.single_file import PartFile
 from fourstroke.text import TextEncoder
 from fourstroke.vae import Autoencoder
@@ -52,7 +53,12 @@ def load_parts(
             f"{folders[0]} is an adapter of {base}, and {single['transformer'].path} would take the place of what it "
             "adapts: name the whole model, and the adapter as a lora"
         )
-    if said := check_memory(ModelSize.read(base, info, single), device, dtype, quantize, offload):
+    size = ModelSize.read(base, info, single)
+    if quantize == "int4" and size.config.width % (2 * GROUP):
+        raise ValueError(
+            f"int4 keeps numbers in pairs of {GROUP}, and {info.name}'s rows have {size.config.width}: take int8"
+        )
+    if said := check_memory(size, device, dtype, quantize, offload):
         warnings.warn(said, MemoryWarning, stacklevel=4)
 
     def weights(name: str, method: str | None = None) -> tuple[Path, Mapping[str, Tensor]] | None:

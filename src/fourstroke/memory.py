@@ -78,6 +78,8 @@ class Stored:
             entries = {key: (tensor.dtype, tuple(tensor.shape)) for key, tensor in plain.items()}
             entries |= {key: (None, tuple(w.shape)) for key, w in file.weights.items() if isinstance(w, Pending)}
         for key, (dtype, shape) in entries.items():
+            if dtype is not None and not dtype.is_floating_point and key + SCALE not in entries:
+                raise CheckpointError(f"{base / part}: {key} is {dtype}; weights have a point, or a scale")
             if key.startswith("lm_head.") or (key.endswith(SCALE) and key.removesuffix(SCALE) in entries):
                 continue
             few = key + SCALE in entries

@@ -157,13 +157,19 @@ def test_both_sides_of_guidance_are_what_each_is_alone(monkeypatch, most, same_t
     monkeypatch.setattr(sys.modules[condition.__module__], "TOGETHER", most)
     x, t = torch.randn(2, 6, 64), torch.rand(1).expand(2) if same_time else torch.rand(2)
     with torch.no_grad():
-        sides = condition(transformer, words(5, 3), GRID), condition(transformer, words(2), GRID, repeats=2)
+        sides = condition(transformer, words(5, 5), GRID), condition(transformer, words(2), GRID, repeats=2)
         expected = [side(x, t) for side in sides]
         real = transformer.denoise
         monkeypatch.setattr(transformer, "denoise", lambda *inputs: passes.append(len(inputs[0])) or real(*inputs))
         for found, alone in zip(together(*sides)(x, t), expected, strict=True):
             torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-4)
-    assert passes == ([2, 2] if most == 23 else [4])
+        assert passes == ([2, 2] if most == 23 else [4])
+        later = [condition(transformer, words(n), GRID, one_pass=True) for n in (5, 2)]
+        expected = [condition(transformer, words(n), GRID)(x[:1], t[:1]) for n in (5, 2)]
+        for _ in range(2):  # the prefixes come with the first velocities
+            for found, alone in zip(together(*later)(x[:1], t[:1]), expected, strict=True):
+                torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-4)
+    assert passes[-1] == 2
 
 
 def test_sides_without_prefixes_are_evaluated_one_after_the_other():

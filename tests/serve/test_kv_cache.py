@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gc
 import io
 import queue
@@ -14,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fourstroke.dit import PrefixCache
-from fourstroke.serve import Engine, ModelRunner
+from fourstroke.dit import PrefixCache, Transformer, TransformerConfig
+from fourstroke.serve import Engine, GenerationRequest, ModelRunner
 from fourstroke.serve.jobs import Done, Failed, Job
-from fourstroke.serve.kv_cache import NeverFits
+from fourstroke.serve.kv_cache import KVBudget, NeverFits
+from fourstroke.sizes import fit
 
 from ..conftest import build_tiny_pipeline
 from .conftest import running
@@ -70,7 +72,7 @@ def test_pictures_of_a_request_share_one_prefix(tiny, prefilled):
     wanted = [request(seed=seed, inputs=(RED,)) for seed in range(5)]
     for one, events in zip(wanted, draw(engine, wanted), strict=True):
         assert_same(events[-1].image, alone(tiny, one))
-    assert len(prefilled) == 1 + len(wanted)  # one here; `alone` computes its own
+    assert len(prefilled) == 1  # `alone` computes its own in the first step
     assert engine.close(20)
 
 
@@ -157,7 +159,7 @@ def test_what_can_never_fit_is_refused_with_the_number(tiny):
             assert answer.status_code == 400
             message = answer.json()["error"]["message"]
             assert str(budget) in message
-            assert "fewer images" in message
+            assert "1 of the 3 input images" in message
         body = {"prompt": "a cat", "size": "64x32"}
         assert httpx.post(f"{live.url}/v1/images/edits", data=body, files=files[:1], timeout=20).status_code == 200
     engine = Engine(ModelRunner(tiny, kv_bytes=budget))
@@ -220,3 +222,54 @@ def test_pictures_of_different_requests_in_one_batch_differ_only_by_themselves(t
             image = Image.open(io.BytesIO(base64.b64decode(found["b64_json"])))
             own = tiny("a cat", images=[RED], width=64, height=32, seed=3 + j).images[0]
             assert np.abs(np.asarray(image).astype(int) - np.asarray(own)).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def real():
+    """The budget of the open model's shape; no weights are made."""
+    with torch.device("meta"):
+        transformer = Transformer(TransformerConfig()).bfloat16()
+    return lambda gib: KVBudget.of(transformer, gib * 2**30)
+
+
+def _tokens(prompt, slots):
+    return 100 + 4 * sum(slots)
+
+
+def test_two_input_images_of_2048_pixels_are_refused_with_the_number_or_fit(real):
+    """8 GiB of keys and values each, and those of the step for every picture under way: n = 4 are drawn in turn."""
+    image = Image.new("RGB", (2048, 2048))
+    wanted = GenerationRequest(prompt="a cat", width=2048, height=2048, seed=0, inputs=(image, image))
+    need = real(48).need(wanted, _tokens)
+    assert need.kept == (100 + 2 * 16_384) * 2 * 32 * 4096 * 2
+    assert need.step == (100 + 3 * 16_384) * 2 * 4096 * 2
+    real(17).check(wanted, need, _tokens)
+    with pytest.raises(NeverFits, match=r"bytes, 16\.80 GiB, and this server has \d+ bytes, 16\.00 GiB") as refused:
+        real(16).check(wanted, need, _tokens)
+    assert str(refused.value).endswith("what would fit: 1 of the 2 input images (9180872704 bytes, 8.55 GiB)")
+    guided = dataclasses.replace(wanted, inputs=(image,), guidance_scale=4.0)
+    with pytest.raises(NeverFits, match="no guidance"):
+        real(10).check(guided, real(10).need(guided, _tokens), _tokens)
+    with pytest.raises(NeverFits, match="no single change of it would fit"):
+        real(0).check(wanted, need, _tokens)
+
+
+def test_four_pictures_of_two_large_inputs_keep_the_budget(tiny, monkeypatch):
+    """Where only one has room at a time the others wait for it; a byte less, and all are refused with the number."""
+    runner, peak = ModelRunner(tiny), Peak(monkeypatch)
+    large = [Image.new("RGB", (2048, 2048), color) for color in ("red", "blue")]
+    fitted = tuple(fit(image, tiny.info) for image in large)
+    need = runner.kv_budget.need(request(inputs=fitted), runner.prefix_tokens)
+    for less in (0, 1):
+        with running(tiny, kv_bytes=sum(need) - less, cache_bytes=0) as live:
+            files = [("image[]", (f"{i}.png", png(image))) for i, image in enumerate(large)]
+            body = {"prompt": "a cat", "size": "64x32", "n": "4", "seed": "1"}
+            answer = httpx.post(f"{live.url}/v1/images/edits", data=body, files=files, timeout=60)
+            if less:
+                assert answer.status_code == 400
+                assert f"take {sum(need)} bytes" in answer.json()["error"]["message"]
+                return
+            assert answer.status_code == 200, answer.text
+            assert len(answer.json()["data"]) == 4
+            assert live.engine.metrics.steps.value() == 4 * tiny.info.num_inference_steps
+            assert need.kept <= peak.nbytes <= sum(need)

@@ -6,6 +6,7 @@ computed once, with gradients if the model is being trained.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -48,16 +49,21 @@ class InputImages:
     tokens_per_slot: int = TOKENS_PER_SLOT
 
 
-@dataclass(frozen=True)
+@dataclass
 class Conditioned:
-    """The velocity of rows whose prefixes are computed."""
+    """The velocity of rows over their prefixes, which are there, or come with the `first` velocity."""
 
     model: Transformer
-    cache: PrefixCache
+    cache: PrefixCache | None = None
+    first: Callable[[Tensor, Tensor], tuple[Tensor, PrefixCache]] | None = None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """`(x_t, t) -> velocity`, each (rows, N, C)."""
-        return self.model.denoise(x.to(self.model.dtype), t, self.cache)
+        if self.cache is not None:
+            return self.model.denoise(x.to(self.model.dtype), t, self.cache)
+        assert self.first is not None, "neither a prefix nor a way to it"
+        found, self.cache = self.first(x.to(self.model.dtype), t)
+        return found
 
 
 Pair = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -69,16 +75,16 @@ TOGETHER = 2**15
 def together(first: Callable[[Tensor, Tensor], Tensor], second: Callable[[Tensor, Tensor], Tensor]) -> Pair:
     """The velocities of the same rows under two conditions, `(x_t, t) -> (velocity, velocity)`.
 
-    Where both prefixes are computed, and `TOGETHER` latents are not exceeded, it is one pass over the weights; results
+    Where both prefixes are there, and `TOGETHER` latents are not exceeded, it is one pass over the weights; results
     are the same up to rounding.
     """
 
     def pair(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        few = 2 * x.shape[0] * x.shape[1] <= TOGETHER
-        if not (few and isinstance(first, Conditioned) and isinstance(second, Conditioned)):
+        caches = [side.cache for side in (first, second) if isinstance(side, Conditioned) and side.cache is not None]
+        if len(caches) < 2 or 2 * x.shape[0] * x.shape[1] > TOGETHER:
             return first(x, t), second(x, t)
         times = t[:1].expand(2 * len(t)) if t.stride() == (0,) else torch.cat((t, t))  # one time stays one
-        both = Conditioned(first.model, PrefixCache.join((first.cache, second.cache)))
+        both = dataclasses.replace(first, cache=PrefixCache.join(caches))  # type: ignore[type-var]
         return both(torch.cat((x, x)), times).tensor_split(2)  # type: ignore[return-value]
 
     return pair
@@ -129,21 +135,10 @@ def condition(
     return lambda x, t: model(x.to(dtype), t, features, layout, tokens)
 
 
-def _in_one_pass(
-    model: Transformer, text: PromptFeatures, grid: Grid, images: InputImages | None
-) -> Callable[[Tensor, Tensor], Tensor]:
+def _in_one_pass(model: Transformer, text: PromptFeatures, grid: Grid, images: InputImages | None) -> Conditioned:
     tokens, layout = _prefix(model, text, grid, images, 1)
     features = text.features.to(model.dtype)
-    kept: list[PrefixCache] = []
-
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        if kept:
-            return model.denoise(x.to(model.dtype), t, kept[0])
-        found, cache = model.first_step(x.to(model.dtype), t, features, layout, tokens)
-        kept.append(cache)
-        return found
-
-    return velocity
+    return Conditioned(model, first=lambda x, t: model.first_step(x, t, features, layout, tokens))
 
 
 def _skipping(model: Transformer, cache: PrefixCache, threshold: float) -> Callable[[Tensor, Tensor], Tensor]:

@@ -160,7 +160,8 @@ class Engine:
             self.metrics.pictures.add(outcome="cancelled")
             return
         try:
-            self.runner.kv_budget.check(job.request, self.scheduler.kv_bytes(job.group))
+            need = self.scheduler.kv_bytes(job.group)
+            self.runner.kv_budget.check(job.request, need, self.runner.prefix_tokens)
             job.sequence = self.runner.begin(job.request, job.group.conditions)
         except Exception as error:  # the thread's edge: one bad request must not stop the others
             self.scheduler.release(job)

@@ -181,7 +181,8 @@ class RequestHandler:
         model = self.engine.model
         budget = model.card.kv_budget
         try:
-            budget.check(request, await asyncio.to_thread(budget.need, request, model.prefix_tokens))
+            need = await asyncio.to_thread(budget.need, request, model.prefix_tokens)
+            await asyncio.to_thread(budget.check, request, need, model.prefix_tokens)
         except NeverFits as error:
             raise errors.of_engine(error) from None
 

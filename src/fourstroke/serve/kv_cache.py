@@ -7,10 +7,11 @@ way. While a batch takes its step, one layer at a time also lays prefix and pict
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,6 +36,10 @@ class KVBytes(NamedTuple):
     step: int
 
 
+Count = Callable[[str, Sequence[int]], int]
+"""Tokens of a prompt with input images of so many vision slots."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class KVBudget:
     """Bytes for keys and values: the budget of all that is under way, and those of one token in all layers."""
@@ -56,7 +61,7 @@ class KVBudget:
             layers=transformer.config.num_layers, keeps=transformer.config.causal_condition,
         )  # fmt: skip
 
-    def need(self, request: GenerationRequest, count: Callable[[str, Sequence[int]], int]) -> KVBytes:
+    def need(self, request: GenerationRequest, count: Count) -> KVBytes:
         """What a picture takes; `count` says how many tokens a prompt and images of so many vision slots have."""
         slots = [image.width * image.height // SLOT_SIZE**2 for image in request.inputs]
         prefix = count(request.asked, slots)
@@ -65,19 +70,36 @@ class KVBudget:
         step = (prefix + request.evaluations * request.tokens) * self.token_bytes // self.layers
         return KVBytes(prefix * self.token_bytes if self.keeps else 0, step)
 
-    def check(self, request: GenerationRequest, need: KVBytes) -> None:
-        """Raise `NeverFits` for a picture that has no room even alone."""
+    def check(self, request: GenerationRequest, need: KVBytes, count: Count) -> None:
+        """Raise `NeverFits` for a picture that has no room even alone, with what would have; `count` as in `need`."""
         if sum(need) <= self.budget:
             return
-        advice = ["send fewer images"] if len(request.inputs) > 1 else []
-        advice += ["ask without guidance (guidance_scale 1)"] if request.evaluations == 2 else []
-        advice += ["ask for a smaller picture or shorten the prompt"]
-        size = f"{request.width}x{request.height}"
+        fitting = [self._fitting(others, count) for others in _smaller(request)]
+        advice = " or ".join(words for words in fitting if words) or "no single change of it"
         raise NeverFits(
             f"keys and values of the prompt, of input images ({len(request.inputs)}) and of a picture of "
-            f"{size} take {_said(sum(need))}, and this server has {_said(self.budget)} for them: "
-            + ", or ".join(advice)
+            f"{request.width}x{request.height} take {_said(sum(need))}, and this server has {_said(self.budget)} for "
+            f"them; what would fit: {advice}"
         )
+
+    def _fitting(self, requests: Iterable[tuple[str, GenerationRequest]], count: Count) -> str:
+        """The first of some requests that has room, with what it takes; "" if none has."""
+        for words, request in requests:
+            if (taken := sum(self.need(request, count))) <= self.budget:
+                return f"{words} ({_said(taken)})"
+        return ""
+
+
+def _smaller(request: GenerationRequest) -> Iterator[list[tuple[str, GenerationRequest]]]:
+    """By kind of change, requests that take less, the largest first, and what to call them."""
+    few, step = len(request.inputs), max(SLOT_SIZE, request.factor)
+    kept = [(f"{n} of the {few} input images" if n else "no input image", request.inputs[:n]) for n in range(few)]
+    yield [(words, dataclasses.replace(request, inputs=inputs, mask=None)) for words, inputs in kept[::-1]]
+    if request.evaluations == 2:
+        yield [("no guidance (guidance_scale 1)", dataclasses.replace(request, guidance_scale=1.0))]
+    sizes = [(request.width >> halvings, request.height >> halvings) for halvings in range(1, 5)]
+    whole = [(width // step * step, height // step * step) for width, height in sizes if min(width, height) >= step]
+    yield [(f"a picture of {w}x{h}", dataclasses.replace(request, width=w, height=h, mask=None)) for w, h in whole]
 
 
 Key = tuple[str, str, tuple[bytes, ...], tuple[int, int], Strengths]
@@ -133,4 +155,4 @@ def _available(device: torch.device) -> int:
 
 
 def _said(nbytes: int) -> str:
-    return f"{nbytes} bytes ({nbytes / 2**30:.2f} GiB)"
+    return f"{nbytes} bytes, {nbytes / 2**30:.2f} GiB"
