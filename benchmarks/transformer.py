@@ -8,6 +8,9 @@ tasks, each with and without an input image of the picture's size: `forward` eva
 target alone over cached keys and values of the prefix, `picture` is the prefix and four steps. Sides take turns; a
 median is printed with the fastest and the slowest. With one thread (the default) times are the thread's own CPU time,
 which other programs of the machine disturb less than wall time. About ten minutes.
+
+A step is mostly its matrix products, which both sides compute alike. They are timed alone too, by PyTorch as diffusers
+calls it: what is over the time of diffusers' step over theirs cannot be had by any step with the same products.
 """
 
 from __future__ import annotations
@@ -85,6 +88,9 @@ def main() -> int:
                 if name == "float32":
                     exact[images, task] = outputs["diffusers"]
                 found |= differences(outputs, exact.get((images, task)))
+                if task == "step":
+                    found["products"] = products(ours, case.x.shape[1], arguments)
+                    found["most"] = round(found["seconds"]["diffusers"]["median"] / found["products"]["seconds"], 3)
                 found = {"dtype": name, "images": images, "task": task, **found}
                 found["met"] = met(found)
                 result["rows"].append(found)
@@ -198,6 +204,21 @@ def race(sides: dict[str, Task], repeats: int, threads: int) -> dict[str, Any]:
     }
 
 
+def products(model: Transformer, tokens: int, arguments: argparse.Namespace) -> dict[str, float]:
+    """Seconds and 10^9 operations a second of the blocks' matrix products alone, for so many tokens."""
+    clock = time.thread_time if arguments.threads == 1 else time.perf_counter
+    weights = [m.weight for m in model.transformer_blocks.modules() if isinstance(m, torch.nn.Linear)]
+    inputs = {w.shape[1]: torch.randn(tokens, w.shape[1]).to(w.dtype) for w in weights}
+    seconds = []
+    for _ in range(arguments.repeats):
+        start = clock()
+        for weight in weights:
+            torch.nn.functional.linear(inputs[weight.shape[1]], weight)
+        seconds.append(clock() - start)
+    took = statistics.median(seconds)
+    return {"seconds": round(took, 5), "gflops": round(2e-9 * tokens * sum(w.numel() for w in weights) / took, 1)}
+
+
 def spread(values: list[float]) -> dict[str, float]:
     """Median, least and most."""
     return {key: round(f(values), 5) for key, f in (("median", statistics.median), ("min", min), ("max", max))}
@@ -225,6 +246,10 @@ def row(found: dict[str, Any]) -> str:
     sides = ", ".join(f"{side} {_ms(found['seconds'][side])}" for side in found["seconds"])
     ratio = found["speedup"]
     grain = f", errors {found['error_ours']:.1e} and {found['error_diffusers']:.1e}" if "error_ours" in found else ""
+    if "products" in found:
+        alone = found["products"]
+        grain += f"; its products alone {1000 * alone['seconds']:.5g} ms ({alone['gflops']} GFLOP/s), so at most "
+        grain += f"{found['most']:.2f}"
     return (
         f"{found['dtype']:8} {'1 image' if found['images'] else 'words':7} {found['task']:7} "
         f"{ratio['median']:.2f} times as fast ({ratio['min']:.2f} to {ratio['max']:.2f}); {sides}; "

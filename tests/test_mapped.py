@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,15 @@ def _resident(file: Path) -> int:
     return sum(map(int, found))
 
 
+def _cached(file: Path, place: int) -> bool:
+    """Whether a byte of a file can be had without the disk."""
+    with file.open("rb", buffering=0) as opened:
+        try:
+            return os.preadv(opened.fileno(), [bytearray(1)], place, os.RWF_NOWAIT) == 1
+        except BlockingIOError:
+            return False
+
+
 def test_mapped_tensors_are_those_of_the_file(tmp_path):
     save_file(TENSORS, tmp_path / "x.safetensors", metadata={"format": "pt"})
     found = mapped.map_file(tmp_path / "x.safetensors")
@@ -51,6 +63,21 @@ def test_numbers_that_lie_askew_are_read_too(tmp_path):
     data = len(header).to_bytes(8, "little") + header + b"\1\2\3" + values.numpy().tobytes()
     (tmp_path / "x.safetensors").write_bytes(data)
     assert torch.equal(mapped.map_file(tmp_path / "x.safetensors")["y"], values)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux drops pages of its file cache when asked")
+def test_what_is_evicted_is_read_again(tmp_path):
+    file = tmp_path / "x.safetensors"
+    save_file(TENSORS, file)
+    os.sync()  # what is not yet on the disk is not dropped
+    weight = mapped.map_file(file)["a"]
+    assert torch.equal(weight, TENSORS["a"])
+    assert _cached(file, 2**21)
+    mapped.evict(weight)
+    assert _resident(file) < 1024
+    kind = subprocess.run(["stat", "-f", "-c", "%T", file], capture_output=True, text=True, check=True).stdout.strip()
+    assert not _cached(file, 2**21) or kind in ("tmpfs", "overlayfs")  # which keep files nowhere else, or hide where
+    assert torch.equal(weight, TENSORS["a"])
 
 
 def test_pages_are_read_when_used_and_given_back(tmp_path):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
 
+from fourstroke import offload
 from fourstroke.offload import BlockStream, Mover, keep_on_cpu, weights_of
 from fourstroke.quantized import quantized
 
@@ -80,3 +83,28 @@ def test_rows_are_looked_up_where_the_table_is():
     table = nn.Embedding(5, 4)
     keep_on_cpu(table, torch.device("meta"))
     assert table(torch.tensor([1, 2])).is_meta
+
+
+def test_the_first_blocks_that_have_room_stay_in_the_file_cache(monkeypatch):
+    blocks, x, dropped = _blocks(), torch.ones(2, 128), []
+    expected, first = _run(blocks, x), [weights_of(block)[0].data_ptr() for block in blocks]
+    monkeypatch.setattr(offload, "RESERVE", 1000)
+    monkeypatch.setattr(offload, "evict", lambda weight: dropped.append(weight.data_ptr()))
+    cache = offload.FileCache(blocks)
+    size, few = (sum(weight.nbytes for weight in weights_of(block)) for block in (blocks[0], blocks[2]))
+    for free, kept in (
+        (3 * size + few + 1000, 4),  # all
+        (3 * size + few + 999, 1),  # one is missing: two places are for what runs and what comes
+        (4 * size + 1000, 4),
+        (3 * size - 1 + 1000, 0),
+        (0, 0),
+    ):
+        monkeypatch.setattr(offload, "free_memory", lambda free=free: free)
+        dropped.clear()
+        assert torch.equal(_run(blocks, x), expected)
+        assert cache.kept == kept
+        assert [weight for weight in dropped if weight in first] == first[kept:]
+
+
+def test_free_memory_is_what_the_system_says():
+    assert 2**20 < offload.free_memory() <= sys.maxsize

@@ -6,9 +6,11 @@ takes it back when it needs room. `release` lets go of it at once; the next use 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +40,9 @@ class Pending:
         """The same, changed."""
         return Pending(self.shape if shape is None else shape, lambda: change(self.make()))
 
+
+LINUX = {"MADV_WILLNEED": 3, "MADV_DONTNEED": 4, "MADV_PAGEOUT": 21}
+"""Advices by number; Python has no name for the last."""
 
 _maps: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
 """What is mapped now, by the address where it begins."""
@@ -101,6 +106,12 @@ def release(tensor: Tensor) -> None:
     _advise(tensor, "MADV_DONTNEED")
 
 
+def evict(tensor: Tensor) -> None:
+    """As `release`, and from the system's file cache too (Linux): other files keep their place in it."""
+    _advise(tensor, "MADV_PAGEOUT")
+    _advise(tensor, "MADV_DONTNEED")
+
+
 def prefetch(tensor: Tensor) -> None:
     """Have the system read a mapped tensor from the disk, in the background."""
     _advise(tensor, "MADV_WILLNEED")
@@ -109,13 +120,15 @@ def prefetch(tensor: Tensor) -> None:
 def _advise(tensor: Tensor, advice: str) -> None:
     """Advise on the pages that are the tensor's alone."""
     mapping = _maps.get(tensor.untyped_storage().data_ptr()) if tensor.device.type == "cpu" else None
-    if mapping is None or not hasattr(mmap, advice):
+    number = LINUX.get(advice) if sys.platform == "linux" else getattr(mmap, advice, None)
+    if mapping is None or number is None:
         return
     first = tensor.data_ptr() - tensor.untyped_storage().data_ptr()
     start = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
     stop = (first + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
     if stop > start:
-        mapping.madvise(getattr(mmap, advice), start, stop - start)
+        with contextlib.suppress(OSError):  # a kernel without it, or pages that are locked
+            mapping.madvise(number, start, stop - start)
 
 
 def _map(file: int) -> mmap.mmap:

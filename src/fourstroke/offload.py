@@ -11,16 +11,22 @@ takes the room of two layers.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fourstroke.mapped import prefetch
+from fourstroke.mapped import evict, prefetch
 from fourstroke.placement import parts, place, release_weights
 from fourstroke.quantized import QuantizedWeight
+
+MANY, RESERVE = 2**30, 2**30
+"""Bytes of blocks from which their place in the file cache is looked after on a CPU, and of what a picture needs."""
 
 
 class BlockStream:
@@ -47,9 +53,7 @@ class BlockStream:
             follows = following > number or self.again
             if self.mover is None:
                 if follows:
-                    for weight in self.blocks[following].parameters():
-                        for part in parts(weight):
-                            prefetch(part)
+                    _prefetch(self.blocks[following])
                 return
             self.home[number] = weights_of(block)
             arrived = self.coming.pop(number, None) or self.mover.bring(self.home[number])
@@ -155,10 +159,64 @@ def place_transformer(
     blocks: Any = model.transformer_blocks
     if offload != "layers":
         place(model, dtype=dtype, device=device, method=quantize, blocks=blocks)
+        if device.type == "cpu" and _held(blocks) > MANY:
+            FileCache(blocks)
         return
     place(model, dtype=dtype, device=torch.device("cpu"), method=quantize, blocks=blocks)
     place(model, dtype=None, device=device, leave=blocks)
+    if device.type == "cpu" and _held(blocks) > MANY:
+        FileCache(blocks)
     BlockStream(blocks, device, again=True)
+
+
+def _held(blocks: nn.Module) -> int:
+    """Bytes of weights, in their files or not."""
+    return sum(weight.nbytes for weight in weights_of(blocks))
+
+
+class FileCache:
+    """Keeps as many of a model's mapped blocks in the system's file cache as have room, over all steps.
+
+    Blocks are used in turn. The system drops what was not used for longest, which is what comes next: where not all
+    have room it would read all of them from the disk in every step. So the last ones are dropped as soon as they ran,
+    and the first ones stay. The next block is read while one runs.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        self.blocks, self.kept = list(blocks), len(blocks)
+        for number, block in enumerate(self.blocks):
+            block.register_forward_pre_hook(lambda *_, number=number: self._enter(number))
+            block.register_forward_hook(lambda *_, number=number: self._leave(number), always_call=True)
+
+    def _enter(self, number: int) -> None:
+        if number == 0:
+            self.kept = self.fitting(free_memory())
+        _prefetch(self.blocks[(number + 1) % len(self.blocks)])
+
+    def _leave(self, number: int) -> None:
+        if number >= self.kept:
+            for weight in weights_of(self.blocks[number]):
+                evict(weight)
+
+    def fitting(self, free: int) -> int:
+        """How many of the first blocks have room in so many bytes, beside what a picture needs."""
+        sizes = [sum(weight.nbytes for weight in weights_of(block)) for block in self.blocks]
+        if sum(sizes) <= free - RESERVE:
+            return len(sizes)
+        room = free - RESERVE - 2 * max(sizes)  # what runs, and what is read ahead
+        return sum(total <= room for total in itertools.accumulate(sizes))
+
+
+def _prefetch(block: nn.Module) -> None:
+    for weight in weights_of(block):
+        prefetch(weight)
+
+
+def free_memory() -> int:
+    """Bytes that are free or hold files that can be read again; more than there can be where none can be asked."""
+    file = Path("/proc/meminfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")), sys.maxsize)
 
 
 def keep_on_cpu(table: nn.Embedding, device: torch.device) -> None:

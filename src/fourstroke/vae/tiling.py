@@ -21,8 +21,8 @@ from fourstroke.vae.stream import Strip, Strips
 if TYPE_CHECKING:
     from fourstroke.vae.autoencoder import Decoder, Encoder
 
-CACHE_STRIP = 4 << 20
-"""Bytes of a strip on a CPU: it stays in the processor's cache."""
+CACHE_STRIP, MAX_THREADS = 4 << 20, 4
+"""Bytes of a strip on a CPU for each thread, of so many at most: it stays in the processor's cache."""
 SMALLEST_STRIP = 64 << 10
 """Bytes of the strips after which we give up."""
 MAPS_WHOLE, MAPS_IN_STRIPS = 8, 64
@@ -114,7 +114,7 @@ def _fitting(
 ) -> Tensor:
     """The whole if it fits, else strips of the size that should fit, then of a quarter of it, and so on."""
     height, width = shape
-    size = strip_bytes or CACHE_STRIP
+    size = strip_bytes or CACHE_STRIP * min(MAX_THREADS, torch.get_num_threads())
     if strip_bytes is None and (memory := room(x.device)):
         channels = 2 * min(part.conv_in.out_channels, part.conv_out.in_channels)
         wanted = MAPS_WHOLE * len(x) * channels * height * width * x.element_size()
