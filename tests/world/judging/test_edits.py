@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fourstroke.data.sample import SampleError
 from fourstroke.evaluate.statistics import mean
 from fourstroke.folder import ModelInfo
 from fourstroke.pipeline import Output, Pipeline
@@ -55,6 +56,23 @@ def test_edits_are_fixed_and_held_out(prompts):
     assert {prompt.edit.kind for prompt in prompts} == set(KINDS) - {"words", "restyle"}
     short, rich = (held_out_edits(Edits(CONFIG), 1, captions)[0].instruction for captions in ("short", "rich"))
     assert len(rich) > len(short)
+
+
+def test_seeds_without_an_edit_are_passed_over(monkeypatch, prompts):
+    edit = Edits.edit
+
+    def lacking(self, seed, split="train"):
+        if seed % 3 == 1:
+            raise ValueError("found no edit")
+        return edit(self, seed, split)
+
+    monkeypatch.setattr(Edits, "edit", lacking)
+    assert [p.seed for p in held_out_edits(Edits(CONFIG), 4)] == [0, 2, 3, 5]
+    with pytest.raises(SampleError, match="found no edit"):
+        EditData(edits=CONFIG).open("heldout").record(1)
+    monkeypatch.setattr(Edits, "edit", lambda *_: lacking(None, 1))
+    with pytest.raises(ValueError, match="found no edit"):
+        held_out_edits(Edits(CONFIG), 2)
 
 
 def test_the_true_picture_is_right(prompts):

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fourstroke.data.sample import Caption, Record, Sample, Split
+from fourstroke.data.sample import Caption, Record, Sample, SampleError, Split
 from fourstroke.ranges import Count, TrainingSeed, check_ranges
 from fourstroke.world.dataset import HELD_OUT, SAMPLES, Drawn
 from fourstroke.world.edits.graph import Edit
@@ -52,7 +52,11 @@ class EditSamples(Drawn):
         return Sample(record=record, image=after, inputs=tuple(before), mask=allowed(edit))
 
     def _graph(self, index: int) -> Edit:
-        return self.edits.edit(self.seed(index), self.split)
+        seed = self.seed(index)
+        try:
+            return self.edits.edit(seed, self.split)
+        except ValueError as error:  # the world has no scene for this kind of edit
+            raise SampleError(str(error), "draw") from None
 
     def _render(self, graph: Edit) -> np.ndarray:
         return self.edits.render(graph)[1]

@@ -6,6 +6,7 @@ before, where the edit allows no change (`edits.allowed`). Each alone is easily 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,11 +68,21 @@ class EditVerdict:
 
 
 def held_out_edits(edits: Edits, n: int, captions: Captions = "mixed", first: int = 0) -> list[EditPrompt]:
-    """The edits of n held-out seeds from `first` on; `mixed` words even seeds shortly and odd ones richly."""
+    """The edits of the first n held-out seeds from `first` on; `mixed` words even seeds shortly and odd ones richly.
+
+    Seeds for whose kind the world has no scene are passed over; raises ValueError if most of them are.
+    """
     first = check_seed(first, "first")
-    prompts = []
-    for seed in range(first, first + n):
-        edit = edits.edit(seed, "heldout")
+    prompts: list[EditPrompt] = []
+    for seed in itertools.count(first):
+        if len(prompts) == n:
+            break
+        try:
+            edit = edits.edit(seed, "heldout")
+        except ValueError:
+            if seed - first - len(prompts) > n:
+                raise
+            continue
         before, after = edits.render(edit)
         rich = captions == "rich" or (captions == "mixed" and seed % 2 == 1)
         asked = edits.instruction(edit, rich, seed)
