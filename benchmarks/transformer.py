@@ -142,9 +142,11 @@ class Case:
             return lambda: model.denoise(self.x, torch.tensor([0.5]), cache)
 
         def picture() -> Tensor:
-            x, cache = self.x, model.prefill(self.text, layout, self.images)
-            for t in LEVELS:
-                x = x - 0.25 * model.denoise(x, torch.tensor([t]), cache)
+            first, *others = (torch.tensor([t]) for t in LEVELS)
+            velocity, cache = model.first_step(self.x, first, self.text, layout, self.images)
+            x = self.x - 0.25 * velocity
+            for t in others:
+                x = x - 0.25 * model.denoise(x, t, cache)
             return x
 
         return picture
