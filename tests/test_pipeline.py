@@ -212,3 +212,31 @@ def test_damaged_checkpoints_are_one_clear_line(tiny_folder, tmp_path, part, dam
     with pytest.raises(CheckpointError) as error:
         Pipeline.from_pretrained(tmp_path / "m")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_draw_the_same(monkeypatch):
+    plain, compiled = build_tiny_pipeline(), build_tiny_pipeline()
+    blocks, eager = compiled.transformer.transformer_blocks, torch.compile
+    modes: list[str | None] = []
+
+    def compile_without_inductor(call, mode):
+        modes.append(mode)
+        return eager(call, backend="aot_eager")
+
+    monkeypatch.setattr("torch.compile", compile_without_inductor)
+    compiled.compile()
+    assert modes == [None] * len(blocks)
+    for size in ({}, {"width": 64, "height": 64}):
+        (expected,), (found,) = (pipe("a cat", seed=3, **size).images for pipe in (plain, compiled))
+        assert _close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [({"quantize": "int8"}, "leave quantize out"), ({"offload": "layers"}, "and offload=layers"), ({}, "apt install")],
+)
+def test_what_cannot_be_compiled_is_refused_before_it_is_loaded(choices, said, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ValueError, match=said):
+        Pipeline.from_pretrained("micro", compile=True, **choices)

@@ -114,6 +114,11 @@ def _loading_options(command: argparse.ArgumentParser) -> None:
         help="what is in memory only while it is used: nothing, the text encoder and the autoencoder (model), or the "
         "transformer's blocks too (layers)",
     )
+    command.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the transformer's blocks: each kind of picture waits for it once, later ones are faster",
+    )
     for part in ("transformer", "text-encoder", "vae"):
         command.add_argument(
             f"--{part}", type=_name, metavar="FILE",

@@ -6,6 +6,7 @@ The parts come from a folder (`folder`) and draw what the model's sizes allow (`
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import time
 import warnings
@@ -37,6 +38,7 @@ from fourstroke.folder import (
 from fourstroke.loading import check_parts, load_parts
 from fourstroke.lora import LoraLoader, is_merged, without_factors
 from fourstroke.offload import visiting
+from fourstroke.quantized import QuantizedWeight
 from fourstroke.seeds import Seeds, following, seeds_of
 from fourstroke.sizes import fit, shaped, sized, tokens_per_slot
 from fourstroke.text import TextEncoder
@@ -96,6 +98,7 @@ class Pipeline(LoraLoader):
         transformer: str | Path | None = None,
         text_encoder: str | Path | None = None,
         vae: str | Path | None = None,
+        compile: bool = False,
     ) -> Pipeline:
         """Load a checkpoint: a folder, a hub id, or the best bundled model.
 
@@ -112,6 +115,7 @@ class Pipeline(LoraLoader):
                 "layers" the transformer's blocks too. On a CPU their memory is given back instead.
             transformer, text_encoder, vae: single files of weights, by ComfyUI's names or ours, in the place of the
                 checkpoint's parts: safetensors, or GGUF (see `single_file`).
+            compile: see `Pipeline.compile`.
 
         Warns:
             MemoryWarning: weights have no room and come from the disk at every step.
@@ -123,7 +127,27 @@ class Pipeline(LoraLoader):
         """
         _check_choices(quantize, offload)
         files = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae}
-        return cls(**load_parts(model, dtype, device, quantize, offload, files))
+        if compile:
+            _check_compile(quantize, offload)
+        pipe = cls(**load_parts(model, dtype, device, quantize, offload, files))
+        if compile:
+            pipe.compile()
+        return pipe
+
+    def compile(self, mode: str | None = None) -> None:
+        """Compile the transformer's blocks: a kind of picture waits for that once, later ones are drawn faster.
+
+        All blocks share their code. Compiled anew is what differs in kind: the first step beside later ones, a second
+        size (whose code then serves every size), input images, guidance. `mode` is torch.compile's own, such as
+        "reduce-overhead" for CUDA graphs.
+
+        Raises:
+            ValueError: with streamed or quantised blocks, or without a C++ compiler.
+        """
+        quantized = any(isinstance(p, QuantizedWeight) for p in self.transformer.parameters())
+        _check_compile("int8" if quantized else None, self.offload)
+        for block in self.transformer.transformer_blocks:
+            block.compile(mode=mode)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the whole checkpoint into `folder`, complete or not at all; merged adapters are part of the weights.
@@ -327,6 +351,15 @@ def _guided(pair: Pair, scale: float) -> Velocity:
         return guide(*pair(x, t), scale)
 
     return velocity
+
+
+def _check_compile(quantize: Quantize | None, offload: Offload) -> None:
+    """Raise ValueError for blocks that cannot be compiled, or without a compiler."""
+    if quantize is not None or offload == "layers":
+        raise ValueError("compile needs blocks that stay in memory as they are: leave quantize out, and offload=layers")
+    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++", "cl"]
+    if not any(shutil.which(name) for name in names if name):
+        raise ValueError("compile needs a C++ compiler, and none is here; on Debian: apt install g++")
 
 
 def _check_choices(quantize: Any, offload: Any) -> None:
