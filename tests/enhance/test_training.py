@@ -311,6 +311,7 @@ def test_several_processes_are_refused_before_anything_is_written(stage, tmp_pat
 
 
 def test_the_speedrun_trains_both_stages_once(tmp_path):
+    limited: dict[str, list[str]] = {"enhance-sft": [], "enhance-rl": []}
     recipes, runs = tmp_path / "recipes", tmp_path / "runs"
     recipes.mkdir()
     build_tiny_pipeline().save_pretrained(tmp_path / "generator")
@@ -335,13 +336,13 @@ def test_the_speedrun_trains_both_stages_once(tmp_path):
     stages: dict[str, Finished] = {}
     logs = []
     for _ in range(2):
-        enhancer = train_enhancer(recipes, runs, tmp_path / "generator", stages)
+        enhancer = train_enhancer(recipes, runs, tmp_path / "generator", stages, limited)
         logs.append([(runs / stage / "log.jsonl").read_text() for stage in ("enhance-sft", "enhance-rl")])
     assert stages["enhance-rl"].folder == runs / "enhance-rl" / "model"
     assert logs[0] == logs[1]  # what is done is not done again
     enhancer.save_pretrained(tmp_path / "half", dtype=torch.float16)
     assert PromptEnhancer.from_pretrained(tmp_path / "half", device="cpu").backend.model.dtype == torch.float32
-    assert train_enhancer(tmp_path / "none", runs, tmp_path / "generator", {}) is None
+    assert train_enhancer(tmp_path / "none", runs, tmp_path / "generator", {}, limited) is None
 
 
 @pytest.mark.parametrize("family", ["micro", "mini"])

@@ -64,7 +64,7 @@ def _serve_cluster(arguments: argparse.Namespace, config: Any, sockets: Any) -> 
 
     if arguments.endpoint:
         raise ValueError("--endpoint does not go with --ray: replicas use their model's own enhancer")
-    given = [name for name, value in loading(arguments).items() if value not in (None, "none")]
+    given = [name for name, value in loading(arguments).items() if value not in (None, "none", False)]
     if given:
         option = given[0].replace("_", "-")
         raise ValueError(f"--{option} does not go with --ray: replicas hold the model whole, as its folder has it")

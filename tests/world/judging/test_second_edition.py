@@ -86,7 +86,7 @@ def test_other_pictures_are_no_better_than_chance(judge, prompts, pictures):
     asked = [o.name for p in prompts for o in p.scene.objects]
     there = [o.name in {t.name for t in q.scene.objects} for p, q in zip(prompts, others, strict=True)
              for o in p.scene.objects]  # fmt: skip
-    assert shares["objects"].value <= sum(there) / len(asked) + 0.04
+    assert shares["objects"].value <= sum(there) / len(asked) + 0.06
     for name in ("relations", "style", "counts", "sizes"):
         assert shares[name].value <= 0.1, name
 

@@ -270,7 +270,7 @@ def table(result: dict[str, Any]) -> str:
     kinds = {"mixed": "half short, half rich", "short": "short", "rich": "rich"}[result["captions"]]
     told = [f"{kinds} captions"]
     told += ["held-out wordings"] * (result.get("wordings") == "heldout")
-    told += [f"in {result['language']}"] * (result.get("language") is not None)
+    told += [f"in {result['language']}"] if result.get("language") else []
     lines = [
         f"{result['model']}: {result['n']} {split} prompts ({', '.join(told)}), {result['steps']} steps, "
         f"guidance {result['guidance']:g}, {result['seconds_per_picture']:.2f} s a picture",
