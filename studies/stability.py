@@ -36,6 +36,8 @@ from torch import Tensor, nn
 from fourstroke.checkpoint import read_json
 from fourstroke.dit import Transformer, TransformerConfig
 from fourstroke.dit.block import Block, Modulation, scale_norm
+from fourstroke.dit.cache import PrefixCache
+from fourstroke.dit.layout import Layout
 from fourstroke.files import write_json
 from fourstroke.flow.sampler import euler, guided, seeded_noise
 from fourstroke.flow.schedule import ScheduleConfig, sigmas
@@ -118,6 +120,18 @@ class AffineTransformer(Transformer):
         self.shift_modulation = nn.Sequential(nn.SiLU(), Linear(width, 2 * width))
         nn.init.zeros_(self.shift_modulation[1].weight)  # type: ignore[arg-type]
         self.time_text_embed.register_forward_hook(self._shift)
+
+    def first_step(
+        self, x_t: Tensor, t: Tensor, text: Tensor, layout: Layout, images: Tensor | None = None
+    ) -> tuple[Tensor, PrefixCache]:
+        """In two passes: the blocks have the shifts of one time at a time."""
+        cache = self.prefill(text, layout, images)
+        return self.denoise(x_t, t, cache), cache
+
+    def _both(
+        self, x_t: Tensor, t: Tensor, text: Tensor, layout: Layout, images: Tensor | None, keep: bool = False
+    ) -> tuple[Tensor, list[Any]]:
+        return self.first_step(x_t, t, text, layout, images)[0], []
 
     def _shift(self, module: nn.Module, inputs: Any, time: Tensor) -> None:
         """The time is embedded before the blocks run: these are their shifts."""
