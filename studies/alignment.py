@@ -64,9 +64,8 @@ FINDINGS = (
     """Reproduced: what alignment costs, in every seed: half a dB on scenes with strict margins, .3 dB with loosened
     ones. Loosening gives back 40 % of the fidelity for a quarter of the variance explained.""",
     """Half reproduced: aligned latents are easier. The transformer's loss falls by a third, its pictures do not get
-    better: composition stays near the floor. The judge finds the aligned autoencoders' own copies worse, so after 400
-    steps of 1.1 M parameters fidelity is the limit. This says nothing about models whose copies equal their
-    originals.""",
+    better. The aligned autoencoders' own copies are judged worse, so after 400 steps of 1.1 M parameters fidelity
+    is the limit.""",
 )
 """What we read from the table at the sizes that are the defaults."""
 
@@ -247,12 +246,12 @@ def page(results: Results, summary: tuple[str, str], steps: int, seeds: int, flo
     )
     flow = paragraphs(
         f"""The same transformer (width {small_flow.MODEL.width}, {small_flow.MODEL.num_layers} layers, a learned
-        table of words) on each latent space, {flow_steps} steps of {first["batch"]} on {first["scenes"]:,} scenes of
-        a smaller world: one of four sprites or four shapes on a flat background. {small_flow.PROMPTS} held-out
+        table of words) on each latent space, {flow_steps} steps of {first["batch"]} on {first["scenes"]:,} scenes
+        of a smaller world: one of four sprites or four shapes on a flat background. {small_flow.PROMPTS} held-out
         prompts, {small_flow.SAMPLING_STEPS} steps, guidance {small_flow.GUIDANCE:g}. Composition: mean share of
-        right objects and colours, judged by pixels; of the autoencoder's own copies it is the ceiling. Losses of
-        different latent spaces do not compare, so the last column divides by that of the best guess that knows only
-        the channels' covariance."""
+        right objects and colours, judged by pixels; of the autoencoder's own copies it is the ceiling. The last
+        column divides the loss by that of the best guess that knows only the channels' covariance, so that latent
+        spaces compare."""
     )
     return f"""# Alignment: off, constant, strict to loose
 

@@ -55,19 +55,15 @@ ARMS = (BASE, Arm(name="f8c16", label="f8c16", model=F8C16))
 READ_PAGES, READ_SIDE, LETTERS = 16, 128, (12, 16)
 """Pages that are read, their side and the heights of their letters in pixels."""
 FINDINGS = (
-    """Not reproduced: f16c64 does not equal f8c16. It ends 3.2 dB behind on scenes (2.9 to 3.6) and 1.3 dB on pages
-    (1.1 to 1.4); on scenes the gap has been 2.8 to 3.3 dB since step 66.""",
-    """The bottleneck is not the reason: its best linear map is .6 dB better for f16c64, as larger squares at an
-    equal rate should be. f8c16 comes within .7 dB of its own map, f16c64 stays 4.5 dB below: it is far from
-    trained. Its fourth halving learns 64 numbers for 768 (f8c16: 16 for 192) from a quarter as many positions a
-    step. f8c16 also does more work, a quarter more CPU time a step, worth about half a dB. The report's model has
-    338 M parameters and was trained to the end; whether steps or width close the gap is open, as both curves still
-    rise.""",
-    """NED was not read (`--pages 0`): pages come back at 18 to 19 dB, and in those we looked at no words of 12 to
-    16 px can be read, for either model.""",
-    """Reproduced: the cost. A quarter of the tokens takes 3.4 to 5.5 times fewer FLOPs, more for larger pictures
-    because attention is quadratic, and 4.4 times less time at 256 px. But f8c16 packed 2 x 2 into a token costs the
-    same.""",
+    """Not reproduced: f16c64 ends 3.2 dB behind on scenes (2.9 to 3.6) and 1.3 dB on pages (1.1 to 1.4).""",
+    """The bottleneck is not the reason: f16c64's best linear map is the better one, by .6 dB. f8c16 comes within .7
+    dB of its own map, f16c64 stays 4.5 dB below: it is far from trained. f8c16 also takes a quarter more CPU time a
+    step, worth about half a dB. Both curves still rise, so whether steps or width close the gap is open; the
+    report's model has 338 M parameters and was trained to the end.""",
+    """NED was not read (`--pages 0`): in the pages we looked at no words of 12 to 16 px can be read, for either
+    model.""",
+    """Reproduced: the cost. A quarter of the tokens takes 3.4 to 5.5 times fewer FLOPs, more for larger pictures,
+    and 4.4 times less time at 256 px. But f8c16 packed 2 x 2 into a token costs the same.""",
 )
 """What we read from the table at the sizes that are the defaults."""
 
@@ -296,19 +292,20 @@ def page_text(results: Results, summary: tuple[str, str], steps: int, seeds: int
     """The page of docs."""
     command = "python studies/compression.py" + ("" if pages == READ_PAGES else f" --pages {pages}")
     said = FINDINGS if not pages else tuple(text for text in FINDINGS if not text.startswith("NED was not read"))
+    read = f"NED: {pages} pages of {READ_SIDE} px with letters of {LETTERS[0]} to {LETTERS[1]} px, read by RapidOCR."
+    read = read if pages else ""
     text = paragraphs(
         f"""Printed by `{command}`; the numbers are in [compression.json](compression.json).
         {conditions(steps, seeds)}""",
         f"""Both have one number for 12 of RGB and about the same number of parameters: f16c64 has five stages of
-        base width {F16C64.base_dim}, f8c16 four of {F8C16.base_dim}. NED: {pages} pages of {READ_SIDE} px with
-        letters of {LETTERS[0]} to {LETTERS[1]} px, read by RapidOCR. Best linear map: principal components of each
-        square of RGB, as many as the latent has channels, fitted to the first seed's pictures.""",
+        base width {F16C64.base_dim}, f8c16 four of {F8C16.base_dim}. {read} Best linear map: principal components of
+        each square of RGB, as many as the latent has channels, fitted to the first seed's pictures.""",
     )
     cost = paragraphs(
         f"""A step of the transformer on each grid: micro's on one thread, one picture of {SMALL_SIDE} px and {TEXT}
-        words, forward and backward, median of {ROUNDS} rounds in CPU seconds; FLOPs by torch's counter, two for each
-        multiply-add; the open weights' 7.1 B at {LARGE_SIDE} px, counted only. The last row packs 2 x 2 positions of
-        f8c16 into a token, as generators of that class do; no autoencoder has shaped those channels."""
+        words, forward and backward, median of {ROUNDS} rounds in CPU seconds; FLOPs by torch's counter; the open
+        weights' 7.1 B at {LARGE_SIDE} px, counted only. The last row packs 2 x 2 positions into a token, as
+        generators on f8c16 do."""
     )
     return f"""# f16c64 against f8c16
 

@@ -39,12 +39,10 @@ START_LOG_VARIANCE = -4.0
 ADVERSARIAL_WEIGHT, ADVERSARIAL_START = 0.2, 0.25
 """Times the ratio of gradients at the decoder's last layer; the share of the run before the discriminator counts."""
 FINDINGS = (
-    """The KL term costs 0.0 to 0.4 dB on scenes, less than twice what seeds differ by; at latent diffusion's own
-    weight, 1e-4 of ours, it would be invisible. The report leaves it out because it competes with alignment; no arm
-    has both, so that is not measured.""",
+    """The KL term costs 0.0 to 0.4 dB on scenes, less than twice what seeds differ by. The report leaves it out
+    because it competes with alignment; no arm has both.""",
     """The discriminator costs 0.8 to 1.7 dB on scenes and about .05 of SSIM, in every seed. It is there for looks,
-    which nothing here measures. So the study shows its price; the report's claim that it is not needed stays
-    untested.""",
+    which nothing here measures, so whether it is needed stays untested.""",
 )
 """What we read from the table at the sizes that are the defaults."""
 

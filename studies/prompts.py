@@ -45,8 +45,7 @@ HELD_OUT = 2
 """Of an arm's prompts: the student is compared with its teacher on them, which chooses nothing here."""
 FINDINGS: tuple[str, ...] = (
     """Flash's finding is not reproduced, and this world cannot test it well: the teacher itself draws nearly every
-    one of these prompts in four steps, and all students lie within a prompt or two of it. What a student learns
-    here is to take larger steps, not what stands where.""",
+    one of these prompts in four steps, and all students lie within a prompt or two of it.""",
     """All students raise diversity by a fifth or more over the teacher in as many steps.""",
 )
 """What we read from the table at the sizes that are the defaults."""
@@ -144,9 +143,8 @@ def page(
     about = (
         f"Four-step students of one teacher, each distilled with {a.prompts} prompts of its own kind, of which the "
         f"validation takes {watched}: {a.warm} steps along the teacher's path, then {a.steps - a.warm} that match "
-        f"distributions; {a.seeds} seeds, mean (lowest to highest). All draw the same {a.n} held-out prompts. Columns: "
-        "composition score on all and on those with one, two, three things; diversity (mean distance between seeds); "
-        "saturation."
+        f"distributions; {a.seeds} seeds, mean (lowest to highest). All draw the same {a.n} held-out prompts. "
+        "Diversity is the mean distance between seeds."
     )
     heads = ["distilled with", "composition", *(f"on {kind}" for kind in keys[1:4]), "diversity", "saturation"]
     command = "    python studies/prompts.py --teacher TEACHER"
