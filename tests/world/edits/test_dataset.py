@@ -41,6 +41,14 @@ def test_both_numbers_of_inputs_come():
     assert {len(CONFIG.open().record(index).inputs) for index in range(60)} == {1, 2}
 
 
+def test_sizes_are_told_beforehand():
+    data = CONFIG.open()
+    assert len(data.hints.shapes) == 60
+    for index in range(60):
+        record = data.record(index)
+        assert data.hints.shapes[index] == (record.size, record.inputs)
+
+
 def test_digests_tell_pictures_apart():
     data, other = CONFIG.open(), replace(CONFIG, seed=1).open()
     found = [data.digest(index) for index in range(60)] + [other.digest(0), CONFIG.open("heldout").digest(0)]

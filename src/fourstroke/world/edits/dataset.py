@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fourstroke.data.sample import Caption, Record, Sample, SampleError, Split
+from fourstroke.data.sample import Caption, Hints, Record, Sample, SampleError, Split
 from fourstroke.ranges import Count, TrainingSeed, check_ranges
 from fourstroke.world.dataset import HELD_OUT, SAMPLES, Drawn
 from fourstroke.world.edits.graph import Edit
@@ -38,11 +38,14 @@ class EditData:
 
 
 class EditSamples(Drawn):
-    """Edits by index; their inputs are one or two, so that no sizes are told beforehand."""
+    """Edits by index; of what kind each is, and so how many inputs it has, is known without drawing it."""
 
     def __init__(self, config: EditData, split: Split) -> None:
         super().__init__(config, split, ())
-        self.edits = Edits(config.edits)
+        self.edits, size = Edits(config.edits), (config.edits.world.width, config.edits.world.height)
+        shapes = {inputs: (size, (size,) * inputs) for inputs in (1, 2)}
+        kinds = (self.edits.kind(self.seed(index)) for index in range(len(self)))
+        self.hints = Hints(shapes=[shapes[1 + (kind == "combine")] for kind in kinds])
 
     def sample(self, index: int) -> Sample:
         """The record with its pictures and the mask of where they may differ."""

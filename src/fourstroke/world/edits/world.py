@@ -10,7 +10,7 @@ from fourstroke.chance import generator, pick_weighted
 from fourstroke.ranges import NonNegative, check_ranges
 from fourstroke.world.captions.wordings import Wordings
 from fourstroke.world.edits.drawing import draw_edit
-from fourstroke.world.edits.graph import KINDS, Edit
+from fourstroke.world.edits.graph import KINDS, Edit, EditKind
 from fourstroke.world.edits.instruction import instruct
 from fourstroke.world.graph import Split
 from fourstroke.world.world import World, WorldConfig
@@ -43,16 +43,27 @@ class Edits:
     def __init__(self, config: EditConfig) -> None:
         self.config, self.world = config, World(config.world)
 
+    def kind(self, seed: int) -> EditKind:
+        """The kind of a seed's edit, which is known before anything is drawn."""
+        return self._start(seed)[0]
+
     def edit(self, seed: int, split: Split = "train") -> Edit:
-        """The edit of a seed (>= 0); what held-out ones come to is shown by no training scene."""
-        rng = generator(seed, EDIT_STREAM)
-        kind = pick_weighted(rng, KINDS, self.config.kinds)
+        """The edit of a seed (>= 0); what held-out ones come to is shown by no training scene.
+
+        Raises:
+            ValueError: if the world has no scene for an edit of this kind.
+        """
+        kind, rng = self._start(seed)
         for _ in range(MAX_DRAWS):
             scene = self.world.scene(int(rng.integers(1 << 40)), split)
             edit = draw_edit(kind, scene, rng, self.world.by_style, split)
             if edit is not None:
                 return edit
         raise ValueError(f"found no {split} edit of kind {kind} in {MAX_DRAWS} scenes: the world leaves too few")
+
+    def _start(self, seed: int) -> tuple[EditKind, np.random.Generator]:
+        rng = generator(seed, EDIT_STREAM)
+        return pick_weighted(rng, KINDS, self.config.kinds), rng
 
     def render(self, edit: Edit) -> tuple[list[np.ndarray], np.ndarray]:
         """The pictures before and the one after, each (height, width, 4) uint8."""
