@@ -32,27 +32,27 @@ WORDS = ["a", "cat", "on", "the", "couch", "to", "the", "left", "of", "one", "re
 DONE = "complete.json"
 
 
-def write_checkpoint(folder: Path, tiny: bool = False) -> dict[str, int]:
-    """Write all parts, unless they are there; returns the parameters of each."""
+def write_checkpoint(folder: Path, tiny: bool = False, transformer: TransformerConfig | None = None) -> dict[str, int]:
+    """Write all parts, unless they are there, the transformer in any shape; returns the parameters of each."""
     done = folder / DONE
     if done.exists():
         return json.loads(done.read_text())
     tokenizer = train_tokenizer([" ".join(WORDS)] * 8, 600)
     with torch.device("meta"):
-        transformer = Transformer(_transformer(tiny))
+        model = Transformer(transformer or _transformer(tiny))
         autoencoder = Autoencoder(_autoencoder(tiny))
         text = Qwen3VLForConditionalGeneration(_text(tokenizer, tiny))
     counts = {}
-    for name, model, weights in (
-        ("transformer", transformer, "diffusion_pytorch_model"),
+    for name, part, weights in (
+        ("transformer", model, "diffusion_pytorch_model"),
         ("text_encoder", text, "model"),
         ("vae", autoencoder, "diffusion_pytorch_model"),
     ):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        counts[name] = write_weights(model, folder / name, weights, sharded=name != "vae", tiny=tiny)
+        counts[name] = write_weights(part, folder / name, weights, sharded=name != "vae", tiny=tiny)
     write_json(
         folder / "transformer" / "config.json",
-        {"_class_name": "QwenImage21Transformer2DModel", **vars(transformer.config)},
+        {"_class_name": "QwenImage21Transformer2DModel", **vars(model.config)},
     )
     write_json(folder / "vae" / "config.json", autoencoder.config.to_json())
     text.config.architectures = ["Qwen3VLForConditionalGeneration"]

@@ -158,8 +158,8 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(model: str | None, *options: str) -> Iterator[Served]:
-    """`fourstroke serve`, warm, ended at the latest with the block."""
+def served(model: str | None, *options: str, patience: int = 120) -> Iterator[Served]:
+    """`fourstroke serve`, warm after `patience` seconds at most, ended at the latest with the block."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -168,7 +168,7 @@ def served(model: str | None, *options: str) -> Iterator[Served]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(1200):
+        for _ in range(10 * patience):
             with contextlib.suppress(httpx.TransportError):
                 if httpx.get(f"{url}/health").status_code == 200:
                     break
