@@ -2,7 +2,7 @@
 
     python benchmarks/serve_large.py --out large.json
 
-The model is random and narrow (4 layers of 256), with the published topology: an autoencoder at 1/16, so that each
+The model is random and narrow (4 layers of 256, bfloat16) with the published topology: an autoencoder at 1/16, so each
 input is 16,384 latents and 4,096 vision slots. Over HTTP comes a request that fits the budget for keys and values, and
 then the same with guidance, which does not. The server's memory at rest, its peak until the answer is there and its
 processor's seconds are read from /proc. Over what it was at rest it may take the budget, and what passes through a
@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, help="side of what is drawn (default: as the inputs)")
     parser.add_argument("--n", type=int, default=4)
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--kv-mib", type=float, default=512, help="the budget for keys and values")
+    parser.add_argument("--kv-mib", type=float, default=256, help="the budget for keys and values")
     parser.add_argument("--out", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     size = arguments.size or arguments.side
@@ -56,14 +56,21 @@ def main() -> int:
         folder = Path(name)
         write_checkpoint(folder, tiny=True, transformer=SHAPE)
         write_info(folder, ModelInfo(name="narrow", width=arguments.side, height=arguments.side))
-        options = ["--kv-bytes", str(int(arguments.kv_mib * MIB)), "--request-seconds", str(PATIENCE)]
+        options = [
+            "--dtype",
+            "bfloat16",
+            "--kv-bytes",
+            str(int(arguments.kv_mib * MIB)),
+            "--request-seconds",
+            str(PATIENCE),
+        ]
         with served(name, *options, patience=PATIENCE) as server:
             print("the server is warm", file=sys.stderr)
             figures["rest"] = server.resident() / MIB
             figures["fits"] = ask(server, arguments, size, guidance=1)
             figures["does not"] = ask(server, arguments, size, guidance=3)
     latents = max(2 * arguments.side**2, min(2, arguments.n) * size**2) // 16**2
-    over, passing = figures["fits"]["peak"] - figures["rest"], 12 * latents * SHAPE.width * 4 / MIB
+    over, passing = figures["fits"]["peak"] - figures["rest"], 12 * latents * SHAPE.width * 2 / MIB
     refused = figures["does not"]
     bars = {
         "drawn": (figures["fits"]["sizes"] == arguments.n * [[size, size]], f"{figures['fits']['sizes']}"),

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from fourstroke import offload
+from fourstroke import Pipeline, offload
 from fourstroke.offload import BlockStream, Mover, keep_on_cpu, weights_of
 from fourstroke.quantized import quantized
+
+from .conftest import build_tiny_pipeline
 
 CPU = torch.device("cpu")
 
@@ -104,6 +106,39 @@ def test_the_first_blocks_that_have_room_stay_in_the_file_cache(monkeypatch):
         assert torch.equal(_run(blocks, x), expected)
         assert cache.kept == kept
         assert [weight for weight in dropped if weight in first] == first[kept:]
+
+
+def test_a_limit_leaves_the_rest_of_the_memory_to_others(monkeypatch):
+    blocks = _blocks()
+    size, few = (sum(weight.nbytes for weight in weights_of(block)) for block in (blocks[0], blocks[2]))
+    monkeypatch.setattr(offload, "RESERVE", 0)
+    for limit, free, kept in (
+        (3 * size + few, sys.maxsize, 4),
+        (3 * size + few - 1, sys.maxsize, 1),
+        (0, sys.maxsize, 0),
+        (sys.maxsize, 3 * size, 1),  # no more than there is
+    ):
+        assert offload.FileCache(blocks, limit).fitting(free) == kept
+
+
+def test_a_small_model_is_limited_where_one_asks_for_it(tmp_path, monkeypatch):
+    build_tiny_pipeline().save_pretrained(tmp_path / "model")
+    seen, evicted = [], []
+    monkeypatch.setattr(offload, "evict", evicted.append)
+    real = offload.FileCache.fitting
+    monkeypatch.setattr(offload.FileCache, "fitting", lambda cache, free: seen.append(real(cache, free)) or seen[-1])
+    pictures = [
+        Pipeline.from_pretrained(tmp_path / "model", device="cpu", file_cache=limit)("a cat", seed=0).images[0]
+        for limit in (None, 0, 1)
+    ]
+    assert pictures[0].tobytes() == pictures[1].tobytes() == pictures[2].tobytes()
+    steps, blocks = len(seen) // 2, seen[-1]
+    assert seen == [0] * steps + [blocks] * steps
+    assert blocks > 1
+    assert evicted
+    for wrong in (-1, float("nan"), "much"):
+        with pytest.raises(ValueError, match="file_cache"):
+            Pipeline.from_pretrained(tmp_path / "model", file_cache=wrong)
 
 
 def test_free_memory_is_what_the_system_says():

@@ -119,6 +119,10 @@ def _loading_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compile the transformer's blocks: each kind of picture waits for it once, later ones are faster",
     )
+    command.add_argument(
+        "--file-cache", type=float, metavar="GIB",
+        help="of the transformer's file that stays in memory between steps, at most (default: all that is free; CPUs)",
+    )  # fmt: skip
     for part in ("transformer", "text-encoder", "vae"):
         command.add_argument(
             f"--{part}", type=_name, metavar="FILE",

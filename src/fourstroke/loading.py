@@ -17,7 +17,7 @@ from fourstroke.dit import Transformer
 from fourstroke.flow.schedule import ScheduleConfig
 from fourstroke.folder import ADAPTER, ADAPTER_WEIGHTS, ENHANCER, find_model, lineage, part, read_info
 from fourstroke.lora import merge, read_lora
-from fourstroke.memory import MemoryWarning, ModelSize, check_memory
+from fourstroke.memory import GIB, MemoryWarning, ModelSize, check_memory
 from fourstroke.offload import place_transformer
 from fourstroke.quantized import GROUP
 from fourstroke.single_file import PartFile
@@ -32,6 +32,7 @@ def load_parts(
     quantize: Quantize | None,
     offload: Offload,
     files: Mapping[str, str | Path | None],
+    file_cache: float | None = None,
 ) -> dict[str, Any]:
     """What a `Pipeline` is made of, by the names of its arguments; see `Pipeline.from_pretrained`.
 
@@ -44,6 +45,8 @@ def load_parts(
     if dtype is None and (quantize or offload != "none"):
         dtype = torch.bfloat16
     dtype = weights_dtype(dtype, device)
+    if file_cache is not None and device.type != "cpu":
+        raise ValueError(f"file_cache is for weights that are read from their files on a CPU, not on {device.type}")
     folders = lineage(find_model(model))
     info, schedule = read_info(folders[0]), ScheduleConfig.from_pretrained(part(folders, "scheduler"))
     base, enhancer = folders[-1], part(folders, ENHANCER)
@@ -69,7 +72,8 @@ def load_parts(
     given = weights("transformer", quantize)
     transformer = Transformer.from_pretrained(base / "transformer", dtype=None, weights=given)
     merge(transformer, [read_lora(f / ADAPTER / ADAPTER_WEIGHTS, transformer) for f in folders[:-1]], dtype)
-    place_transformer(transformer, dtype, device, quantize, offload)  # rounded after adapters are added
+    limit = None if file_cache is None else int(file_cache * GIB)
+    place_transformer(transformer, dtype, device, quantize, offload, limit)  # rounded after adapters are added
     autoencoder = Autoencoder.from_pretrained(
         base / "vae", dtype=dtype, device=device if offload == "none" else cpu, weights=weights("vae")
     )

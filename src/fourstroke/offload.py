@@ -153,20 +153,26 @@ def visiting(module: nn.Module, device: torch.device, offload: str) -> Iterator[
 
 
 def place_transformer(
-    model: nn.Module, dtype: torch.dtype, device: torch.device, quantize: str | None, offload: str
+    model: nn.Module,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantize: str | None,
+    offload: str,
+    file_cache: int | None = None,
 ) -> None:
-    """Put a loaded transformer where it runs; with "layers" its blocks stay on the CPU and are streamed."""
+    """Put a loaded transformer where it runs; with "layers" its blocks stay on the CPU and are streamed.
+
+    `file_cache` is that of `FileCache`; without it only large models are looked after.
+    """
     blocks: Any = model.transformer_blocks
-    if offload != "layers":
-        place(model, dtype=dtype, device=device, method=quantize, blocks=blocks)
-        if device.type == "cpu" and _held(blocks) > MANY:
-            FileCache(blocks)
-        return
-    place(model, dtype=dtype, device=torch.device("cpu"), method=quantize, blocks=blocks)
-    place(model, dtype=None, device=device, leave=blocks)
-    if device.type == "cpu" and _held(blocks) > MANY:
-        FileCache(blocks)
-    BlockStream(blocks, device, again=True)
+    streamed = offload == "layers"
+    place(model, dtype=dtype, device=torch.device("cpu") if streamed else device, method=quantize, blocks=blocks)
+    if streamed:
+        place(model, dtype=None, device=device, leave=blocks)
+    if device.type == "cpu" and (file_cache is not None or _held(blocks) > MANY):
+        FileCache(blocks, file_cache)
+    if streamed:
+        BlockStream(blocks, device, again=True)
 
 
 def _held(blocks: nn.Module) -> int:
@@ -180,10 +186,14 @@ class FileCache:
     Blocks are used in turn. The system drops what was not used for longest, which is what comes next: where not all
     have room it would read all of them from the disk in every step. So the last ones are dropped as soon as they ran,
     and the first ones stay. The next block is read while one runs.
+
+    Args:
+        blocks: run in this order, over and over.
+        limit: bytes of them that stay, at most; None is all that is free when a step begins.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module]) -> None:
-        self.blocks, self.kept = list(blocks), len(blocks)
+    def __init__(self, blocks: Sequence[nn.Module], limit: int | None = None) -> None:
+        self.blocks, self.kept, self.limit = list(blocks), len(blocks), limit
         for number, block in enumerate(self.blocks):
             block.register_forward_pre_hook(lambda *_, number=number: self._enter(number))
             block.register_forward_hook(lambda *_, number=number: self._leave(number), always_call=True)
@@ -201,9 +211,10 @@ class FileCache:
     def fitting(self, free: int) -> int:
         """How many of the first blocks have room in so many bytes, beside what a picture needs."""
         sizes = [sum(weight.nbytes for weight in weights_of(block)) for block in self.blocks]
-        if sum(sizes) <= free - RESERVE:
+        room = free - RESERVE if self.limit is None else min(free - RESERVE, self.limit)
+        if sum(sizes) <= room:
             return len(sizes)
-        room = free - RESERVE - 2 * max(sizes)  # what runs, and what is read ahead
+        room -= 2 * max(sizes)  # what runs, and what is read ahead
         return sum(total <= room for total in itertools.accumulate(sizes))
 
 

@@ -99,6 +99,7 @@ class Pipeline(LoraLoader):
         text_encoder: str | Path | None = None,
         vae: str | Path | None = None,
         compile: bool = False,
+        file_cache: float | None = None,
     ) -> Pipeline:
         """Load a checkpoint: a folder, a hub id, or the best bundled model.
 
@@ -116,6 +117,8 @@ class Pipeline(LoraLoader):
             transformer, text_encoder, vae: single files of weights, by ComfyUI's names or ours, in the place of the
                 checkpoint's parts: safetensors, or GGUF (see `single_file`).
             compile: see `Pipeline.compile`.
+            file_cache: GiB of the transformer's file that stay in memory between steps, at most; None is all that is
+                free when a step begins. On a CPU, for models of more than 1 GiB, and others that are given a number.
 
         Warns:
             MemoryWarning: weights have no room and come from the disk at every step.
@@ -129,7 +132,8 @@ class Pipeline(LoraLoader):
         files = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae}
         if compile:
             _check_compile(quantize, offload)
-        pipe = cls(**load_parts(model, dtype, device, quantize, offload, files))
+        file_cache = None if file_cache is None else real("file_cache", file_cache, 0, 2**20)
+        pipe = cls(**load_parts(model, dtype, device, quantize, offload, files, file_cache))
         if compile:
             pipe.compile()
         return pipe

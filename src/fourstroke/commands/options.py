@@ -17,5 +17,5 @@ def endpoint_of(arguments: argparse.Namespace) -> Any:
 
 def loading(arguments: argparse.Namespace) -> dict[str, Any]:
     """How a model is loaded, as `Pipeline.from_pretrained` takes it."""
-    names = ("dtype", "quantize", "offload", "transformer", "text_encoder", "vae", "compile")
+    names = ("dtype", "quantize", "offload", "transformer", "text_encoder", "vae", "compile", "file_cache")
     return {name: getattr(arguments, name) for name in names}
