@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from fourstroke import Pipeline
 from fourstroke.checkpoint import CheckpointError, map_tensors
 from fourstroke.cli import main
-from fourstroke.convert import to_file, to_folder
+from fourstroke.convert import convert, to_file, to_folder
 from fourstroke.mapped import _maps, map_file
 from fourstroke.memory import PARTS
 from fourstroke.quantized import QuantizedWeight
@@ -163,6 +163,37 @@ def test_fewer_bits_stay_so_and_draw_nearly_the_same(wide, files, plain, tmp_pat
     assert 0 < max(off) < (0.04 if "fp8" in way else 0.02)
 
 
+@pytest.mark.parametrize("part", ["transformer", "text_encoder"])
+def test_fp8_goes_out_as_comfyui_has_it_and_comes_back_within_its_grain(wide, plain, tmp_path, part):
+    file = to_file(wide, tmp_path / "fp8.safetensors", part, fp8=True)
+    held, exact = load_file(file), map_tensors(wide / part, PARTS[part])
+    few = {name.removesuffix(".weight") for name, t in held.items() if t.dtype == torch.float8_e4m3fn}
+    assert few
+    for stem in few:
+        assert held[f"{stem}.weight_scale"].shape == ()
+        assert held[f"{stem}.weight_scale"].dtype == torch.float32
+        assert held[f"{stem}.weight"].float().abs().max() == 448
+        assert json.loads(bytes(held[f"{stem}.comfy_quant"].tolist())) == {"format": "float8_e4m3fn"}
+    found = PartFile.read(file, part).weights
+    assert found.keys() == exact.keys()
+    for name, weight in exact.items():
+        inner = weight.ndim == 2 and (".layers." in name or "transformer_blocks." in name) and ".visual." not in name
+        assert isinstance(found[name], QuantizedWeight) == inner
+        if not inner:
+            assert torch.equal(found[name], weight)
+            continue
+        off = (found[name].numbers.float() * found[name].scale - weight.float()).abs()
+        assert bool((off <= (weight.float().abs() / 16).clamp(min=float(found[name].scale[0]) / 1000)).all())
+    assert 0 < np.abs(_draw(_load(wide, **{part: file})) - plain).mean() < 6
+
+
+def test_fp8_of_what_has_no_matrices_is_refused(wide, files, tmp_path):
+    with pytest.raises(ValueError, match="fp8 is for the transformer and the text encoder"):
+        to_file(wide, tmp_path / "vae.safetensors", "vae", fp8=True)
+    with pytest.raises(ValueError, match="perhaps --fp8"):
+        convert([files["transformer"], tmp_path / "model"], wide, "transformer", fp8=True)
+
+
 def test_rotation_is_its_own_inverse():
     matrix = hadamard(64)
     assert torch.allclose(matrix @ matrix, torch.eye(64), atol=1e-6)
@@ -199,6 +230,8 @@ def test_what_is_no_part_of_the_model_is_one_line(wide, files, tmp_path):
 def test_the_command_converts_both_ways(wide, tmp_path, capsys):
     file, folder = str(tmp_path / "t.safetensors"), str(tmp_path / "model")
     assert main(["convert", str(wide), file]) == 0
+    assert main(["convert", str(wide), str(tmp_path / "few.safetensors"), "--fp8"]) == 0
+    assert (tmp_path / "few.safetensors").stat().st_size < 0.7 * (tmp_path / "t.safetensors").stat().st_size
     assert main(["convert", file, folder, "--base", str(wide), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"written": folder}
     for wrong in ([str(wide), file], [file, folder], [str(wide)], [str(wide), folder, file]):
@@ -214,7 +247,7 @@ def test_writing_holds_one_tensor_at_a_time(tmp_path):
     save_file({f"{i}": torch.full((256, 1024), float(i)) for i in range(12)}, source, metadata={"format": "pt"})
     tensors, seen = map_file(source), []
     pieces = {name: [tensor] for name, tensor in tensors.items()}
-    write_tensors(tmp_path / "copy.safetensors", pieces, torch.bfloat16, lambda _: seen.append(_resident(source)))
+    write_tensors(tmp_path / "copy.safetensors", pieces, lambda _: seen.append(_resident(source)))
     assert (tmp_path / "copy.safetensors").read_bytes() == source.read_bytes()
     assert max(seen) < 3 * 1024  # KiB, of 12 MiB
 
@@ -227,5 +260,5 @@ def test_whole_numbers_and_scalars_are_written_as_safetensors_does(tmp_path):
         "d": torch.ones(0, 2),
     }
     save_file(tensors, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
-    write_tensors(tmp_path / "ours.safetensors", {k: [v] for k, v in tensors.items()}, torch.bfloat16)
+    write_tensors(tmp_path / "ours.safetensors", {k: [v] for k, v in tensors.items()})
     assert (tmp_path / "ours.safetensors").read_bytes() == (tmp_path / "theirs.safetensors").read_bytes()

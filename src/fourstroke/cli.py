@@ -292,6 +292,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )  # fmt: skip
     convert.add_argument("--part", choices=("transformer", "text_encoder", "vae"), default="transformer",
                          help="of a model (default: transformer)")  # fmt: skip
+    convert.add_argument(
+        "--fp8", action="store_true", help="matrices in fp8 with a scale each, as ComfyUI's fp8_scaled"
+    )
     convert.add_argument("--base", type=_name, metavar="MODEL", help="where files' configs and the other parts are")
     convert.add_argument("--json", action="store_true", help="print one JSON object")
     convert.set_defaults(run=commands.convert)

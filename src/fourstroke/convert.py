@@ -26,36 +26,42 @@ from fourstroke.vae import Autoencoder, AutoencoderConfig
 MIB = 2**20
 
 
-def convert(paths: Sequence[str | Path], base: str | Path | None, part: str) -> Path:
+def convert(paths: Sequence[str | Path], base: str | Path | None, part: str, fp8: bool = False) -> Path:
     """`to_folder` for files, a new folder and a `base`; `to_file` for a model and a new file.
 
     Raises:
         ValueError: for paths that are neither.
     """
     *sources, out = paths
-    if sources and base is not None and all(map(is_single_file, sources)) and not is_single_file(out):
+    if sources and base is not None and not fp8 and all(map(is_single_file, sources)) and not is_single_file(out):
         return to_folder(sources, out, base)
     if len(sources) == 1 and base is None and is_single_file(out) and not is_single_file(sources[0]):
-        return to_file(sources[0], out, part)
-    raise ValueError("say MODEL FILE.safetensors, or FILE... FOLDER --base MODEL, which has the config and other parts")
+        return to_file(sources[0], out, part, fp8)
+    raise ValueError(
+        "say MODEL FILE.safetensors (perhaps --fp8), or FILE... FOLDER --base MODEL, which has config and other parts"
+    )
 
 
-def to_file(model: str | Path | None, out: str | Path, part: str = "transformer") -> Path:
+def to_file(model: str | Path | None, out: str | Path, part: str = "transformer", fp8: bool = False) -> Path:
     """Write a part of a model as one file that ComfyUI loads; numbers in fewer bits are spread out as bfloat16.
 
     Args:
         model: folder, hub id, or name of a bundled model; no adapter of another.
         out: a new file, `.safetensors`.
         part: "transformer", "text_encoder" or "vae".
+        fp8: keep the matrices of the part's blocks in fp8 with one scale each; not for the autoencoder.
 
     Raises:
         CheckpointError: the model is missing or damaged, or an adapter.
         FolderError: the file is there already.
+        ValueError: fp8 of the autoencoder.
     """
+    if fp8 and part == "vae":
+        raise ValueError("fp8 is for the transformer and the text encoder: an autoencoder is convolutions")
     path, folder = user_path(out), _whole(model)
     if path.exists():
         raise FolderError(f"{path} is there already; name a new file")
-    weights = by_comfy_names(spread(map_tensors(folder / part, PARTS[part]), torch.bfloat16), part)
+    weights = by_comfy_names(spread(map_tensors(folder / part, PARTS[part])), part, fp8)
     with atomic_file(path) as partial:
         _write(partial, weights, path.name)
     return path
@@ -92,7 +98,7 @@ def to_folder(files: Sequence[str | Path], out: str | Path, base: str | Path) ->
 def _write_part(file: PartFile, source: Path, folder: Path) -> None:
     folder.mkdir()
     name = PARTS[file.part]
-    plain = {key: [weight] for key, weight in spread(file.weights, torch.bfloat16).items()}
+    plain = {key: [weight] for key, weight in spread(file.weights).items()}
     _write(folder / name, plain, f"{file.part}/{name}")
     for other in sorted(source.iterdir()):
         if other.name == "config.json":
@@ -103,7 +109,7 @@ def _write_part(file: PartFile, source: Path, folder: Path) -> None:
 
 def _write(path: Path, tensors: Mapping[str, Sequence[Tensor | Pending]], said: str) -> None:
     pieces = [piece for several in tensors.values() for piece in several]
-    total = sum(piece.nbytes if isinstance(piece, Tensor) else 2 * piece.shape.numel() for piece in pieces)
+    total = sum(piece.dtype.itemsize * piece.shape.numel() for piece in pieces)
     done = 0
     with Progress(said, total // MIB, "MiB") as progress:
 
@@ -113,7 +119,7 @@ def _write(path: Path, tensors: Mapping[str, Sequence[Tensor | Pending]], said: 
             if done // MIB > progress.done:
                 progress.to(done // MIB)
 
-        write_tensors(path, tensors, torch.bfloat16, on_bytes)
+        write_tensors(path, tensors, on_bytes)
 
 
 def _whole(model: str | Path | None) -> Path:

@@ -31,10 +31,11 @@ HEADER = 8
 
 @dataclass(frozen=True)
 class Pending:
-    """A weight that is not in the file as such: `make` computes it, of any type of number."""
+    """A weight that is not in the file as such: `make` computes it, of any type of number, to be written as `dtype`."""
 
     shape: torch.Size
     make: Callable[[], Tensor] = field(compare=False)
+    dtype: torch.dtype = torch.bfloat16
 
     def then(self, change: Callable[[Tensor], Tensor], shape: torch.Size | None = None) -> Pending:
         """The same, changed."""

@@ -23,3 +23,13 @@ def path_option(text: str) -> Path:
         return user_path(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def page_option(text: str) -> Path:
+    """A page of HTML with figures beside it; raises ArgumentTypeError as `path_option`, and for the figures' name."""
+    path = path_option(text)
+    if path.suffix.lower() == ".json":
+        raise argparse.ArgumentTypeError(
+            f"{path}: name the page, such as {path.with_suffix('.html')}; JSON lies beside"
+        )
+    return path

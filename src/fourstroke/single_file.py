@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from torch import Tensor
 from fourstroke.checkpoint import CheckpointError, open_tensors
 from fourstroke.comfy_names import SIGNS, comfy_name, has_time_axis, parts_of
 from fourstroke.files import user_path
-from fourstroke.mapped import Pending, map_file, read_metadata
-from fourstroke.quantized import SCALE, STORED, QuantizedWeight, fits, quantized, unpacked
+from fourstroke.mapped import Pending, map_file, read_metadata, release
+from fourstroke.quantized import LARGEST, SCALE, STORED, QuantizedWeight, fits, quantized, unpacked
 
 SAID = {"transformer": "a transformer", "text_encoder": "a text encoder", "vae": "an autoencoder"}
 """Parts, as messages name them."""
@@ -36,6 +37,7 @@ BESIDE = (*SCALES, ".comfy_quant", ".input_scale", ".scale_input", "scaled_fp8")
 
 
 Weights = dict[str, Tensor | Pending]
+Pieces = dict[str, list[Tensor | Pending]]
 
 
 def is_single_file(path: str | Path) -> bool:
@@ -108,26 +110,58 @@ class PartFile:
         }
 
 
-def spread(weights: Mapping[str, Tensor | Pending], dtype: torch.dtype) -> Weights:
-    """The same with plain numbers only: fewer bits wait to be spread out as `dtype`, as does what is pending."""
-    found: Weights = {}
-    for name, weight in weights.items():
-        if isinstance(weight, QuantizedWeight):
-            weight = Pending(weight.shape, weight.plain)
-        found[name] = weight.then(lambda tensor: tensor.to(dtype)) if isinstance(weight, Pending) else weight
-    return found
+def spread(weights: Mapping[str, Tensor | Pending]) -> Weights:
+    """The same with plain numbers only: fewer bits wait to be spread out, as does what is pending."""
+    return {
+        name: Pending(weight.shape, weight.plain) if isinstance(weight, QuantizedWeight) else weight
+        for name, weight in weights.items()
+    }
 
 
-def by_comfy_names(weights: Mapping[str, Tensor | Pending], part: str) -> dict[str, list[Tensor | Pending]]:
-    """Plain weights of a part by ComfyUI's names, each in pieces that lie one after the other in its rows."""
-    found: dict[str, list[Tensor | Pending]] = {}
+def by_comfy_names(weights: Mapping[str, Tensor | Pending], part: str, fp8: bool = False) -> Pieces:
+    """Plain weights of a part by ComfyUI's names, each in pieces that lie one after the other in its rows.
+
+    With `fp8` the matrices of the part's blocks are kept so, each with one scale, as ComfyUI's `fp8_scaled` files are.
+    """
+    found: Pieces = {}
+    matrices = set()
     for own in sorted(weights):  # the gate's name comes before the projection's
         name, weight = comfy_name(own, part, weights), weights[own]
         if part == "vae" and len(weight.shape) == 4 and has_time_axis(name):
             shape = torch.Size((*weight.shape[:2], 1, *weight.shape[2:]))
             weight = weight.view(shape) if isinstance(weight, Tensor) else weight.then(lambda t: t[:, :, None], shape)
         found.setdefault(name, []).append(weight)
+        if fp8 and BLOCKS[part] in own and len(weight.shape) == 2:
+            matrices.add(name)
+    for name in matrices:
+        found |= _scaled(name.removesuffix(".weight"), found[name])
     return found
+
+
+def _scaled(stem: str, pieces: Sequence[Tensor | Pending]) -> Pieces:
+    """A matrix in fp8: numbers up to 448, their scale, and the note that says so."""
+    kind = torch.float8_e4m3fn
+
+    def rows(piece: Tensor | Pending) -> Tensor:
+        return (piece.make() if isinstance(piece, Pending) else piece).float()
+
+    @cache
+    def scale() -> Tensor:
+        largest = max(float(rows(piece).abs().max()) for piece in pieces)
+        return torch.tensor(largest / LARGEST[kind] if largest else 1.0)
+
+    def few(piece: Tensor | Pending) -> Tensor:
+        numbers = (rows(piece) / scale()).to(kind)
+        if isinstance(piece, Tensor):
+            release(piece)
+        return numbers
+
+    said = torch.tensor(list(json.dumps({"format": FORMATS[0]}).encode()), dtype=torch.uint8)
+    return {
+        f"{stem}.weight": [Pending(piece.shape, partial(few, piece), kind) for piece in pieces],
+        f"{stem}{SCALES[0]}": [Pending(torch.Size(()), scale, torch.float32)],
+        f"{stem}.comfy_quant": [said],
+    }
 
 
 def _known(tensors: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,6 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 def write_tensors(
     path: Path,
     tensors: Mapping[str, Sequence[Tensor | Pending]],
-    dtype: torch.dtype,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Write a file whose bytes are those of `safetensors.torch.save_file` for the same tensors.
@@ -25,10 +24,9 @@ def write_tensors(
     Args:
         path: of the new file.
         tensors: each in pieces that lie one after the other in its rows.
-        dtype: of what is pending.
         on_bytes: called with the bytes of each piece once it is written.
     """
-    kinds = {name: _dtype(pieces[0], dtype) for name, pieces in tensors.items()}
+    kinds = {name: pieces[0].dtype for name, pieces in tensors.items()}
     order = sorted(tensors, key=lambda name: (-kinds[name].itemsize, NAMES[kinds[name]], name))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     start = 0
@@ -49,7 +47,3 @@ def write_tensors(
                 if isinstance(piece, Tensor):
                     release(piece)
                 on_bytes(plain.nbytes)
-
-
-def _dtype(piece: Tensor | Pending, pending: torch.dtype) -> torch.dtype:
-    return pending if isinstance(piece, Pending) else piece.dtype

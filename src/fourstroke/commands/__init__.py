@@ -253,7 +253,7 @@ def convert(arguments: argparse.Namespace) -> dict[str, Any]:
     """Write a part of a model as one file, or files as a model."""
     from fourstroke.convert import convert
 
-    written = str(convert(arguments.paths, arguments.base, arguments.part))
+    written = str(convert(arguments.paths, arguments.base, arguments.part, arguments.fp8))
     if not arguments.json:
         print(written)
     return {"written": written}

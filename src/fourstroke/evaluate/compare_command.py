@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from fourstroke.evaluate.evaluations import Option
+from fourstroke.evaluate.evaluations import Option, PageFile
 from fourstroke.evaluate.suites.suite import Language
 from fourstroke.options import seed_option
 from fourstroke.ranges import Count, check_ranges
@@ -20,7 +20,7 @@ class Compare:
     entries: tuple[
         Annotated[str, Option("a folder of drawn pictures; with --suite a model, or openai:URL#MODEL", flag="A")], ...
     ]
-    out: Annotated[Path, Option("the page; a .json of the same name has all figures")] = Path("compare.html")
+    out: PageFile = Path("compare.html")
     show: Annotated[Count, Option("prompts whose pictures are shown, evenly over the suite")] = 24
     seeds: Annotated[Count, Option("pictures of each that are shown")] = 4
     suite: Annotated[str, Option("draw this with those that are no folder of pictures")] | None = None
@@ -32,8 +32,6 @@ class Compare:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.out.suffix.lower() == ".json":
-            raise ValueError(f"{self.out}: name the page, such as {self.out.with_suffix('.html')}; JSON lies beside it")
 
     def run(self, model: str | None, device: str | None) -> dict[str, Any]:
         """Draw what is to be drawn, compare, and write the page and the figures."""

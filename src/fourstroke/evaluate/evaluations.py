@@ -14,7 +14,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Union, get_args, get_origin
 
-from fourstroke.options import path_option
+from fourstroke.options import page_option, path_option
 from fourstroke.ranges import Count, check_ranges
 from fourstroke.registry import find, kinds, offer
 
@@ -51,6 +51,9 @@ class Option:
     told: str
     flag: str = ""
     read: Callable[[str], Any] | None = None
+
+
+PageFile = Annotated[Path, Option("the page; a .json of the same name has all figures", read=page_option)]
 
 
 @dataclass(frozen=True, kw_only=True)

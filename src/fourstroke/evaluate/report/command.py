@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from fourstroke.evaluate.evaluations import Option
+from fourstroke.evaluate.evaluations import Option, PageFile
 from fourstroke.ranges import Count, NonNegative, check_ranges
 from fourstroke.registry import find, kinds
 
@@ -31,12 +31,10 @@ class ReportCommand:
     ] = ()
     show: Annotated[Count, Option("pictures of each chapter that are shown: the first, not picked")] = 16
     batch: Annotated[Count, Option("pictures drawn together; does not change them")] = 8
-    out: Annotated[Path, Option("the page; a .json of the same name has all figures")] = Path("report.html")
+    out: PageFile = Path("report.html")
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.out.suffix.lower() == ".json":
-            raise ValueError(f"{self.out}: name the page, such as {self.out.with_suffix('.html')}; JSON lies beside it")
 
     def run(self, model: str | None, device: str | None) -> dict[str, Any]:
         """Draw, judge and write; what a run before left in the folder beside the page is not done again."""
