@@ -259,7 +259,7 @@ def test_quoted_texts_are_looked_for_among_what_is_read(monkeypatch):
     assert likeness(["open late"], ["open", "late"]) == 1
     assert likeness(["open"], []) == 0
     assert _read("ocr", ["a cat"], ["x"]) == [1]
-    monkeypatch.setattr("fourstroke.enhance.rewards.ocr.read_lines", lambda picture: ["cafe"])
+    monkeypatch.setattr("fourstroke.enhance.rewards.ocr.read_lines", lambda picture, script: ["cafe"])
     assert _read("ocr", ['a sign "cafe"', "a cat"], ["x", "y"]) == [1, 1]
     assert _read("ocr", ['a sign "tea"'], ["x"])[0] < 0.5
 

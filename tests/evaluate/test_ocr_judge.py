@@ -45,8 +45,8 @@ def test_words_count_as_often_as_they_are_read_and_characters_without_spaces():
 
 def test_a_picture_is_read_once(folder_of, monkeypatch, tmp_path):
     read = []
-    monkeypatch.setattr("fourstroke.evaluate.ocr.read_lines", lambda pixels: read.append(1) or ["open"])
-    monkeypatch.setattr("fourstroke.evaluate.ocr.can_read", lambda: True)
+    monkeypatch.setattr("fourstroke.evaluate.ocr.read_lines", lambda pixels, script: read.append(1) or ["open"])
+    monkeypatch.setattr("fourstroke.evaluate.ocr.can_read", lambda script="latin": True)
     monkeypatch.setattr("fourstroke.evaluate.ocr._version", lambda: "1")
     rows = [(np.full((8, 8, 3), shade, np.uint8), prompt, {})
             for shade, prompt in ((1, '"open"'), (1, '"shut"'), (2, '"今日"'), (3, "none"))]  # fmt: skip

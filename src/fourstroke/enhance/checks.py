@@ -19,7 +19,7 @@ QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|„([^“”]+)[“”]|«([^»]
 VAGUE = re.compile(r"\b(something|anything|other things?|another thing|more things|things|stuff|else)\b", re.IGNORECASE)
 """Words that ask for a thing without naming it: the rewrite may choose one."""
 FUNCTION_WORDS = {
-    "en": "a an and are is in of on the to with that this it from",
+    "en": "a an and are is in of on the to with that this it from no",
     "de": "ein eine einen einem einer der die das dem den und ist auf mit im von zu nicht unter über",
     "fr": "un une des le la les du et est sur avec dans de au aux sous pour qui",
     "es": "un una unos el la los las y es en con del de al sobre que bajo por",
@@ -75,6 +75,10 @@ class Lexicon:
 
     things: tuple[str, ...] = ()
     colours: tuple[str, ...] = ()
+    plurals: tuple[tuple[str, str], ...] = ()
+    """(several, one) of things whose plural is not theirs with an s."""
+    others: tuple[str, ...] = ()
+    """Words before which the name of a thing is none: a square poster."""
 
     def __bool__(self) -> bool:
         return bool(self.things)
@@ -114,7 +118,7 @@ class Lexicon:
         known = self._names(text, names)
 
         def mark(match: re.Match[str]) -> str:
-            title, thing = _named(match)
+            title, thing = self._named(match)
             return f"<{known.index(title if title in known else thing)}>"
 
         return places(self._title.sub(mark, unquoted(text).lower()), known) if known else set()
@@ -133,12 +137,23 @@ class Lexicon:
 
     def _found(self, text: str) -> list[tuple[str, str]]:
         """(title, thing) of everything that is named outside quotations, in order."""
-        return [_named(match) for match in self._title.finditer(unquoted(text).lower())] if self.things else []
+        return [self._named(match) for match in self._title.finditer(unquoted(text).lower())] if self.things else []
+
+    def _named(self, match: re.Match[str]) -> tuple[str, str]:
+        """The title and the plain thing of a match: `red circle` and `circle`."""
+        thing = self._singular.get(match[2], match[2])
+        return f"{match[1]} {thing}" if match[1] else thing, thing
+
+    @cached_property
+    def _singular(self) -> dict[str, str]:
+        return dict(self.plurals)
 
     @cached_property
     def _title(self) -> re.Pattern[str]:
-        things = "|".join(map(re.escape, sorted(self.things, key=len, reverse=True)))
-        return re.compile(rf"(?:\b({self._colours}) )?\b({things})s?\b")
+        names = {*self.things, *(several for several, _ in self.plurals)}
+        things = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+        others = "|".join(map(re.escape, self.others)) or r"(?!)"
+        return re.compile(rf"(?:\b({self._colours}) )?\b({things})s?\b(?! (?:{others})\b)")
 
     @cached_property
     def _colour(self) -> re.Pattern[str]:
@@ -152,11 +167,6 @@ class Lexicon:
 def added_words(request: str, rewrite: str) -> list[str]:
     """Quoted texts of the rewrite that the request does not quote."""
     return [text for text in dict.fromkeys(quoted(rewrite)) if text not in quoted(request)]
-
-
-def _named(match: re.Match[str]) -> tuple[str, str]:
-    """The title and the plain thing of a match: `red circle` and `circle`."""
-    return f"{match[1]} {match[2]}" if match[1] else match[2], match[2]
 
 
 def problems(request: str, rewrite: str, lexicon: Lexicon) -> list[str]:

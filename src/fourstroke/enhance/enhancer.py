@@ -72,7 +72,8 @@ class PromptEnhancer:
         self, backend: Backend, config: EnhancerConfig | None = None, system_prompt: str = protocol.SYSTEM_PROMPT
     ) -> None:
         self.backend, self.config, self.system_prompt = backend, config or EnhancerConfig(), system_prompt
-        self.lexicon = Lexicon(self.config.things, self.config.colours)
+        own = self.config
+        self.lexicon = Lexicon(own.things, own.colours, own.plurals, own.others)
 
     def __call__(self, request: str | bytes, images: Sequence[Image.Image] = (), *, seed: int = 0) -> Enhanced:
         """The rewrite of a request, or the request itself with a warning; never an error of the model's making.

@@ -53,6 +53,9 @@ class EnhancerConfig:
     things: tuple[str, ...] = ()
     colours: tuple[str, ...] = ()
     """What a small generator can draw; a request that names none of it comes back as it is."""
+    plurals: tuple[tuple[str, str], ...] = ()
+    others: tuple[str, ...] = ()
+    """See `checks.Lexicon`."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

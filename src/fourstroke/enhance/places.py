@@ -12,7 +12,12 @@ from itertools import pairwise, permutations
 Place = tuple[str, str, str]
 """(a, "left of" or "above", b), or (a, "at", "left" | "right" | "top" | "bottom" | "center") for a lone thing."""
 
-_NOISE = re.compile(r"\b(an?|the|one|large|medium-sized|small|side|of picture|of the picture)\b|[^\w<>\s-]")
+_NOISE = re.compile(
+    r"\b(an?|the|one|two|three|four|large|medium-sized|small|side|of picture|of the picture"
+    r"|flat|flat-style|glossy 3d|clip-art|rendered"
+    r"|is|are|stands?|standing|sits?|alone|can be seen|which|there|placed|also|side by side"
+    r"|in an? (?:row|column|group)(?! from))(?![\w-])|[^\w<>\s-]"
+)
 _LEFT = r"(?:(?:to|on|at) )?left of"
 _RIGHT = r"(?:(?:to|on|at) )?right of"
 _RELATIONS = {
@@ -23,8 +28,8 @@ _RELATIONS = {
 }
 """Ways to say a relation: which of its two things comes first in (a, relation, b), and the relation."""
 _BESIDE = {
-    r"(?:to|on) its left": (1, "left of"),
-    r"(?:to|on) its right": (0, "left of"),
+    r"(?:to|on) (?:its|their) left": (1, "left of"),
+    r"(?:to|on) (?:its|their) right": (0, "left of"),
     r"above it|over it": (1, "above"),
     r"below it|under it|beneath it": (0, "above"),
 }
@@ -38,6 +43,9 @@ _AT = {
 _CORNER = re.compile(r"<(\d+)> (?:at|in) (top|bottom|upper|lower) (left|right)")
 _MIDDLE = re.compile(r"<(\d+)> (?:in|at) (?:middle|center|centre)")
 _ROW = re.compile(r"<(\d+)>(?: and)? <(\d+)> and <(\d+)> in (?:row|column) from (left|right|top|bottom)")
+_FROM = re.compile(r"from (left|right|top|bottom) to \w+ (?:one sees )?<(\d+)>(?: and)? <(\d+)> and <(\d+)>")
+_THEN = re.compile(r"<(\d+)> [^<]*then <(\d+)> then <(\d+)>")
+_PAIR_BELOW = re.compile(r"at (top|bottom) <(\d+)> on left and <(\d+)> on right")
 _BETWEEN = re.compile(r"<(\d+)> between <(\d+)>[^<]*? and <(\d+)>")
 
 
@@ -46,9 +54,10 @@ def places(text: str, names: list[str]) -> set[Place]:
 
     Relations are closed: of a row of three, all three pairs are given.
     """
-    text = " ".join(_NOISE.sub(" ", text).split())
-    found = _stated(text)
-    axes = _along(text)
+    parts = [" ".join(_NOISE.sub(" ", part).split()) for part in re.split(r"[.;:?!]+(?:\s|$)", text)]
+    text = " ".join(part for part in parts if part)
+    found = _stated(text).union(*(_of_both(part) for part in parts))
+    axes = _along(parts)
     for axis, relation in enumerate(("left of", "above")):
         at = axes[axis]
         if len(at) == 1 and len(names) == 2:  # of two things, the other stands at the other end
@@ -62,7 +71,7 @@ def places(text: str, names: list[str]) -> set[Place]:
         if b == b_ and relation == other and a != c
     }
     if len(names) == 1:
-        return {(names[0], "at", where) for where in _lone(text)}
+        return {(names[0], "at", where) for part in parts for where in _lone(part)}
     return {(names[a], relation, names[b]) for a, relation, b in found if a != b}
 
 
@@ -87,24 +96,49 @@ def _stated(text: str) -> set[tuple[int, str, int]]:
     for words, (swap, relation) in _BESIDE.items():
         for match in re.finditer(rf"<(\d+)> with <(\d+)> (?:{words})\b", text):
             add(int(match[1]), int(match[2]), swap, relation)
-    for match in _ROW.finditer(text):
-        line = [int(match[i]) for i in (1, 2, 3)]
-        relation = "left of" if match[4] in ("left", "right") else "above"
-        for a, b in pairwise(line if match[4] in ("left", "top") else line[::-1]):
+    rows = [(match[4], match.group(1, 2, 3)) for match in _ROW.finditer(text)]
+    rows += [(match[1], match.group(2, 3, 4)) for match in _FROM.finditer(text)]
+    for start, row in rows:
+        line = [int(index) for index in row]
+        relation = "left of" if start in ("left", "right") else "above"
+        for a, b in pairwise(line if start in ("left", "top") else line[::-1]):
             found.add((a, relation, b))
     return found
 
 
-def _along(text: str) -> tuple[dict[int, int], dict[int, int]]:
-    """How far along each axis things are said to stand: 0, 1 (the middle) or 2."""
+def _of_both(part: str) -> set[tuple[int, str, int]]:
+    """Relations of one thing to all others that a sentence names: `<2> above them`."""
+    named = {int(name) for name in re.findall(r"<(\d+)>", part)}
+    found = set()
+    for words, (swap, relation) in _RELATIONS.items():
+        for match in re.finditer(rf"<(\d+)> (?:{words}) (?:them|both)\b", part):
+            for other in named - {int(match[1])}:
+                found.add((other, relation, int(match[1])) if swap else (int(match[1]), relation, other))
+    return found
+
+
+def _along(parts: list[str]) -> tuple[dict[int, int], dict[int, int]]:
+    """How far along each axis things are said to stand: 0, 1 (the middle) or 2.
+
+    Where a sentence begins with a place, places belong to the things that follow them.
+    """
     axes: tuple[dict[int, int], dict[int, int]] = ({}, {})
-    for words, (_, axis, where) in _AT.items():
-        for match in re.finditer(rf"<(\d+)> (?:{words})\b(?! of)", text):
-            axes[axis].setdefault(int(match[1]), where)
+    for part in parts:
+        ahead = any(re.match(rf"(?:\w+ ){{0,3}}?(?:{words})\b(?! of)", part) for words in _AT)
+        for words, (_, axis, where) in _AT.items():
+            before = rf"\b(?:{words}) <(\d+)>"
+            after = rf"<(\d+)> (?:{words})\b(?! of)"
+            for pattern in (before, rf"{after}(?! <)") if ahead else (after,):
+                for match in re.finditer(pattern, part):
+                    axes[axis].setdefault(int(match[1]), where)
+    text = " ".join(part for part in parts if part)
+    for match in _PAIR_BELOW.finditer(text):
+        axes[1].update(dict.fromkeys((int(match[2]), int(match[3])), 0 if match[1] == "top" else 2))
     for match in _CORNER.finditer(text):
         axes[1][int(match[1])] = 0 if match[2] in ("top", "upper") else 2
         axes[0][int(match[1])] = 0 if match[3] == "left" else 2
     middle = [int(match[1]) for match in _MIDDLE.finditer(text)]
+    middle += [int(match[2]) for match in _THEN.finditer(text)]
     for match in _BETWEEN.finditer(text):
         inner, *ends = (int(match[i]) for i in (1, 2, 3))
         middle.append(inner)
@@ -118,7 +152,9 @@ def _along(text: str) -> tuple[dict[int, int], dict[int, int]]:
     return axes
 
 
-def _lone(text: str) -> list[str]:
-    """Where a lone thing is said to stand."""
-    said = [name for words, (name, _, _) in _AT.items() if re.search(rf"<0> (?:{words})\b", text)]
-    return [*said, *(["center"] if _MIDDLE.search(text) else [])]
+def _lone(part: str) -> list[str]:
+    """Where a sentence says that a lone thing stands."""
+    ways = {name: words for words, (name, _, _) in _AT.items()} | {"center": "(?:in|at) (?:middle|center|centre)"}
+    return [
+        name for name, words in ways.items() if re.search(rf"<0> (?:{words})\b|^(?:{words})(?: left| right)? <0>", part)
+    ]

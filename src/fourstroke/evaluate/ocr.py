@@ -22,7 +22,7 @@ from fourstroke.data.sample import Record
 from fourstroke.enhance.checks import quoted, script
 from fourstroke.evaluate.answers import Answers, Shown, key
 from fourstroke.evaluate.judges import PictureJudge, Reading
-from fourstroke.evaluate.reading import can_read, compare, read_lines
+from fourstroke.evaluate.reading import TESSERACT, can_read, compare, read_lines, readable
 
 KEYS = ("words", "texts", "text")
 SINGLE = re.compile(r"(?<!\w)'([^']+)'(?!\w)")
@@ -56,25 +56,32 @@ class OcrReader(PictureJudge):
         self.answers = Answers(cache)
 
     def read(self, pictures: Sequence[np.ndarray], records: Sequence[Record]) -> list[Reading]:
-        """Means over the texts that are asked for; nothing where none is."""
+        """Means over the texts that are asked for; nothing where none is, or nothing that reads them."""
         found: list[Reading] = []
         for picture, record in zip(pictures, records, strict=True):
             texts = asked_texts(record)
-            found.append(scores(texts, self.lines(picture)) if texts else {})
+            own = script_of(texts)
+            found.append(scores(texts, self.lines(picture, own)) if texts and readable(own) else {})
         return found
 
-    def lines(self, picture: np.ndarray) -> list[str]:
+    def lines(self, picture: np.ndarray, script: str = "latin") -> list[str]:
         """What stands in a picture, from top to bottom."""
-        place = key("rapidocr", _version(), Shown(picture).digest)
+        reader = f"tesseract {script}" if script in TESSERACT else "rapidocr"
+        place = key(reader, _version(), Shown(picture).digest)
         lines = self.answers.get(place)
         if lines is None:
-            lines = read_lines(picture[..., :3])
+            lines = read_lines(picture[..., :3], script)
             self.answers.put(place, lines)
         return [str(line) for line in lines]
 
     def groups(self, record: Record) -> dict[str, str]:
         """The script of the texts."""
         return {"script": found.lower()} if (found := script(" ".join(asked_texts(record)))) else {}
+
+
+def script_of(texts: Sequence[str]) -> str:
+    """The script of most of their letters, as `evaluate.reading` names it."""
+    return (script(" ".join(texts)) or "latin").lower()
 
 
 def asked_texts(record: Record) -> list[str]:

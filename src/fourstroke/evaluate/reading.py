@@ -1,12 +1,17 @@
 """Reads the word on a sign with RapidOCR (PP-OCR in ONNX) and compares it with the word that was asked for.
 
-Exact matches and NED = 1 - levenshtein / longer length, as text-rendering benchmarks count them.
+Exact matches and NED = 1 - levenshtein / longer length, as text-rendering benchmarks count them. The models that
+RapidOCR brings know Latin and Chinese; Cyrillic lines are found by them and read by Tesseract.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import io
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +21,13 @@ from PIL import Image
 
 READING_SIDE = 640
 """Shorter side in pixels to which smaller pictures are enlarged before reading."""
+TESSERACT = {"cyrillic": "rus"}
+"""By script that RapidOCR cannot read, the language of Tesseract that can."""
+NO_READER = "words are read by RapidOCR, which is not installed: pip install '.[eval]'"
+HELP = {
+    "cyrillic": "reading Cyrillic needs Tesseract with Russian: apt install tesseract-ocr tesseract-ocr-rus",
+}
+"""By script, what is missing where `can_read` says no."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +53,38 @@ def similarity(a: str, b: str) -> float:
     return 1.0 if longer == 0 else 1 - levenshtein(a, b) / longer
 
 
-def can_read() -> bool:
-    """Whether RapidOCR is installed."""
-    return importlib.util.find_spec("rapidocr") is not None
+@functools.cache
+def can_read(script: str = "latin") -> bool:
+    """Whether RapidOCR is installed, and for a script that it does not know, Tesseract with its language."""
+    if importlib.util.find_spec("rapidocr") is None:
+        return False
+    if script not in TESSERACT:
+        return True
+    if shutil.which("tesseract") is None:
+        return False
+    told = subprocess.run(["tesseract", "--list-langs"], capture_output=True, text=True)
+    return TESSERACT[script] in told.stdout.split()
 
 
-def read_line(pixels: np.ndarray) -> str:
+def readable(script: str) -> bool:
+    """`can_read`, and where it says no, what is missing is told once, on stderr."""
+    if not can_read(script):
+        _tell(script)
+    return can_read(script)
+
+
+@functools.cache
+def _tell(script: str) -> None:
+    print(f"{HELP.get(script, NO_READER)}; such words are not judged", file=sys.stderr, flush=True)
+
+
+def read_line(pixels: np.ndarray, script: str = "latin") -> str:
     """The largest line of text in (H, W, 3) uint8 RGB, words from left to right; empty if there is none.
 
     Raises:
-        ValueError: if RapidOCR is not installed.
+        ValueError: if what reads the script is not installed.
     """
-    found = _read(pixels)
+    found = _read(pixels, script)
     if not found:
         return ""
     _, (top, bottom, *_) = max(found, key=lambda item: (item[1][1] - item[1][0]) * (item[1][3] - item[1][2]))
@@ -60,12 +92,12 @@ def read_line(pixels: np.ndarray) -> str:
     return " ".join(text for text, _ in sorted(line, key=lambda item: item[1][2]))
 
 
-def read_lines(pixels: np.ndarray) -> list[str]:
-    """All texts in (H, W, 3) uint8 RGB, from top to bottom. Raises ValueError if RapidOCR is not installed."""
-    return [text for text, _ in sorted(_read(pixels), key=lambda item: (item[1][0], item[1][2]))]
+def read_lines(pixels: np.ndarray, script: str = "latin") -> list[str]:
+    """All texts in (H, W, 3) uint8 RGB, top to bottom. Raises ValueError if what reads the script is not installed."""
+    return [text for text, _ in sorted(_read(pixels, script), key=lambda item: (item[1][0], item[1][2]))]
 
 
-def _read(pixels: np.ndarray) -> list[tuple[str, tuple[float, float, float, float]]]:
+def _read(pixels: np.ndarray, script: str) -> list[tuple[str, tuple[float, float, float, float]]]:
     """Texts with the top, bottom, left and right of their boxes."""
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     scale = max(1.0, READING_SIDE / min(picture.size))
@@ -73,12 +105,28 @@ def _read(pixels: np.ndarray) -> list[tuple[str, tuple[float, float, float, floa
         picture = picture.resize(
             (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS
         )
-    answer = _reader()(np.asarray(picture)[..., ::-1])  # RapidOCR takes BGR
-    if answer.boxes is None or answer.txts is None:
+    known = script not in TESSERACT
+    answer = _reader()(np.asarray(picture)[..., ::-1], use_rec=known)  # RapidOCR takes BGR
+    if answer.boxes is None or (known and answer.txts is None):
         return []
     boxes = [np.asarray(box, float) for box in answer.boxes]
     spans = [(box[:, 1].min(), box[:, 1].max(), box[:, 0].min(), box[:, 0].max()) for box in boxes]
+    if not known:
+        return [(_tesseract(picture, span, script), span) for span in spans]
     return list(zip(map(str, answer.txts), spans, strict=True))
+
+
+def _tesseract(picture: Image.Image, span: tuple[float, float, float, float], script: str) -> str:
+    """The letters and digits of a line between top, bottom, left and right."""
+    if not can_read(script):
+        raise ValueError(HELP[script])
+    top, bottom, left, right = span
+    line = io.BytesIO()
+    picture.crop((round(left), round(top), round(right), round(bottom))).save(line, "PNG")
+    command = ["tesseract", "-", "-", "-l", TESSERACT[script], "--psm", "7"]
+    told = subprocess.run(command, input=line.getvalue(), capture_output=True, check=True)
+    seen = told.stdout.decode("utf-8", "replace")
+    return " ".join("".join(c if c.isalnum() else " " for c in seen).split())
 
 
 def levenshtein(a: str, b: str) -> int:
@@ -92,7 +140,7 @@ def levenshtein(a: str, b: str) -> int:
 
 
 @functools.cache
-def _reader() -> Callable[[np.ndarray], Any]:
+def _reader() -> Callable[..., Any]:
     try:
         from rapidocr import RapidOCR
     except ImportError:

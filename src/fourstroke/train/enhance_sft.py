@@ -118,7 +118,8 @@ def _fine_tune(trl: Any, recipe: EnhanceSftRecipe, checkpoint: str | None) -> Pa
         triplets, held_out = ([dataclasses.replace(t, inputs=()) for t in part] for part in (triplets, held_out))
     settings = recipe.settings
     if recipe.base is None or read_config(Path(recipe.base)).things:  # one of the small ones, for the first time or on
-        settings = dataclasses.replace(settings, things=lexicon.things, colours=tuple(sorted(lexicon.colours)))
+        known = dataclasses.asdict(lexicon) | {"colours": tuple(sorted(lexicon.colours))}
+        settings = dataclasses.replace(settings, **known)
 
     def score() -> dict[str, float]:
         local.model = trainer.model
@@ -205,10 +206,9 @@ def _data(recipe: EnhanceSftRecipe) -> tuple[list[Triplet], list[Triplet], Lexic
     if recipe.data is not None and recipe.rules is not None:
         degrader = recipe.rules.open()
         lexicon = degrader.lexicon
-        images = recipe.run.out / "inputs"
-        triplets = list(degrade_dataset(recipe.data.open("train"), degrader, images=images / "train"))
-        kept = recipe.data.open("heldout")
-        held_out = list(degrade_dataset(kept, degrader, recipe.held_out, images / "heldout"))
+        train, heldout = (None if recipe.base is None else recipe.run.out / "inputs" / s for s in ("train", "heldout"))
+        triplets = list(degrade_dataset(recipe.data.open("train"), degrader, images=train))
+        held_out = list(degrade_dataset(recipe.data.open("heldout"), degrader, recipe.held_out, heldout))
     if recipe.triplets is not None:
         triplets += read_triplets(recipe.triplets)
     if recipe.data is None:
@@ -221,7 +221,8 @@ def _data(recipe: EnhanceSftRecipe) -> tuple[list[Triplet], list[Triplet], Lexic
 def _model(recipe: EnhanceSftRecipe, triplets: list[Triplet]) -> tuple[LocalModel, str]:
     """The model to train and its system prompt; it sees if its base does and there are images to see."""
     if recipe.base is None:
-        texts = (text for t in triplets[:TOKENIZER_TRIPLETS] for text in (t.short, t.reasoning, t.rich))
+        some = triplets[:: -(-len(triplets) // TOKENIZER_TRIPLETS)]
+        texts = (text for t in some for text in (t.short, t.reasoning, t.rich))
         config = recipe.model or SmallEnhancerConfig()
         tokenizer = build_tokenizer(itertools.chain(texts, [SYSTEM_PROMPT] * 8), config.vocab_size)
         return LocalModel(build_model(config, tokenizer), tokenizer), SYSTEM_PROMPT

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -20,8 +20,17 @@ from fourstroke.enhance.degrade import PROBABILITIES, Odds, summarise, wh_ratio
 from fourstroke.enhance.triplet import Annotation, RejectedError, Step, Triplet
 from fourstroke.world import short_prompts
 from fourstroke.world.caption import category_of, size_word, with_article
+from fourstroke.world.captions.saying import read_names
 from fourstroke.world.compose import SHAPES
+from fourstroke.world.degrading.edits import degrade_edit
+from fourstroke.world.degrading.pages import PageDraft
+from fourstroke.world.degrading.scenes import SceneDraft
+from fourstroke.world.edits.graph import Edit
 from fourstroke.world.graph import Scene, Split, split_of
+from fourstroke.world.pages.caption import category_of_page
+from fourstroke.world.pages.colours import COLOURS
+from fourstroke.world.pages.graph import KINDS as PAGES
+from fourstroke.world.pages.graph import Page, split_of_page
 from fourstroke.world.palette import BACKGROUND_COLOURS, BOARD_COLOURS, SHAPE_COLOURS
 from fourstroke.world.world import World, WorldConfig
 
@@ -39,18 +48,37 @@ class WorldRules:
 
     def open(self) -> SceneDegrader:
         """The rules, with all that the world can draw as their lexicon."""
-        return SceneDegrader(lexicon=lexicon_of(World(self.world)))
+        world = World(self.world)
+        return SceneDegrader(lexicon=lexicon_of(world), second_edition=bool(world.config.things))
+
+
+class Said(Protocol):
+    """What is still said of a picture while its caption is taken apart."""
+
+    def lose(self, strategy: str, blur: bool) -> str:
+        """Drop or blur what the strategy is about; returns the thought that undoes it, empty if nothing was there."""
+
+    def text(self, rng: np.random.Generator, split: Split) -> str:
+        """The short prompt."""
+
+    def asked(self, lost: Collection[str]) -> str:
+        """What `text` has said, always in the same words."""
 
 
 class SceneDegrader:
-    """Takes captions of the drawn world apart by rules over their scene graphs; exact and offline.
+    """Takes captions of the drawn world apart by rules over their graphs: scenes, pages and edits; exact and offline.
 
     A strategy applies only where there is something to lose: no texture, nothing to drop. `wording` makes the result
     casual. The same caption and seed give the same triplet everywhere.
     """
 
-    def __init__(self, odds: Mapping[str, Mapping[str, Odds]] = PROBABILITIES, lexicon: Lexicon | None = None) -> None:
-        self.odds, self.lexicon = odds, lexicon or Lexicon()
+    def __init__(
+        self,
+        odds: Mapping[str, Mapping[str, Odds]] = PROBABILITIES,
+        lexicon: Lexicon | None = None,
+        second_edition: bool = False,
+    ) -> None:
+        self.odds, self.lexicon, self.second_edition = odds, lexicon or Lexicon(), second_edition
 
     def degrade(self, annotation: Annotation, seed: int) -> Triplet:
         """The triplet of a caption whose `meta` holds its scene, or of an edit's description.
@@ -58,24 +86,45 @@ class SceneDegrader:
         Raises:
             RejectedError: for a caption without a scene graph, or one whose quoted words are not its scene's.
         """
+        rng = generator(seed, STREAM)
         if annotation.kind == "edit":
-            return summarise(annotation, seed)
-        scene, rng = scene_of(annotation.meta), generator(seed, STREAM)
+            edit = annotation.meta.get("edit")
+            if edit is None:
+                return summarise(annotation, seed)
+            edit = edit if isinstance(edit, Edit) else Edit.from_dict(edit)
+            return degrade_edit(annotation, edit, seed, wh_ratio(annotation.width, annotation.height))
+        if (page := annotation.meta.get("page")) is not None:
+            page = page if isinstance(page, Page) else Page.from_dict(page)
+            said = PageDraft(page, annotation.text, rng)
+            return self._taken_apart(annotation, seed, said, category_of_page(page), split_of_page(page), rng, page)
+        scene = scene_of(annotation.meta)
         if scene is None:
             raise RejectedError("it has no scene graph: rules need one, take an endpoint for captions from elsewhere")
         words = [scene.sign.word] if scene.sign else []
         if quoted(annotation.text) != words:
             raise RejectedError(f"its quoted words are {quoted(annotation.text)}, those of its scene are {words}")
-        category = category_of(scene)
-        draft = Draft(scene, annotation.text, rng)
+        draft = (SceneDraft if self.second_edition else Draft)(scene, annotation.text, rng)
+        triplet = self._taken_apart(annotation, seed, draft, category_of(scene), split_of(scene), rng, scene)
+        states = {"states_background": draft.background_stated, "states_style": draft.style_stated}
+        return replace(triplet, meta={"scene": draft.facts.to_dict(), **states})
+
+    def _taken_apart(
+        self,
+        annotation: Annotation,
+        seed: int,
+        draft: Said,
+        category: str,
+        split: Split | None,
+        rng: np.random.Generator,
+        size: Scene | Page,
+    ) -> Triplet:
         steps: list[Step] = []
-        split = split_of(scene) or "train"
         for strategy, odds in self.odds[category].items():
             draw = rng.random()
             blur = odds.drop <= draw < odds.drop + odds.blur
             if draw < odds.drop + odds.blur and (thought := draft.lose(strategy, blur)):
                 steps.append(Step(strategy=strategy, probability=odds.blur if blur else odds.drop, thought=thought))
-        short = draft.text(rng, split)
+        short = draft.text(rng, split or "train")
         assert not lost_words(annotation.text, short)
         first = f"{category}: {draft.asked([step.strategy for step in steps])}."
         return Triplet(
@@ -83,10 +132,9 @@ class SceneDegrader:
             reasoning=" ".join([first, *(step.thought for step in reversed(steps))]),
             rich=annotation.text,
             category=category,
-            wh_ratio=wh_ratio(scene.width, scene.height),
+            wh_ratio=wh_ratio(size.width, size.height),
             steps=tuple(steps),
             seed=seed,
-            meta={"scene": draft.facts.to_dict(), "states_background": draft.background_stated},
         )
 
 
@@ -112,7 +160,7 @@ class Draft:
         if sign is not None:
             self.sign = f'{with_article(f"{sign.board} sign")} with "{sign.word}" in {sign.ink} {sign.font} letters'
         self.laid_out, self.left_open, self.casual, self._reading = True, "", False, ""
-        self.background_stated = True
+        self.background_stated, self.style_stated = True, False
         self.turned = _turned(scene, rich)
 
     def lose(self, strategy: str, blur: bool) -> str:
@@ -245,12 +293,14 @@ def scene_of(meta: Mapping[str, Any]) -> Scene | None:
 def lexicon_of(world: World) -> Lexicon:
     """All that a world can draw, and its colours."""
     things = (*world.sprites, *(SHAPES if world.config.shapes else ()))
-    return Lexicon(things, tuple({*SHAPE_COLOURS, *BACKGROUND_COLOURS, *BOARD_COLOURS}))
+    plurals = tuple((read_names()[thing]["en"]["many"], thing) for thing in things) if world.config.things else ()
+    others = (*PAGES, *(f"{colour} mark" for colour in COLOURS))  # a square poster, a square navy mark
+    return Lexicon(things, tuple({*SHAPE_COLOURS, *BACKGROUND_COLOURS, *BOARD_COLOURS}), plurals, others)
 
 
 def world_triplets(world: World, count: int, split: Split = "train", first: int = 0) -> list[Triplet]:
     """The triplets of the seeds `first` … of a world's split."""
-    degrader, found = SceneDegrader(), []
+    degrader, found = SceneDegrader(second_edition=bool(world.config.things)), []
     for seed in range(first, first + count):
         scene = world.scene(seed, split)
         caption = world.caption(scene, rich=True, seed=seed)

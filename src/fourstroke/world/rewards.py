@@ -39,7 +39,8 @@ class Consistency(Reward):
             if facts is None:
                 raise ValueError(f"{record.name} has no scene to be judged by; take another reward, such as vision")
             facts = facts if self.world.words else replace(facts, sign=None)
-            found.append(consistency(self.judge.verdict(picture, facts), bool(record.meta.get("states_background"))))
+            states = [bool(record.meta.get(key)) for key in ("states_background", "states_style")]
+            found.append(consistency(self.judge.verdict(picture, facts), *states))
         return torch.tensor(found)
 
 
@@ -67,14 +68,17 @@ class Places(Reward):
         return torch.tensor([float(not batch.lexicon.moved(request, rewrite)) for request, rewrite in pairs])
 
 
-def consistency(verdict: Verdict, states_background: bool = False) -> float:
-    """Share of the short prompt's facts that the picture shows: objects, colours, relations, background, words.
+def consistency(verdict: Verdict, states_background: bool = False, states_style: bool = False) -> float:
+    """Share of the short prompt's facts that the picture shows: objects, colours, numbers, sizes, relations, words.
 
-    `verdict` judges the picture against the facts; the background counts only where it was stated.
+    `verdict` judges the picture against the facts; background and styles count only where they were stated.
     """
-    hits: list[float] = [*map(float, verdict.objects + verdict.colours + verdict.relations)]
+    facts = verdict.objects + verdict.colours + verdict.relations + verdict.counts + verdict.sizes
+    hits: list[float] = [*map(float, facts)]
     if states_background:
         hits += map(float, verdict.backgrounds)
+    if states_style:
+        hits += map(float, verdict.styles)
     if verdict.word is not None:
         hits.append(float(verdict.word.exact))
     return sum(hits) / len(hits) if hits else 0.0

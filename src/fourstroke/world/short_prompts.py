@@ -112,11 +112,17 @@ def frames(split: Split) -> tuple[str, ...]:
 
 def casual(clause: str, rng: np.random.Generator, split: Split) -> str:
     """A clause as people type it: in a frame, perhaps without articles or commas; quotations stay as they are."""
+    clause = careless(clause, rng)
+    return pick(rng, frames(split)).format(clause) if rng.random() < 0.8 else clause
+
+
+def careless(clause: str, rng: np.random.Generator) -> str:
+    """A clause, perhaps without articles or commas; quotations stay as they are."""
     if rng.random() < 0.3:
         clause = outside_quotes(clause, lambda text: re.sub(r"\b(an?|the) ", "", text))
     if rng.random() < 0.3:
         clause = outside_quotes(clause, lambda text: text.replace(",", ""))
-    return pick(rng, frames(split)).format(clause) if rng.random() < 0.8 else clause
+    return clause
 
 
 def outside_quotes(text: str, change: Callable[[str], str]) -> str:

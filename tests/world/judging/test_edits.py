@@ -131,12 +131,12 @@ def test_words_are_read_where_that_is_possible(monkeypatch):
     config = EditConfig(world=world, kinds=tuple(float(kind == "words") for kind in KINDS))
     (prompt,) = held_out_edits(Edits(config), 1)
     word = prompt.edit.after.sign.word
-    monkeypatch.setattr(judging, "can_read", lambda: True)
-    monkeypatch.setattr(judging, "read_line", lambda pixels: word)
+    monkeypatch.setattr(judging, "can_read", lambda script: True)
+    monkeypatch.setattr(judging, "read_line", lambda pixels, script: word)
     assert judge_edit(JUDGE, prompt, prompt.after).changed is True
-    monkeypatch.setattr(judging, "read_line", lambda pixels: prompt.edit.before[0].sign.word)
+    monkeypatch.setattr(judging, "read_line", lambda pixels, script: prompt.edit.before[0].sign.word)
     assert judge_edit(JUDGE, prompt, prompt.after).changed is False
-    monkeypatch.setattr(judging, "can_read", lambda: False)
+    monkeypatch.setattr(judging, "can_read", lambda script: False)
     verdict = judge_edit(JUDGE, prompt, prompt.after)
     assert verdict.changed is None
     result = summarise_edits([prompt], [verdict])

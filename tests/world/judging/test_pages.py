@@ -89,7 +89,7 @@ def test_a_model_is_measured(tmp_path, monkeypatch):
             return Output(pictures, captions, [0] * len(captions))
 
     pages = iter(prompts)
-    monkeypatch.setattr("fourstroke.world.judging.pages.read_lines", lambda pixels: said(next(pages).page))
+    monkeypatch.setattr("fourstroke.world.judging.pages.read_lines", lambda pixels, script: said(next(pages).page))
     result = evaluate_pages(Pressman([]), data=PosterData(pages=CONFIG), n=4, sheet=tmp_path / "sheet.png")
     assert result["pages"]["all"]["words_exact"]["value"] == 1.0
     assert "100.0 %" in table(result)

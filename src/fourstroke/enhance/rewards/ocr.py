@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fourstroke.enhance.rewards.reward import Reward, RewardBatch
-from fourstroke.evaluate.ocr import asked_texts, likeness
+from fourstroke.evaluate.ocr import asked_texts, likeness, script_of
 from fourstroke.evaluate.reading import read_lines
 
 
@@ -27,4 +27,4 @@ class Ocr(Reward):
         if not any(asked):
             return torch.ones(len(batch))
         pairs = zip(asked, batch.pictures, strict=True)
-        return torch.tensor([likeness(texts, read_lines(picture)) if texts else 1.0 for texts, picture in pairs])
+        return torch.tensor([likeness(texts, read_lines(x, script_of(texts))) if texts else 1.0 for texts, x in pairs])

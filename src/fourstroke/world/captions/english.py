@@ -50,10 +50,20 @@ def describe(scene: Scene, rng: np.random.Generator, wordings: Wordings) -> str:
     return fill(template, fields_of(scene, kind, rng))
 
 
-def fields_of(scene: Scene, kind: str, rng: np.random.Generator, always: bool = False) -> dict[str, str]:
-    """What fills the gaps of a sentence of this kind; with ``always``, styles and forms are said, and no tail is."""
-    things, predicate = ordered(scene, kind, rng)
-    said = style_said(scene, rng, always)
+def fields_of(
+    scene: Scene,
+    kind: str,
+    rng: np.random.Generator,
+    always: bool = False,
+    order: tuple[list[Thing], str] | None = None,
+    said: StyleSaid | None = None,
+) -> dict[str, str]:
+    """What fills the gaps of a sentence of this kind; with ``always``, styles and forms are said, and no tail is.
+
+    Things are named in the `order` given, and styles as `said`; where they are left out, chance decides.
+    """
+    things, predicate = order or ordered(scene, kind, rng)
+    said = said or style_said(scene, rng, always)
     fields: dict[str, str] = {}
     for letter, thing in zip("abc", things, strict=False):
         scale = f"{SCALES[thing.scale]} " if thing.scale else ""

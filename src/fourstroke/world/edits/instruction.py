@@ -10,7 +10,7 @@ from fourstroke.chance import pick
 from fourstroke.world.caption import PLACE_PHRASES, RELATION_PHRASES, with_article
 from fourstroke.world.captions.english import ADJECTIVES, NUMBERS, STYLE_NOUNS, background_phrase
 from fourstroke.world.captions.saying import read_names
-from fourstroke.world.captions.wordings import Wordings, choose_wording
+from fourstroke.world.captions.wordings import Wordings, choose_wording, wordings_of
 from fourstroke.world.edits.graph import Edit, unit_of
 from fourstroke.world.graph import INVERSE, Background, Scene
 
@@ -21,15 +21,31 @@ STYLE_OBJECTS = {
     "rendered": "a realistic render",
 }
 
+KEPT = "Keep everything else exactly as before."
+"""What stays, where it cannot be named."""
+
 
 def instruct(edit: Edit, rng: np.random.Generator, rich: bool, wordings: Wordings = "trained") -> str:
     """The instruction of an edit; a rich one also says what stays as it is."""
-    heading = "restyle all" if _all_restyled(edit) else edit.kind
-    asked = choose_wording(rng, "edits-en", heading, wordings).format_map(_fields(edit, rng))
-    if not rich:
-        return asked
+    asked = choose_wording(rng, "edits-en", _heading(edit), wordings).format_map(_fields(edit, rng))
+    return f"{_sentence(asked)} {_kept(edit, rng)}" if rich else asked
+
+
+def plainly(edit: Edit, asked: str) -> str:
+    """What changes, in one sentence, always in the same words; the sign's old word only if it was `asked` with it."""
+    fields = _fields(edit, np.random.default_rng(0))
+    if edit.kind == "words" and fields["old_word"] in asked:
+        return f"Replace {fields['old_word']} with {fields['word']}."
+    return _sentence(wordings_of("edits-en", _heading(edit), "trained")[0].format_map(fields))
+
+
+def _heading(edit: Edit) -> str:
+    return "restyle all" if _all_restyled(edit) else edit.kind
+
+
+def _sentence(asked: str) -> str:
     sentence = asked[0].upper() + asked[1:]
-    return f"{sentence if sentence.endswith('?') else sentence + '.'} {_kept(edit, rng)}"
+    return sentence if sentence.endswith("?") else sentence + "."
 
 
 def _fields(edit: Edit, rng: np.random.Generator) -> dict[str, str]:
@@ -81,6 +97,7 @@ def _kept(edit: Edit, rng: np.random.Generator) -> str:
             f"Do not change {things}.",
             f"{things[0].upper() + things[1:]} must stay the same.",
             f"Leave {things} untouched.",
+            KEPT,
         ),
     )
 

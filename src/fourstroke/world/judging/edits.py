@@ -129,7 +129,10 @@ def judge_edit(judge: Judge, prompt: EditPrompt, picture: np.ndarray) -> EditVer
 def _changed(judge: Judge, prompt: EditPrompt, picture: np.ndarray) -> bool | None:
     edit, kind = prompt.edit, prompt.edit.kind
     if kind == "words" and edit.after.sign is not None:
-        return compare(read_line(opaque(picture)), edit.after.sign.word).exact if can_read() else None
+        sign = edit.after.sign
+        if not can_read(sign.script):
+            return None
+        return compare(read_line(opaque(picture), sign.script), sign.word).exact
     scene = edit.before[0] if kind == "remove" else edit.after
     detections, _ = judge.find(picture, scene)
     if kind == "background":

@@ -14,11 +14,11 @@ from typing import Literal
 
 import numpy as np
 
-from fourstroke.evaluate.reading import Reading, compare, read_line
+from fourstroke.evaluate.reading import TESSERACT, Reading, compare, read_line, readable
 from fourstroke.world import World, WorldConfig
 from fourstroke.world.atlas import STYLES
 from fourstroke.world.compose import SHAPES
-from fourstroke.world.graph import Background, Object, Relation, Scene
+from fourstroke.world.graph import Background, Object, Relation, Scene, Sign
 from fourstroke.world.judging.hidden import hidden_behind, is_before
 from fourstroke.world.judging.search import FINE, Candidate, search
 from fourstroke.world.judging.templates import SHAPE, Thing
@@ -68,7 +68,7 @@ class Verdict:
     backgrounds: tuple[bool, ...]
     """Whether each colour of the background, or its transparency, is right."""
     word: Reading | None
-    """The reading of the sign, if there is one."""
+    """The reading of the sign; None if there is none, or Cyrillic and nothing can read it."""
     styles: tuple[bool, ...] = ()
     """Whether each sprite is there in the style that it was asked in."""
     counts: tuple[bool, ...] = ()
@@ -127,7 +127,7 @@ class Judge:
             colours=tuple(m is not None and m.colour == o.colour for o, m in pairs if o.colour is not None),
             relations=tuple(before if r.predicate == "in front of" else holds(scene, r, matches) for r in stated),
             backgrounds=judge_background(image, scene, detections),
-            word=None if scene.sign is None else compare(read_line(opaque(image)), scene.sign.word),
+            word=None if scene.sign is None else _word(image, scene.sign),
             styles=tuple(m is not None and m.style == o.style for o, m in pairs if o.kind == "sprite"),
             counts=tuple(_number(scene.objects[g.indices[0]], detections) == g.number for g in scene.groups),
             sizes=_sizes(scene, matches),
@@ -274,6 +274,12 @@ def _detection(candidate: Candidate, pixels: np.ndarray) -> Detection:
         size=candidate.size / FINE,
         score=candidate.score,
     )
+
+
+def _word(image: np.ndarray, sign: Sign) -> Reading | None:
+    if sign.script in TESSERACT and not readable(sign.script):
+        return None
+    return compare(read_line(opaque(image), sign.script), sign.word)
 
 
 def _number(asked: Object, detections: list[Detection]) -> int:

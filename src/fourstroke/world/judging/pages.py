@@ -74,13 +74,13 @@ def judge_page(image: np.ndarray, page: Page, read: Callable[[np.ndarray], Seque
     """Read a picture (H, W, 3 or 4) uint8 and compare it with the page.
 
     Args:
-        read: in place of RapidOCR.
+        read: in place of `evaluate.reading`.
 
     Raises:
-        ValueError: if RapidOCR is needed and not installed.
+        ValueError: if what reads the page's script is needed and not installed.
     """
     pixels = opaque(image)
-    seen = list((read or read_lines)(pixels))
+    seen = list(read(pixels) if read else read_lines(pixels, page.script))
     if page.script == "chinese":
         text = _plain("".join(seen))
         there = Counter({word: text.count(word) for word in map(_plain, page.words)})

@@ -137,10 +137,13 @@ def _chart(chart: Chart) -> str:
 
 def picture_sentence(page: Page, picture: Picture) -> str:
     """Where which thing is, how large, in which style."""
-    width = picture.size * min(page.width, page.height) / page.width
-    part = Accent(kind="disc", colour="", x=picture.x, y=picture.y, width=width, height=picture.size)
     thing = with_article(f"{size_word(picture.size)} {STYLE_WORDS[picture.style]} {picture.name}")
     disc = [accent.colour for accent in page.accents if accent.kind == "disc"]
-    return (
-        f"{place_words(part).capitalize()} there is {thing}{f' before {with_article(disc[0])} disc' if disc else ''}."
-    )
+    before = f" before {with_article(disc[0])} disc" if disc else ""
+    return f"{picture_place(page, picture).capitalize()} there is {thing}{before}."
+
+
+def picture_place(page: Page, picture: Picture) -> str:
+    """Where a thing stands, as `place_words` says it."""
+    width = picture.size * min(page.width, page.height) / page.width
+    return place_words(Accent(kind="disc", colour="", x=picture.x, y=picture.y, width=width, height=picture.size))

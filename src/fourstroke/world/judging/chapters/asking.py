@@ -16,8 +16,6 @@ from fourstroke.world.judging.composition import Prompt, facts, held_out_prompts
 from fourstroke.world.judging.judge import Judge
 from fourstroke.world.world import World, WorldConfig
 
-NO_READER = "words are read by RapidOCR, which is not installed: pip install '.[eval]'"
-
 
 def find_config(data: DatasetConfig) -> WorldConfig:
     """The world of a dataset, without words where nothing can read them; raises LeftOutError without a world."""

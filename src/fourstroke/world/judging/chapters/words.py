@@ -9,11 +9,11 @@ from typing import ClassVar
 import numpy as np
 
 from fourstroke.data.sample import DatasetConfig
-from fourstroke.evaluate.reading import can_read, compare, read_line
+from fourstroke.evaluate.reading import NO_READER, can_read, compare, read_line, readable
 from fourstroke.evaluate.report.chapter import LeftOutError, Question, Rows, Scores, Unit
 from fourstroke.folder import ModelInfo
 from fourstroke.world.find import pages_of
-from fourstroke.world.judging.chapters.asking import NO_READER, find_config
+from fourstroke.world.judging.chapters.asking import find_config
 from fourstroke.world.judging.composition import Prompt, held_out_prompts
 from fourstroke.world.judging.judge import opaque
 from fourstroke.world.judging.pages import PagePrompt, group_pages, judge_page, page_prompts
@@ -41,7 +41,7 @@ class WordsChapter:
         if not config.words:
             raise LeftOutError("the world has no words")
         found: dict[str, list[Question]] = {}
-        for script in dict.fromkeys(config.scripts):
+        for script in filter(readable, dict.fromkeys(config.scripts)):
             kept = tuple(font for font in config.sign_fonts if font in SIGN_FONTS[script])
             prompts = held_out_prompts(World(replace(config, words=1.0, scripts=(script,), sign_fonts=kept)), n)
             pairs = [(_length(prompt), _word_question(prompt)) for prompt in prompts]
@@ -72,6 +72,7 @@ class PagesChapter:
             config = pages_of(data)
         except ValueError:
             raise LeftOutError("the data has no pages") from None
+        config = replace(config, scripts=tuple(filter(readable, config.scripts)))
         prompts = page_prompts(config, n)
         questions = [_page_question(prompt) for prompt in prompts]
         return {name: [questions[index] for index in group] for name, group in group_pages(prompts).items()}
@@ -85,7 +86,8 @@ def _length(prompt: Prompt) -> int:
 def _word_question(prompt: Prompt) -> Question:
     def read(pictures: Sequence[np.ndarray]) -> Scores:
         assert prompt.scene.sign is not None
-        reading = compare(read_line(opaque(pictures[0])), prompt.scene.sign.word)
+        sign = prompt.scene.sign
+        reading = compare(read_line(opaque(pictures[0]), sign.script), sign.word)
         return {"words_exact": (float(reading.exact), 1), "words_ned": (reading.ned, 1)}
 
     return Question(

@@ -1,0 +1,142 @@
+"""Scenes, pages and edits of the second edition are taken apart truly: facts are what the short prompt says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fourstroke.enhance.checks import problems, quoted, unquoted
+from fourstroke.enhance.degrade import PROBABILITIES, Odds, degrade_dataset
+from fourstroke.enhance.triplet import CATEGORIES, Triplet
+from fourstroke.recipe import load_recipe
+from fourstroke.world import World, WorldConfig
+from fourstroke.world.caption_rules import SceneDegrader, WorldRules, lexicon_of, scene_of, world_triplets
+from fourstroke.world.captions.english import NUMBERS, STYLE_NOUNS
+from fourstroke.world.captions.saying import read_names
+from fourstroke.world.captions.wordings import Wordings, wordings_of
+from fourstroke.world.dataset import PosterData, WorldData
+from fourstroke.world.degrading import scenes
+from fourstroke.world.edits.dataset import EditData
+from fourstroke.world.edits.world import EditConfig
+from fourstroke.world.graph import Scene
+from fourstroke.world.pages.pages import PageConfig
+
+CONFIG = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro" / "world2.yaml")
+WORLD = World(CONFIG)
+LEXICON = lexicon_of(WORLD)
+DROPPED = {category: {name: Odds(drop=1.0) for name in odds} for category, odds in PROBABILITIES.items()}
+
+
+@pytest.fixture(scope="module")
+def triplets() -> list[Triplet]:
+    return world_triplets(WORLD, 300)
+
+
+def facts_of(triplet: Triplet) -> Scene:
+    scene = scene_of(triplet.meta)
+    assert scene is not None
+    return scene
+
+
+def lost(triplet: Triplet) -> set[str]:
+    return {step.strategy for step in triplet.steps}
+
+
+def test_rich_captions_keep_all_that_short_prompts_ask(triplets):
+    wrong = [t for t in triplets if problems(t.short, t.rich, LEXICON)]
+    assert len(wrong) <= 4
+    assert {t.category for t in triplets} >= {"General", "Text", "Complex Text"}
+    for t in triplets:
+        assert t.reasoning.startswith(f"{t.category}: ")
+        assert t.reasoning.endswith(" ".join(step.thought for step in reversed(t.steps)))
+        assert quoted(t.short) == quoted(t.rich)
+        assert Triplet.from_dict(t.to_dict()) == t
+
+
+def test_facts_are_the_things_that_short_prompts_name_in_their_numbers(triplets):
+    for t in triplets:
+        facts = facts_of(t)
+        assert {entry.title for entry in facts.objects} == LEXICON.titles(t.short)
+        for group in facts.groups:
+            assert f"{NUMBERS[group.number]} " in t.short
+        for unit in facts.units:
+            name = facts.objects[unit[0]].name
+            assert (name if len(unit) == 1 else read_names()[name]["en"]["many"]) in t.short
+
+
+def test_what_is_lost_is_no_fact_and_what_is_kept_is_said(triplets):
+    seen = set()
+    for t in triplets:
+        facts, whole = facts_of(t), WORLD.scene(t.seed)
+        if "layout" in lost(t):
+            assert not facts.relations
+            seen.add("layout")
+        if any(entry.scale for entry in facts.objects):
+            assert any(word in t.short for word in ("small", "large", "medium-sized"))
+            seen.add("size kept")
+        elif any(entry.scale for entry in whole.objects) and "secondary" not in lost(t):
+            assert "size" in lost(t)
+            seen.add("size lost")
+        styles = {entry.style for entry in whole.objects if entry.kind == "sprite"}
+        if len(styles) == 1:
+            said = STYLE_NOUNS[styles.pop()][0].replace(" a ", " ") in t.short.replace(" a ", " ")
+            assert said == t.meta["states_style"] == ("style" not in lost(t))
+            seen.add(f"style {said}")
+        if whole.sign and "typography" not in lost(t):
+            assert f"{whole.sign.ink} {whole.sign.font}" in t.short
+            seen.add("letters")
+    assert seen == {"layout", "size kept", "size lost", "style True", "style False", "letters"}
+
+
+def test_strategies_come_as_often_as_told(triplets):
+    share = sum("wording" in lost(t) for t in triplets) / len(triplets)
+    assert share == pytest.approx(PROBABILITIES["General"]["wording"].drop, abs=0.1)
+    kept = SceneDegrader({category: {} for category in CATEGORIES}, LEXICON, second_edition=True)
+    bare = SceneDegrader(DROPPED, LEXICON, second_edition=True)
+    data = WorldData(world=CONFIG, samples=20).open()
+    for whole, least in zip(degrade_dataset(data, kept), degrade_dataset(data, bare), strict=True):
+        assert not whole.steps
+        assert len(least.short) < len(whole.short)
+        assert least.rich == whole.rich
+
+
+def test_held_out_scenes_are_asked_for_in_wordings_that_training_never_saw(monkeypatch):
+    used = set()
+
+    def noted(name: str, kind: str, wordings: Wordings) -> tuple[str, ...]:
+        used.add(wordings)
+        return wordings_of(name, kind, wordings)
+
+    monkeypatch.setattr(scenes, "wordings_of", noted)
+    world_triplets(WORLD, 30, "train")
+    assert used == {"trained"}
+    world_triplets(WORLD, 30, "heldout")
+    assert used == {"trained", "heldout"}
+
+
+def test_pages_keep_their_words_and_their_category():
+    rules = WorldRules(world=CONFIG).open()
+    pages = PosterData(pages=PageConfig(kinds=(1, 0.3, 0, 0.3, 0.5, 0.5)), samples=60).open()
+    found = list(degrade_dataset(pages, rules))
+    assert len(found) == 60
+    assert {t.category for t in found} == {"Text", "Complex Text"}
+    for index, t in enumerate(found):
+        page = pages.record(index).meta["page"]
+        assert page.kind in t.short
+        assert sorted(set(quoted(t.short))) == sorted(set(quoted(t.rich)))
+        assert not problems(t.short, t.rich, LEXICON)
+        assert ("paper" in unquoted(t.short)) == ("background" not in lost(t))
+        assert len(t.short) < len(t.rich)
+
+
+def test_edits_are_asked_for_and_said_plainly():
+    edits = EditData(edits=EditConfig(world=CONFIG), samples=60).open()
+    found = list(degrade_dataset(edits, WorldRules(world=CONFIG).open()))
+    assert len({t.rich.split()[0] for t in found}) > 6
+    for t in found:
+        assert t.kind == "edit"
+        assert t.rich.endswith("Keep everything else exactly as before.")
+        assert set(quoted(t.short)) <= set(quoted(t.rich))
+        assert not LEXICON.lost(t.short, t.rich)
+        assert not LEXICON.invented(t.short, t.rich)
