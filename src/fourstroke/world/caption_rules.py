@@ -25,6 +25,7 @@ from fourstroke.world.compose import SHAPES
 from fourstroke.world.degrading.edits import degrade_edit
 from fourstroke.world.degrading.pages import PageDraft
 from fourstroke.world.degrading.scenes import SceneDraft
+from fourstroke.world.degrading.surroundings import Surroundings
 from fourstroke.world.edits.graph import Edit
 from fourstroke.world.graph import Scene, Split, split_of
 from fourstroke.world.pages.caption import category_of_page
@@ -138,29 +139,20 @@ class SceneDegrader:
         )
 
 
-class Draft:
+class Draft(Surroundings):
     """A scene on its way to a short prompt: what is still said of it, and how."""
 
     def __init__(self, scene: Scene, rich: str, rng: np.random.Generator) -> None:
-        self.scene, self.facts, self.rng = scene, scene, rng
-        background = scene.background
+        super().__init__(scene, rng)
+        self.facts = scene
         self.style = next((style for opening, style in short_prompts.STYLES.items() if rich.startswith(opening)), "")
         self.size = len(scene.objects) == 1 and scene.sign is None
-        stated, self._vague_background, self._background = short_prompts.background_phrase(background, rng)
-        texture = short_prompts.TEXTURES.get(background.texture)
-        light = short_prompts.LIGHTS.get(background.light)
-        self.phrases = {
-            "background": stated,
-            "texture": texture[0] if texture else "",
-            "light": light[0] if light else "",
-        }
-        self._vague = {"texture": texture[1] if texture else "", "light": light[1] if light else ""}
         sign = scene.sign
         self.sign = ""
         if sign is not None:
             self.sign = f'{with_article(f"{sign.board} sign")} with "{sign.word}" in {sign.ink} {sign.font} letters'
-        self.laid_out, self.left_open, self.casual, self._reading = True, "", False, ""
-        self.background_stated, self.style_stated = True, False
+        self.laid_out, self.left_open, self._reading = True, "", ""
+        self.style_stated = False
         self.turned = _turned(scene, rich)
 
     def lose(self, strategy: str, blur: bool) -> str:
@@ -171,12 +163,10 @@ class Draft:
             "size": self._lose_size,
             "typography": self._lose_typography,
             "background": self._lose_background,
-            "texture": self._lose_texture,
-            "light": self._lose_light,
             "style": self._lose_style,
             "wording": self._lose_wording,
         }
-        return lose[strategy](blur)
+        return lose[strategy](blur) if strategy in lose else self._lose_phrase(strategy, blur)
 
     def text(self, rng: np.random.Generator, split: Split) -> str:
         """The short prompt."""
@@ -237,33 +227,10 @@ class Draft:
         self.sign = f'{board} {pick(self.rng, ("that says", "saying", "with the word", "that reads"))} "{sign.word}"'
         return f"Letters: {sign.ink} {sign.font} on {sign.board}."
 
-    def _lose_background(self, blur: bool) -> str:
-        if self.scene.background.kind == "transparent":  # whoever wants a sticker says so
-            return ""
-        self.background_stated = False
-        self.phrases["background"] = self._vague_background if blur else ""
-        return f"Background: {self._background}."
-
-    def _lose_texture(self, blur: bool) -> str:
-        return self._lose_phrase("texture", blur)
-
-    def _lose_light(self, blur: bool) -> str:
-        return self._lose_phrase("light", blur)
-
-    def _lose_phrase(self, key: str, blur: bool) -> str:
-        phrase = self.phrases[key]
-        if phrase:
-            self.phrases[key] = self._vague[key] if blur else ""
-        return f"{key.capitalize()}: {phrase}." if phrase else ""
-
     def _lose_style(self, blur: bool) -> str:
         style = self.style
         self.style = pick(self.rng, short_prompts.STYLE_WORDS[style]) if blur and style else ""
         return f"Style: {style}." if style else ""
-
-    def _lose_wording(self, blur: bool) -> str:
-        self.casual = True
-        return "Say it plainly."
 
 
 def _turned(scene: Scene, rich: str) -> bool:

@@ -18,6 +18,7 @@ from fourstroke.world.caption import PLACE_PHRASES, RELATION_PHRASES, size_word,
 from fourstroke.world.captions.english import FORMS, STYLE_NOUNS, fields_of, noun_of
 from fourstroke.world.captions.saying import StyleSaid, Thing, kind_of, things_of
 from fourstroke.world.captions.wordings import wordings_of
+from fourstroke.world.degrading.surroundings import Surroundings
 from fourstroke.world.edits.graph import without
 from fourstroke.world.graph import INVERSE, Scene, Split
 
@@ -44,16 +45,13 @@ READINGS = {
 """By kind of scene, the one wording of its layout in thoughts."""
 
 
-class SceneDraft:
+class SceneDraft(Surroundings):
     """What is still said of a scene, and how; see `caption_rules.SceneDegrader`."""
 
     def __init__(self, scene: Scene, rich: str, rng: np.random.Generator) -> None:
-        self.scene, self.facts, self.rng = scene, scene, rng
+        super().__init__(scene, rng)
+        self.facts, sign = scene, scene.sign
         self.turned = _turned(scene, rich)
-        background, sign = scene.background, scene.sign
-        stated, self._vague_background, self._background = short_prompts.background_phrase(background, rng)
-        texture = short_prompts.TEXTURES.get(background.texture)
-        light = short_prompts.LIGHTS.get(background.light)
         styles = {entry.style for entry in scene.objects if entry.kind == "sprite"}
         self._style = styles.pop() if len(styles) == 1 else None  # where they differ, each thing's is always said
         lone = len(scene.units) == 1 and sign is None and scene.objects[0].scale is None
@@ -61,13 +59,11 @@ class SceneDraft:
             "style": STYLE_NOUNS[self._style][0] if self._style else "",
             "size": size_word(scene.objects[0].size) if lone else "",
             "typography": f"in {sign.ink} {sign.font} letters" if sign else "",
-            "background": stated + (", with soft edges" if background.edge == "soft" else ""),
-            "texture": texture[0] if texture else "",
-            "light": light[0] if light else "",
-        }
-        self._vague = {"texture": texture[1] if texture else "", "light": light[1] if light else ""}
+        } | self.phrases
+        if scene.background.edge == "soft":
+            self.phrases["background"] += ", with soft edges"
         self.board = f"{sign.board} sign" if sign else ""
-        self.placed, self.left_open, self.casual, self.background_stated = True, "", False, True
+        self.placed, self.left_open = True, ""
 
     @property
     def style_stated(self) -> bool:
@@ -181,28 +177,11 @@ class SceneDraft:
         self.board = f"{sign.board} sign" if blur else "sign"
         return f"Letters: {sign.ink} {sign.font} on {sign.board}."
 
-    def _lose_background(self, blur: bool) -> str:
-        if self.scene.background.kind == "transparent":  # whoever wants a sticker says so
-            return ""
-        self.background_stated = False
-        self.phrases["background"] = self._vague_background if blur else ""
-        return f"Background: {self._background}."
-
     def _lose_style(self, blur: bool) -> str:
         if self._style is None or not (phrase := self.phrases["style"]):
             return ""
         self.phrases["style"] = VAGUE_STYLES[self._style] if blur else ""
         return f"Style: {phrase.removeprefix('in ')}."
-
-    def _lose_phrase(self, key: str, blur: bool) -> str:
-        phrase = self.phrases[key]
-        if phrase:
-            self.phrases[key] = self._vague[key] if blur else ""
-        return f"{key.capitalize()}: {phrase}." if phrase else ""
-
-    def _lose_wording(self, blur: bool) -> str:
-        self.casual = True
-        return "Say it plainly."
 
 
 def _turned(scene: Scene, rich: str) -> bool:
