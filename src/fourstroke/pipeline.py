@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fourstroke.arguments import MAX_GUIDANCE, real, shown, texts, whole
 from fourstroke.choices import METHODS, OFFLOADS, Offload, Quantize
-from fourstroke.device import Device
+from fourstroke.device import Device, trim_heap
 from fourstroke.dit import InputImages, Pair, Transformer, condition, together
 from fourstroke.enhance.enhancer import Enhanced, PromptEnhancer
 from fourstroke.files import model_folder
@@ -43,7 +43,7 @@ from fourstroke.seeds import Seeds, following, seeds_of
 from fourstroke.sizes import fit, shaped, sized, tokens_per_slot
 from fourstroke.text import TextEncoder
 from fourstroke.text.templates import transparent as transparent_prompt
-from fourstroke.vae import Autoencoder
+from fourstroke.vae import Autoencoder, to_pixels
 
 NO_NEGATIVE = "the negative prompt has no effect at guidance 1; ask for more guidance, or leave it out"
 
@@ -299,8 +299,7 @@ class Pipeline(LoraLoader):
         with self.autoencoder_there():
             for row in latents.to(next(self.autoencoder.parameters()).dtype):
                 z = row.T.reshape(1, -1, *grid)
-                x = check_finite(self.autoencoder.decode(z), "decoding")[0].float()
-                pixels = ((x.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+                pixels = to_pixels(check_finite(self.autoencoder.decode(z), "decoding")[0])
                 pictures.append(Image.fromarray(pixels) if transparent else Image.fromarray(pixels[..., :3].copy()))
         return pictures
 
@@ -328,8 +327,10 @@ class Pipeline(LoraLoader):
         """Fitted input images as the transformer takes them; None of none."""
         if not images:
             return None
+        tokens = torch.cat([self.input_tokens(image) for image in images], dim=1)
+        trim_heap()  # large images leave holes of hundreds of megabytes, in which keys and values would not fit
         return InputImages(
-            tokens=torch.cat([self.input_tokens(image) for image in images], dim=1),
+            tokens=tokens,
             grids=tuple(self.info.grid(*image.size) for image in images),
             tokens_per_slot=tokens_per_slot(self.info),
         )

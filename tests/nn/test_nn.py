@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fourstroke.nn import Attention, RMSNorm, Span, SwiGLU, ZeroCentredRMSNorm, rotary_table, rotate
+from fourstroke.nn import Attention, RMSNorm, Span, SwiGLU, ZeroCentredRMSNorm, feedforward, rotary_table, rotate
 from fourstroke.nn.attention import norm_rotate
 
 AXES = (4, 6, 6)
@@ -69,6 +69,17 @@ def test_swiglu_keeps_the_shape_and_has_no_bias():
     layer = SwiGLU(8, 24)
     assert layer(torch.zeros(2, 3, 8)).abs().max() == 0
     assert sum(p.numel() for p in layer.parameters()) == 3 * 8 * 24
+
+
+def test_without_gradients_swiglu_takes_many_tokens_part_by_part(monkeypatch):
+    torch.manual_seed(0)
+    layer, x, passed = SwiGLU(8, 24), torch.randn(2, 13, 8), []
+    whole = layer(x)
+    layer.out.register_forward_hook(lambda module, inputs, out: passed.append(len(inputs[0])))
+    monkeypatch.setattr(feedforward, "ROWS", 10)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), whole)
+    assert passed == [10, 10, 6]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,18 @@ def test_transparent_images_are_laid_over_white(encoder: TextEncoder) -> None:
     assert over_white(clear).getpixel((0, 0)) == (255, 255, 255)
     assert grid.tolist() == [[1, 2, 2]]
     torch.testing.assert_close(pixels, torch.ones(4, 1536))
+
+
+def test_patches_are_the_processors_in_little_memory(encoder: TextEncoder) -> None:
+    images = [picture(1024, 768), picture(64, 96)]
+    tracemalloc.start()
+    pixels, grid = patchify(images, encoder.image_processor, torch.bfloat16)
+    peak = tracemalloc.get_traced_memory()[1]  # of numpy's arrays
+    tracemalloc.stop()
+    wanted = encoder.image_processor(images=images, return_tensors="pt")
+    assert torch.equal(grid, wanted["image_grid_thw"])
+    assert torch.equal(pixels, wanted["pixel_values"].bfloat16())
+    assert peak < 0.4 * wanted["pixel_values"].nbytes
 
 
 def test_long_prompts_are_refused_not_cut(encoder: TextEncoder) -> None:

@@ -29,6 +29,7 @@ from fourstroke.serve.model_card import ModelCard
 from fourstroke.serve.preview import LatentPreview
 from fourstroke.sizes import tokens_per_slot
 from fourstroke.text import templates
+from fourstroke.vae import to_pixels
 
 PIXELS = 2**16
 """Of pictures decoded at once: small ones gain by it, and none waits long for the others."""
@@ -217,9 +218,8 @@ class ModelRunner:
 
 def _images(x: Tensor, requests: abc.Sequence[GenerationRequest]) -> list[Image.Image]:
     """(B, 4, H, W) in [-1, 1] as pictures, as each was asked for."""
-    pixels = ((x.float().permute(0, 2, 3, 1) + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
     pictures = []
-    for request, values in zip(requests, pixels, strict=True):
+    for request, values in zip(requests, to_pixels(x), strict=True):
         image = Image.fromarray(values if request.transparent else values[..., :3].copy())
         pictures.append(image if request.mask is None else _kept(image, request))
     return pictures

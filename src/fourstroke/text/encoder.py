@@ -152,7 +152,8 @@ class TextEncoder(nn.Module):
             self._check(prompt, row, sum(counts))
         ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, self.tokenizer.pad_token_id)
         flat = [image for row in images for image in row]
-        patches = vision.patchify(flat, self.image_processor) if flat else (None, None)
+        dtype = self.model.model.visual.patch_embed.proj.weight.dtype
+        patches = vision.patchify(flat, self.image_processor, dtype) if flat else (None, None)
         return Tokens(ids, torch.tensor([len(row) for row in rows]), *patches).to(self.device)
 
     def _check(self, prompt: str, row: Sequence[int], slots: int) -> None:

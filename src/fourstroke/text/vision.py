@@ -19,6 +19,8 @@ from fourstroke.image_io import to_rgb
 PATCH_SIZE = 16
 MERGE_SIZE = 2
 SLOT_SIZE = PATCH_SIZE * MERGE_SIZE
+BAND = 2**16
+"""Pixels of an image that the processor, which computes in wide numbers, sees at once."""
 
 
 def image_processor(min_pixels: int = SLOT_SIZE**2, max_pixels: int = 4096**2) -> Qwen2VLImageProcessorPil:
@@ -33,15 +35,28 @@ def image_processor(min_pixels: int = SLOT_SIZE**2, max_pixels: int = 4096**2) -
     )
 
 
-def patchify(images: Sequence[Image.Image], processor: Qwen2VLImageProcessorPil) -> tuple[torch.Tensor, torch.Tensor]:
+def patchify(
+    images: Sequence[Image.Image], processor: Qwen2VLImageProcessorPil, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Pixels to patches: `pixel_values` (patches, 3 * 2 * 16 * 16) and `image_grid_thw` (images, 3), in patches.
 
-    Transparent images are laid over white. Raises `ValueError` for a size that does not give whole slots.
+    Patches follow each other by rows of slots, so an image is read in bands of them: beside the result little memory is
+    needed. Transparent images are laid over white. Raises `ValueError` for a size that does not give whole slots.
     """
+    patch, slot = processor.patch_size, processor.patch_size * processor.merge_size
+    grids = [(1, image.height // patch, image.width // patch) for image in images if count_slots(image, processor)]
+    values = torch.empty(
+        sum(rows * columns for _, rows, columns in grids), 3 * processor.temporal_patch_size * patch**2, dtype=dtype
+    )
+    start = 0
     for image in images:
-        count_slots(image, processor)
-    inputs = processor(images=[over_white(image) for image in images], return_tensors="pt")
-    return inputs["pixel_values"], inputs["image_grid_thw"]
+        white, height = over_white(image), max(1, BAND // image.width // slot) * slot
+        for top in range(0, image.height, height):
+            band = white.crop((0, top, image.width, min(top + height, image.height)))
+            part = processor(images=[band], do_resize=False, return_tensors="pt")["pixel_values"]
+            values[start : start + len(part)] = part
+            start += len(part)
+    return values, torch.tensor(grids)
 
 
 def count_slots(image: Image.Image, processor: Qwen2VLImageProcessorPil) -> int:

@@ -1,5 +1,5 @@
 """The autoencoder between pictures and latents."""
 
-from fourstroke.vae.autoencoder import Autoencoder, AutoencoderConfig
+from fourstroke.vae.autoencoder import Autoencoder, AutoencoderConfig, to_pixels
 
-__all__ = ["Autoencoder", "AutoencoderConfig"]
+__all__ = ["Autoencoder", "AutoencoderConfig", "to_pixels"]

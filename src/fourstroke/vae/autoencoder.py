@@ -18,6 +18,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -255,6 +256,12 @@ class Autoencoder(nn.Module):
         """Write `config.json` and the weights, complete or not at all; diffusers reads it too (local shortcuts)."""
         with model_folder(folder, "config.json", "_class_name") as partial:
             save_weights(self, partial, self.config.to_json())
+
+
+def to_pixels(x: Tensor) -> np.ndarray:
+    """Decoded pictures (..., 4, H, W) in [-1, 1] as bytes (..., H, W, 4); at most one wide copy of them is held."""
+    wide = x.to(torch.float32, copy=True).add_(1).mul_(127.5).round_().clamp_(0, 255)
+    return np.ascontiguousarray(wide.byte().movedim(-3, -1).cpu().numpy())
 
 
 def patchify(x: Tensor, side: int) -> Tensor:
