@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.types import Receive, Scope, Send
 
+from fourstroke.device import trim_heap
 from fourstroke.enhance.enhancer import Enhanced
 from fourstroke.serve import errors, schemas
 from fourstroke.serve.batch import GenerationRequest
@@ -22,6 +23,7 @@ from fourstroke.serve.engine import ServingEngine
 from fourstroke.serve.errors import ApiError
 from fourstroke.serve.jobs import Done, Event, Failed, Job, Preview
 from fourstroke.serve.kv_cache import NeverFits
+from fourstroke.serve.model_runner import LARGE
 from fourstroke.serve.responses import ImageResponse, encode, picture_note, sse
 from fourstroke.serve.scheduler import Draining, QueueFull
 from fourstroke.serve.schemas import EnhanceResponse, ImageRequest
@@ -213,7 +215,9 @@ class RequestHandler:
                 await asyncio.wait((pictures, gone), return_when=asyncio.FIRST_COMPLETED)
             if not pictures.done():
                 return Response(status_code=499)  # nobody is there to read it
-            return JSONResponse(response.body(pictures.result()))
+            length, parts = response.body(pictures.result())
+            headers = {"Content-Length": str(length)}
+            return StreamingResponse(parts, media_type="application/json", headers=headers)
         except TimeoutError as error:
             raise errors.of_engine(error) from None
         finally:
@@ -260,7 +264,10 @@ class RequestHandler:
     async def _encode(self, response: ImageResponse, index: int, event: Preview | Done) -> bytes:
         def work() -> bytes:  # the note digests the inputs
             note = picture_note(response.requests[index], self.engine.model.card) if isinstance(event, Done) else None
-            return encode(event.image, response.asked, note)
+            data = encode(event.image, response.asked, note)
+            if event.image.width * event.image.height >= LARGE:
+                trim_heap()  # decoding and compressing leave holes as large as the picture, in the heap of each thread
+            return data
 
         return await asyncio.to_thread(work)
 

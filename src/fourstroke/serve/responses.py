@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import time
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from PIL import Image, PngImagePlugin
@@ -74,10 +76,24 @@ class ImageResponse:
             "total_tokens": text_tokens + image_tokens + drawn,
         }
 
-    def body(self, pictures: list[bytes]) -> dict[str, Any]:
-        """The response without streaming."""
-        data = [self._picture(data) | self._ours(index) for index, data in enumerate(pictures)]
-        return {"created": int(time.time()), "data": data, "usage": self.usage, **self._settings(), **self.warnings}
+    def body(self, pictures: list[bytes]) -> tuple[int, Iterator[bytes]]:
+        """The response without streaming, as JSON: its length, and its parts, one picture after another.
+
+        As one string, base64 and JSON would hold four large pictures many times over.
+        """
+        place = uuid.uuid4().hex  # of a picture
+        data = [self._picture(place) | self._ours(index) for index in range(len(pictures))]
+        whole = {"created": int(time.time()), "data": data, "usage": self.usage, **self._settings(), **self.warnings}
+        around = json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode().split(place.encode())
+        length = sum(map(len, around)) + sum((len(picture) + 2) // 3 * 4 for picture in pictures)
+        return length, self._parts(around, pictures)
+
+    @staticmethod
+    def _parts(around: list[bytes], pictures: list[bytes]) -> Iterator[bytes]:
+        yield around[0]
+        for picture, after in zip(pictures, around[1:], strict=True):
+            yield base64.b64encode(picture)
+            yield after
 
     def partial(self, index: int, number: int, data: bytes, step: int, steps: int) -> tuple[str, dict[str, Any]]:
         """The event of a partial image: its name and data."""
@@ -106,8 +122,7 @@ class ImageResponse:
     def _ours(self, index: int) -> dict[str, Any]:
         return {"revised_prompt": self.requests[index].prompt, "seed": self.requests[index].seed}
 
-    def _picture(self, data: bytes) -> dict[str, str]:
-        encoded = base64.b64encode(data).decode()
+    def _picture(self, encoded: str) -> dict[str, str]:
         if self.asked.response_format == "url":
             return {"url": f"data:image/{self.asked.format};base64,{encoded}"}
         return {"b64_json": encoded}
