@@ -31,6 +31,7 @@ from fourstroke.world.graph import (
     Split,
     Style,
 )
+from fourstroke.world.snap import snapped
 from fourstroke.world.units import Box, Unit, draw_form, draw_overlap, draw_size, pack
 from fourstroke.world.words import choose_words, spell
 
@@ -110,7 +111,8 @@ def draw_scene(
         layout = _Layout(arrangement.layout, spots, relations)
     if not all(unit.recognisable(spots[0][2], background) for unit, spots in zip(units, layout.spots, strict=True)):
         return None
-    return _build(config, background, units, layout, sign, stated)
+    scene = _build(config, background, units, layout, sign, stated)
+    return snapped(scene, config.snap) if config.snap else scene
 
 
 def _build(

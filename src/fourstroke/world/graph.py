@@ -111,6 +111,8 @@ class Sign:
     y: float
     width: float
     height: float
+    pitch: float = 0.0
+    """Of the picture's width, what a letter takes, in a size that goes by it; 0 sets the word as large as it fits."""
 
     @property
     def place(self) -> str:

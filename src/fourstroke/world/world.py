@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fourstroke.chance import generator, pick, pick_weighted
-from fourstroke.ranges import Count, Fraction, NonNegative, check_ranges
+from fourstroke.ranges import Count, Fraction, Natural, NonNegative, check_ranges
 from fourstroke.world.atlas import STYLES, choose_things, styles_of
 from fourstroke.world.caption import describe_richly, describe_shortly
 from fourstroke.world.captions import LANGUAGES, Language, Wordings, caption_of
@@ -88,6 +88,8 @@ class WorldConfig:
     """Share of the signs of training scenes that bear letters by chance instead of a word: they have to be read."""
     sign_fonts: tuple[str, ...] = ()
     """Fonts of signs, as captions say them; none are all, and a script that has none of them takes all of its own."""
+    snap: Natural = 0
+    """Pixels of which places and sizes of things and signs are multiples, and letters' pitch follows (`world.snap`)."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -124,6 +126,7 @@ class WorldConfig:
 
 SECOND_EDITION = (
     "styles",
+    "snap",
     "mixed_styles",
     "groups",
     "sizes",
