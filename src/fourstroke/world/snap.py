@@ -15,27 +15,26 @@ EDGE = 0.25
 
 
 def snapped(scene: Scene, step: int) -> Scene:
-    """The scene with its things' corners and sizes, and its sign, at multiples of `step` pixels.
+    """The scene with things in squares of whole steps, a quarter of a step smaller than these, and its sign likewise.
 
-    Things whose size is spoken of keep it, as does what stands in front of something: only their corners move, by half
-    a step at most.
+    Where captions speak of sizes, or one thing hides a part of another, things stay as they were drawn.
     """
-    objects = tuple(_thing(thing, scene, step) for thing in scene.objects)
+    free = scene.layout == "front" or any(thing.scale for thing in scene.objects)
+    objects = scene.objects if free else tuple(_thing(thing, scene, step) for thing in scene.objects)
     return replace(scene, objects=objects, sign=scene.sign and _sign(scene.sign, scene, step))
 
 
 def _thing(thing: Object, scene: Scene, step: int) -> Object:
-    side, size = min(scene.width, scene.height), thing.size
-    if thing.scale is None and scene.layout != "front":
-        size = max(2, int(size * side / step + EDGE)) * step / side
-    x, y = (_centre(at, size * side, length, step) for at, length in ((thing.x, scene.width), (thing.y, scene.height)))
-    return replace(thing, x=x, y=y, size=size)
+    side = min(scene.width, scene.height)
+    square = max(2, int(thing.size * side / step + EDGE)) * step
+    x, y = (_centre(at, square, length, step) for at, length in ((thing.x, scene.width), (thing.y, scene.height)))
+    return replace(thing, x=x, y=y, size=(square - step / 4) / side)
 
 
-def _centre(at: float, size: float, length: int, step: int) -> float:
-    """Of something `size` pixels long whose start is moved to the lattice, as a fraction of the picture's `length`."""
-    start = round((at * length - size / 2) / step) * step
-    return (min(start, (length - size) // step * step) + size / 2) / length if size <= length else at
+def _centre(at: float, square: int, length: int, step: int) -> float:
+    """Of a square that is moved to the lattice and stays within the picture's `length`, as a fraction of that."""
+    start = round((at * length - square / 2) / step) * step
+    return (max(0, min(start, (length - square) // step * step)) + square / 2) / length
 
 
 def _sign(sign: Sign, scene: Scene, step: int) -> Sign:
