@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -50,6 +51,7 @@ def test_things_stay_apart_and_where_they_are_said_to_stand(scenes: list[Scene])
     free = World(replace(CONFIG, snap=0))
     for seed, scene in enumerate(scenes):
         assert [thing.name for thing in scene.objects] == [thing.name for thing in free.scene(seed).objects]
+        assert Scene.from_dict(json.loads(json.dumps(scene.to_dict()))) == scene
         if is_free(scene):
             assert scene.objects == free.scene(seed).objects
             continue

@@ -147,6 +147,8 @@ class Scene:
         """Plain data, ready for JSON; ``Scene.from_dict`` reads it back."""
         plain = asdict(self)
         groups = [{**group, "indices": list(group["indices"])} for group in plain["groups"]]
+        if self.sign is not None and not self.sign.pitch:
+            del plain["sign"]["pitch"]  # written as before there was one
         return plain | {"objects": list(plain["objects"]), "relations": list(plain["relations"]), "groups": groups}
 
     @classmethod
