@@ -328,7 +328,7 @@ class Pipeline(LoraLoader):
         if not images:
             return None
         tokens = torch.cat([self.input_tokens(image) for image in images], dim=1)
-        trim_heap()  # large images leave holes of hundreds of megabytes, in which keys and values would not fit
+        trim_heap(sum(image.width * image.height for image in images))
         return InputImages(
             tokens=tokens,
             grids=tuple(self.info.grid(*image.size) for image in images),

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from fourstroke.nn.linear import Linear
 
 ROWS = 2**13
-"""Tokens that pass at once without gradients: more are no faster and hold six numbers of each of their channels."""
+"""Tokens that pass at once without gradients: meanwhile each holds six numbers for every channel."""
 
 
 class SwiGLU(nn.Module):

@@ -23,7 +23,6 @@ from fourstroke.serve.engine import ServingEngine
 from fourstroke.serve.errors import ApiError
 from fourstroke.serve.jobs import Done, Event, Failed, Job, Preview
 from fourstroke.serve.kv_cache import NeverFits
-from fourstroke.serve.model_runner import LARGE
 from fourstroke.serve.responses import ImageResponse, encode, picture_note, sse
 from fourstroke.serve.scheduler import Draining, QueueFull
 from fourstroke.serve.schemas import EnhanceResponse, ImageRequest
@@ -265,8 +264,7 @@ class RequestHandler:
         def work() -> bytes:  # the note digests the inputs
             note = picture_note(response.requests[index], self.engine.model.card) if isinstance(event, Done) else None
             data = encode(event.image, response.asked, note)
-            if event.image.width * event.image.height >= LARGE:
-                trim_heap()  # decoding and compressing leave holes as large as the picture, in the heap of each thread
+            trim_heap(event.image.width * event.image.height)  # of what decoding and compressing left in each thread
             return data
 
         return await asyncio.to_thread(work)

@@ -34,8 +34,6 @@ from fourstroke.vae import to_pixels
 
 PIXELS = 2**16
 """Of pictures decoded at once: small ones gain by it, and none waits long for the others."""
-LARGE = 2**20
-"""Pixels of a picture before and after whose decoding the heap is trimmed."""
 SOFT = 3
 """Pixels over which a masked picture goes over into what is drawn."""
 
@@ -144,8 +142,7 @@ class ModelRunner:
     def pictures(self, latents: abc.Sequence[Tensor], requests: abc.Sequence[GenerationRequest]) -> list[Image.Image]:
         """Decode clean latents (1, T, C) of one grid together."""
         z = check_finite(torch.cat(list(latents)), "denoising").to(next(self.pipe.autoencoder.parameters()).dtype)
-        if requests[0].width * requests[0].height >= LARGE:
-            trim_heap()  # of what the steps left
+        trim_heap(requests[0].width * requests[0].height)  # of what the steps left
         with self.pipe.autoencoder_there():
             x = self.pipe.autoencoder.decode(z.mT.unflatten(2, requests[0].grid))
         return _images(check_finite(x, "decoding"), requests)

@@ -15,7 +15,7 @@ EDGE = 0.25
 
 
 def snapped(scene: Scene, step: int) -> Scene:
-    """The scene with things in squares of whole steps, a quarter of a step smaller than these, and its sign likewise.
+    """The scene with things in squares of whole steps, a quarter of a step smaller than these, and its sign on it.
 
     Where captions speak of sizes, or one thing hides a part of another, things stay as they were drawn.
     """
