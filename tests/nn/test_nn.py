@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import fourstroke.nn.attention as attention
 from fourstroke.nn import Attention, RMSNorm, Span, SwiGLU, ZeroCentredRMSNorm, feedforward, rotary_table, rotate
 from fourstroke.nn.attention import norm_rotate
 
@@ -54,6 +55,31 @@ def test_spans_equal_one_block_causal_mask():
     spans = (Span(0, 2, causal=True), Span(2, 5), Span(5, 7), Span(7, 9, mask=allowed[7:]))
     expected = attention(x, rotary, key_mask=allowed[None, None])[0]
     torch.testing.assert_close(attention(x, rotary, spans=spans)[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["all", "causal", "masked"])
+def test_small_training_in_bfloat16_attends_as_the_fused_function_does(kind, monkeypatch):
+    torch.manual_seed(0)
+    mask = (torch.rand(3, 1, 1, 7) < 0.6) | (torch.arange(7) == 0)
+    span = Span(0, 7, causal=kind == "causal", mask=mask if kind == "masked" else None)
+
+    def attend() -> list[torch.Tensor]:
+        torch.manual_seed(1)
+        qkv = [torch.randn(3, 7, 2, 16, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+        out = attention._attend(*qkv, span)
+        out.square().sum().backward()
+        return [out.detach(), *(tensor.grad for tensor in qkv)]
+
+    asked = []
+    whole = attention._multiply
+    monkeypatch.setattr(attention, "_multiply", lambda *a, **b: asked.append(1) or whole(*a, **b))
+    own = attend()
+    assert asked
+    monkeypatch.setattr(attention, "LARGE", 0)
+    fused = attend()
+    assert len(asked) == 1
+    for ours, theirs in zip(own, fused, strict=True):
+        torch.testing.assert_close(ours.float(), theirs.float(), atol=0.03, rtol=0.03)
 
 
 def test_a_shared_past_equals_a_repeated_one():

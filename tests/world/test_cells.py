@@ -32,6 +32,16 @@ def test_each_thing_is_named_with_its_style_where_it_stands() -> None:
         }
 
 
+def test_a_sign_has_the_colour_of_its_board() -> None:
+    for scene in map(SIGNS.scene, range(20)):
+        assert scene.sign is not None
+        things, colours, styles = (part[0] for part in cell_labels([scene], NAMES))
+        board = things == THINGS.index("sign")
+        assert board.any()
+        assert {COLOURS[index] for index in colours[board].tolist()} == {scene.sign.board}
+        assert (styles[board] == UNKNOWN).all()
+
+
 def test_letters_have_ink_in_their_boxes_and_none_elsewhere() -> None:
     """On the board, without its border, pixels nearer to the ink than to the board lie in some letter's box."""
     scripts = set()

@@ -17,6 +17,9 @@ from fourstroke.nn.linear import Linear
 from fourstroke.nn.norm import RMSNorm
 from fourstroke.nn.rotary import Rotary, rotate
 
+LARGE = 2**24
+"""Scores of a call from which PyTorch's fused attention is always taken: it keeps none of them."""
+
 
 class Span(NamedTuple):
     """Queries [start, stop) see keys [0, stop): all, none to their right (`causal`), or those where `mask` is true.
@@ -120,8 +123,24 @@ def norm_rotate(x: Tensor, norm: RMSNorm, rotary: Rotary) -> Tensor:
 def _attend(query: Tensor, keys: Tensor, values: Tensor, span: Span) -> Tensor:
     """`b q h d, b k h d, b k h d -> b q h d`."""
     query, keys, values = (tensor.transpose(1, 2) for tensor in (query, keys, values))
-    out = F.scaled_dot_product_attention(query, keys, values, attn_mask=span.mask, is_causal=span.causal)
-    return out.transpose(1, 2)
+    attend = _multiply if _is_small_training(query, keys) else F.scaled_dot_product_attention
+    return attend(query, keys, values, attn_mask=span.mask, is_causal=span.causal).transpose(1, 2)
+
+
+def _is_small_training(query: Tensor, keys: Tensor) -> bool:
+    """Where the backward pass of PyTorch's fused attention is slower than that of the products which it fuses."""
+    small = query.shape[:3].numel() * keys.shape[2] <= LARGE
+    return small and torch.is_grad_enabled() and query.device.type == "cpu" and query.dtype == torch.bfloat16
+
+
+def _multiply(query: Tensor, keys: Tensor, values: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
+    """What `F.scaled_dot_product_attention` computes, product by product."""
+    scores = (query * query.shape[-1] ** -0.5) @ keys.mT
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    return scores.softmax(-1) @ values
 
 
 def _append(past: Tensor, new: Tensor) -> Tensor:

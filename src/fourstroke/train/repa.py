@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fourstroke.data.sample import Record, Size
+from fourstroke.device import autocast
 from fourstroke.ranges import Count, NonNegative, check_ranges
 from fourstroke.train.labels import UNKNOWN, Labels
 
@@ -67,7 +68,9 @@ class SemanticsHead(nn.Module):
             labels = torch.stack([row[name] for row in rows])
             labels[torch.tensor(dropped)] = UNKNOWN
             asked[name] = labels.repeat_interleave(repeats, dim=0)
-        return self.cells.losses(self.head(hidden.float()).mT, asked)
+        with autocast(hidden.device):
+            logits = self.head(hidden)
+        return self.cells.losses(logits.mT, asked)
 
     def _labels(self, record: Record, size: Size) -> dict[str, Tensor]:
         """The labels of a sample, made when first asked for."""

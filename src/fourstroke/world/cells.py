@@ -49,8 +49,8 @@ def cell_names(world: World) -> CellNames:
 def cell_labels(scenes: Sequence[Scene], names: CellNames) -> CellLabels:
     """What is at each cell's centre.
 
-    Later objects cover earlier ones, the sign covers all; sprites, signs, gradients and stickers' grounds have no
-    colour that the graph knows, and only sprites have a style.
+    Later objects cover earlier ones, the sign covers all and has its board's colour; sprites, gradients and stickers'
+    grounds have no colour that the graph knows, and only sprites have a style.
     """
     return CellLabels(*map(torch.stack, zip(*(_labels(scene, names) for scene in scenes), strict=True)))
 
@@ -103,5 +103,6 @@ def _labels(scene: Scene, names: CellNames) -> tuple[Tensor, Tensor, Tensor]:
     if (sign := scene.sign) is not None:
         inside = (x / scene.width - sign.x).abs() <= sign.width / 2
         inside &= (y / scene.height - sign.y).abs() <= sign.height / 2
-        things[inside], colours[inside], styles[inside] = names.things.index(SIGN), UNKNOWN, UNKNOWN
+        things[inside], styles[inside] = names.things.index(SIGN), UNKNOWN
+        colours[inside] = names.colours.index(sign.board) if sign.board in names.colours else UNKNOWN
     return things, colours, styles

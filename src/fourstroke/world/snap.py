@@ -1,32 +1,44 @@
-"""Scenes on a lattice: things and signs of few sizes that begin at few places, and letters of one pitch.
+"""Scenes on a lattice: things of few sizes that begin at few places, and letters of one size and pitch.
 
 A latent is 16 pixels wide. Where a thing may stand anywhere and have any size, a network has to learn a new set of
-latents for every pixel that it is moved by; on a lattice of 8 pixels it stands in four ways.
+latents for every pixel that it is moved by; on a lattice of 8 pixels it stands in four ways, on one of 16 in one.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from fourstroke.world.graph import Object, Scene, Sign
 
-EDGE = 0.25
-"""A size is rounded down to the lattice unless it is nearer than this to the next step: what is close stays apart."""
+GROWTH = 0.9, 0.5, 0.25
+"""By what share of a step things may grow to fill their squares: the first that keeps all apart."""
+LATENT = 16
+"""Pixels of a latent's side."""
+BOARD = 40
+"""Height in pixels of every board; its middle is that of a row of latents."""
+PITCHES = {"latin": (16, 12), "cyrillic": (16, 12), "chinese": (32, 24, 20, 16)}
+"""Pixels that a letter may take, the wanted ones first."""
+Box = tuple[float, float, float, float]
 
 
-def snapped(scene: Scene, step: int) -> Scene:
+def snapped(scene: Scene, step: int) -> Scene | None:
     """The scene with things in squares of whole steps, a quarter of a step smaller than these, and its sign on it.
 
-    Where captions speak of sizes, or one thing hides a part of another, things stay as they were drawn.
+    Where captions speak of sizes, or one thing hides a part of another, things stay as they were drawn. None if the
+    lattice brings things together that stood apart.
     """
     free = scene.layout == "front" or any(thing.scale for thing in scene.objects)
-    objects = scene.objects if free else tuple(_thing(thing, scene, step) for thing in scene.objects)
-    return replace(scene, objects=objects, sign=scene.sign and _sign(scene.sign, scene, step))
+    scene = replace(scene, sign=scene.sign and _sign(scene.sign, scene))
+    if free:
+        return scene
+    grown = (replace(scene, objects=tuple(_thing(each, scene, step, by) for each in scene.objects)) for by in GROWTH)
+    return next((found for found in grown if _is_apart(found, step)), None)
 
 
-def _thing(thing: Object, scene: Scene, step: int) -> Object:
+def _thing(thing: Object, scene: Scene, step: int, growth: float) -> Object:
     side = min(scene.width, scene.height)
-    square = max(2, int(thing.size * side / step + EDGE)) * step
+    square = max(24 // step, 2, int(thing.size * side / step + growth)) * step
     x, y = (_centre(at, square, length, step) for at, length in ((thing.x, scene.width), (thing.y, scene.height)))
     return replace(thing, x=x, y=y, size=(square - step / 4) / side)
 
@@ -37,18 +49,37 @@ def _centre(at: float, square: int, length: int, step: int) -> float:
     return (max(0, min(start, (length - square) // step * step)) + square / 2) / length
 
 
-def _sign(sign: Sign, scene: Scene, step: int) -> Sign:
-    """Two steps a letter, three in Chinese, fewer where the word is too long; a board of whole steps with a margin."""
-    room, letters = scene.width - 3 * step, len(sign.word)
-    wanted = (3, 2.5, 2) if sign.script == "chinese" else (2, 1.5)
-    pitch = next((steps * step for steps in wanted if steps * step * letters <= room), room / letters)
-    height = (6 if sign.place == "center" else 4) * step
-    y = {"center": scene.height / 2, "top": step + height / 2, "bottom": scene.height - step - height / 2}[sign.place]
-    width = pitch * letters + 2 * step
+def _sign(sign: Sign, scene: Scene) -> Sign:
+    """A board half a latent wider than its word on either side; letters begin where latents do, or halfway."""
+    letters, room = len(sign.word), scene.width - 1.5 * LATENT
+    pitch = next((pitch for pitch in PITCHES[sign.script] if pitch * letters <= room), room / letters)
+    width = pitch * letters + LATENT
+    left = ((scene.width - width) // 2 - LATENT // 2) // LATENT * LATENT + LATENT // 2
+    y = {"top": 1.5, "center": (scene.height // LATENT - 1) // 2 + 0.5, "bottom": scene.height / LATENT - 1.5}
     return replace(
         sign,
-        y=y / scene.height,
+        x=(left + width / 2) / scene.width,
+        y=y[sign.place] * LATENT / scene.height,
         width=width / scene.width,
-        height=height / scene.height,
+        height=BOARD / scene.height,
         pitch=pitch / scene.width,
     )
+
+
+def _is_apart(scene: Scene, step: int) -> bool:
+    """Whether the squares of things keep clear of each other and of the board."""
+    boxes = [_box(thing, scene, step) for thing in scene.objects]
+    if (sign := scene.sign) is not None:
+        x, y, across, down = sign.x * scene.width, sign.y * scene.height, sign.width * scene.width, BOARD
+        boxes.append((x - across / 2, y - down / 2, x + across / 2, y + down / 2))
+    return not any(itertools.starmap(_touch, itertools.combinations(boxes, 2)))
+
+
+def _box(thing: Object, scene: Scene, step: int) -> Box:
+    x, y = thing.x * scene.width, thing.y * scene.height
+    half = (thing.size * min(scene.width, scene.height) + step / 4) / 2
+    return x - half, y - half, x + half, y + half
+
+
+def _touch(one: Box, other: Box) -> bool:
+    return all(max(one[axis], other[axis]) < min(one[axis + 2], other[axis + 2]) - 1e-6 for axis in (0, 1))

@@ -89,7 +89,7 @@ class WorldConfig:
     sign_fonts: tuple[str, ...] = ()
     """Fonts of signs, as captions say them; none are all, and a script that has none of them takes all of its own."""
     snap: Natural = 0
-    """Pixels of which places and sizes of things and signs are multiples, and letters' pitch follows (`world.snap`)."""
+    """Pixels of which things' places and sizes are multiples; signs then have letters of few sizes (`world.snap`)."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
