@@ -11,8 +11,12 @@ from dataclasses import replace
 
 from fourstroke.world.graph import Object, Scene, Sign
 
-GROWTH = 0.9, 0.5, 0.25
-"""By what share of a step things may grow to fill their squares: the first that keeps all apart."""
+SQUARES = 32, 64, 96
+"""Pixels of the sides of the squares that things stand in; the largest is for what is nearly as large by itself."""
+GROWTH = 28, 14, 8, 4
+"""By how many pixels things may grow to fill a square: the first that keeps all apart."""
+NEARLY = 8
+"""The same of the largest square, and where captions call things small and large."""
 LATENT = 16
 """Pixels of a latent's side."""
 BOARD = 40
@@ -23,22 +27,25 @@ Box = tuple[float, float, float, float]
 
 
 def snapped(scene: Scene, step: int) -> Scene | None:
-    """The scene with things in squares of whole steps, a quarter of a step smaller than these, and its sign on it.
+    """The scene with things in `SQUARES` that begin at whole steps, a quarter of a step smaller, and its sign on it.
 
-    Where captions speak of sizes, or one thing hides a part of another, things stay as they were drawn. None if the
-    lattice brings things together that stood apart.
+    Where one thing hides a part of another, or captions tell three sizes apart, they stay as they were drawn. None if
+    the lattice brings things together that stood apart. What lies on the lattice already stays as it is.
     """
-    free = scene.layout == "front" or any(thing.scale for thing in scene.objects)
     scene = replace(scene, sign=scene.sign and _sign(scene.sign, scene))
-    if free:
+    scales = {thing.scale for thing in scene.objects} - {None}
+    if scene.layout == "front" or len(scales) > 2:
         return scene
-    grown = (replace(scene, objects=tuple(_thing(each, scene, step, by) for each in scene.objects)) for by in GROWTH)
+    growth = (NEARLY,) if scales else GROWTH
+    grown = (replace(scene, objects=tuple(_thing(each, scene, step, by) for each in scene.objects)) for by in growth)
     return next((found for found in grown if _is_apart(found, step)), None)
 
 
-def _thing(thing: Object, scene: Scene, step: int, growth: float) -> Object:
+def _thing(thing: Object, scene: Scene, step: int, growth: int) -> Object:
     side = min(scene.width, scene.height)
-    square = max(24 // step, 2, int(thing.size * side / step + growth)) * step
+    pixels = thing.size * side
+    small, large, largest = SQUARES
+    square = largest if pixels + NEARLY >= largest else large if pixels + growth >= large else small
     x, y = (_centre(at, square, length, step) for at, length in ((thing.x, scene.width), (thing.y, scene.height)))
     return replace(thing, x=x, y=y, size=(square - step / 4) / side)
 

@@ -110,7 +110,7 @@ def test_true_edits_are_right_and_others_are_not(truth):
 
 @needs_reader
 def test_true_words_are_read_and_others_are_not(truth):
-    data = WorldData(world=replace(SMALL, words=0.25, width=256, height=256, scripts=("latin",)))
+    data = WorldData(world=replace(SMALL, words=0.25, width=256, height=256, scripts=("latin",), snap=0, sign_fonts=()))
     rows = asked("words", 6, data)
     assert sum(len(row) for name, row in rows.items() if "letters" in name) == len(rows["latin"]) == 6
     right, wrong = shares(rows["latin"], truth), shares(rows["latin"], truth, turned=True)

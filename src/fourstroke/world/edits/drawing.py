@@ -14,8 +14,10 @@ from fourstroke.chance import pick, uniform
 from fourstroke.world.atlas import styles_of
 from fourstroke.world.compose import draw_background
 from fourstroke.world.edits.graph import Edit, EditKind, changed, title_of, unit_of, without
+from fourstroke.world.edits.region import allowed
 from fourstroke.world.graph import INVERSE, Background, Object, Relation, Scene, Split, Style, split_of
 from fourstroke.world.palette import SHAPE_COLOURS, stands_out
+from fourstroke.world.snap import snapped
 from fourstroke.world.units import Unit
 from fourstroke.world.words import choose_words
 
@@ -35,6 +37,20 @@ def draw_edit(kind: EditKind, scene: Scene, rng: np.random.Generator, names: Nam
     if edit is None:
         return None
     return edit if split_of(edit.after) == split else None
+
+
+def on_lattice(edit: Edit, step: int) -> Edit | None:
+    """The edit of a scene on the lattice, with what was moved or written anew on it too.
+
+    None if there is no room, or things are so large that nothing of the picture has to stay as it was.
+    """
+    before, after = edit.before, edit.after
+    moved = snapped(after, step) if edit.kind in ("move", "swap", "words") else after
+    lent = [snapped(scene, step) for scene in before[1:]]
+    if moved is None or None in lent:
+        return None
+    edit = replace(edit, before=(before[0], *(scene for scene in lent if scene is not None)), after=moved)
+    return None if edit.kind != "background" and allowed(edit).all() else edit
 
 
 def _remove(scene: Scene, rng: np.random.Generator, names: Names, split: Split) -> Edit | None:

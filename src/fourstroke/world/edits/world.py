@@ -9,7 +9,7 @@ import numpy as np
 from fourstroke.chance import generator, pick_weighted
 from fourstroke.ranges import NonNegative, check_ranges
 from fourstroke.world.captions.wordings import Wordings
-from fourstroke.world.edits.drawing import draw_edit
+from fourstroke.world.edits.drawing import draw_edit, on_lattice
 from fourstroke.world.edits.graph import KINDS, Edit, EditKind
 from fourstroke.world.edits.instruction import instruct
 from fourstroke.world.graph import Split
@@ -57,6 +57,8 @@ class Edits:
         for _ in range(MAX_DRAWS):
             scene = self.world.scene(int(rng.integers(1 << 40)), split)
             edit = draw_edit(kind, scene, rng, self.world.by_style, split)
+            if edit is not None and self.config.world.snap:
+                edit = on_lattice(edit, self.config.world.snap)
             if edit is not None:
                 return edit
         raise ValueError(f"found no {split} edit of kind {kind} in {MAX_DRAWS} scenes: the world leaves too few")
