@@ -78,7 +78,7 @@ def test_labels_by_hand() -> None:
     things, colours, styles = (part[0].tolist() for part in cell_labels([scene], NAMES))
     assert things == [[2, 2, 0, 0], [2, 2, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]  # the square lies between cell centres
     assert styles == [[UNKNOWN] * 4] * 4
-    assert colours == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 2], [UNKNOWN] * 4]
+    assert colours == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 2], [1, 1, 1, 1]]  # a sign has its board's
 
 
 def test_features_halve_and_come_back_frozen(features: Path) -> None:
