@@ -69,7 +69,7 @@ class SemanticsHead(nn.Module):
             labels[torch.tensor(dropped)] = UNKNOWN
             asked[name] = labels.repeat_interleave(repeats, dim=0)
         with autocast(hidden.device):
-            logits = self.head(hidden)
+            logits = self.head(hidden.float())
         return self.cells.losses(logits.mT, asked)
 
     def _labels(self, record: Record, size: Size) -> dict[str, Tensor]:
