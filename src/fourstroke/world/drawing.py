@@ -75,9 +75,9 @@ def draw_scene(
         count = pick_weighted(rng, (0, 1, 2), (0.3, *(*config.count_weights, 0.0)[:2]))
         place = pick(rng, ("top", "bottom")) if count else "center"
         if split == "train" and config.spelled and rng.random() < config.spelled:
-            word = spell(rng, script, config.max_word_length)
+            word = spell(rng, script, config.max_word_length, config.characters)
         else:
-            word = pick(rng, choose_words(script, split, config.max_word_length))
+            word = pick(rng, choose_words(script, split, config.max_word_length, config.characters))
         sign = draw_sign(rng, word, script, place, config.sign_fonts)
     units = _draw_units(rng, count, config, names, shape_share, background)
     shares = config.groups, config.sizes, config.overlaps, config.unstated

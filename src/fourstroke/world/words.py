@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,28 @@ turtle twelve twin two uncle under unit urban useful valley value van vanity vel
 violet violin visit vivid voice vote wagon walk wall walnut walrus warm wash watch water wave wax way web week west
 whale wheat wheel white wide wild willow win wind window wing winter wise wish wolf wonder wood wool word work world
 wrap yacht yard year yellow yes yoga young zebra zero zest zone zoo
+airport almonds ancient antelope apricot aquarium archive avocado balcony balloon banquet bargain baseball bathroom
+bedroom bicycle blanket blossom bonfire bouquet brother building cabinet caramel cardinal carnival cartoon century
+chamber champion channel chapter charity chicken children chimney chipmunk cinnamon citizen classic climate climbing
+coconut college compass computer concert corridor costume cottage country courage crystal cushion custard cyclist
+daylight delicate designer dessert diamond dinosaur discount distance dolphin doorbell download drawing driving economy
+elephant elevator envelope espresso evening example exchange exercise factory fashion feather festival fiction firefly
+fireside fishing fitness football foreman forever fortune fountain freedom friendly gallery gardener gateway general
+geometry giraffe glacier goldfish graphics gravity grocery hallway handmade harvest healthy heritage heroine history
+holiday homemade horizon hospital iceberg identity industry infinity insight jasmine jewelery journey justice keyboard
+kilogram kitchen language lantern laundry lavender leather lecture lemonade lettuce liberty library lighting lobster
+machine magazine magician manager mandarin mansion marathon medicine mermaid message midnight million mineral monster
+morning mountain mushroom mustard national natural notebook nothing november oatmeal october official optimist orchard
+original ostrich outdoor package painter painting pancake panther paradise parking parsley passage passport pattern
+peaceful peacock peanuts penguin perfect picture pilgrim pioneer plastic platform pleasure popcorn postbox postcard
+potatoes pottery practice present princess printer program pudding pumpkin quality quarter question railroad rainbow
+raincoat reading recital recycle reindeer research retreat romance romantic running sandbox sandwich schedule sculptor
+seagull seashell seaside security segment service shelter shopping silence skating skeleton snowball snowman society
+software soldier solution souvenir spinach squirrel stadium stairway standard starfish station student summary sunlight
+sunrise sunshine surface surprise swimming symphony teacher teamwork teaspoon theater thunder together tomorrow tourist
+tractor training treasure trolley tropical trumpet turbine twilight unicorn universe utility vacation vampire vanilla
+variety veranda village vineyard vintage visitor vitamins volcano voltage waffles walking wardrobe warranty warrior
+weather wedding welcome western whisper wildlife windmill windows woodland workout workshop yourself zeppelin
 """
 WORDS: dict[str, tuple[str, ...]] = {"latin": tuple(_LATIN.split())} | {
     script: tuple((Path(__file__).parent / "assets" / f"{script}.txt").read_text("utf-8").split())
@@ -80,23 +103,29 @@ WORDS: dict[str, tuple[str, ...]] = {"latin": tuple(_LATIN.split())} | {
 
 
 @functools.lru_cache(maxsize=64)
-def choose_words(script: str, split: Split, max_length: int) -> tuple[str, ...]:
-    """The words of a script with at most ``max_length`` letters that belong to ``split``."""
-    wanted = split == "heldout"
-    words = tuple(w for w in WORDS[script] if len(w) <= max_length and is_held_out("word", w) == wanted)
+def choose_words(script: str, split: Split, max_length: int, characters: int = 0) -> tuple[str, ...]:
+    """The words of a script with at most ``max_length`` letters that belong to ``split``.
+
+    With `characters` above 0, only those made of the script's so many most frequent letters.
+    """
+    wanted, letters = split == "heldout", set(letters_of(script, characters))
+    words = tuple(
+        w for w in WORDS[script] if len(w) <= max_length and is_held_out("word", w) == wanted and set(w) <= letters
+    )
     if not words:
-        raise ValueError(f"no {split} words of at most {max_length} letters: raise max_word_length to 3 or more")
+        raise ValueError(f"no {split} words of at most {max_length} letters: raise max_word_length or characters")
     return words
 
 
-def spell(rng: np.random.Generator, script: str, max_length: int) -> str:
+def spell(rng: np.random.Generator, script: str, max_length: int, characters: int = 0) -> str:
     """One to ``max_length`` letters of a script by chance, each as likely as any other; of Chinese at most four."""
-    letters = letters_of(script)
+    letters = letters_of(script, characters)
     longest = min(max_length, 4) if script == "chinese" else max_length
     return "".join(pick(rng, letters) for _ in range(1 + int(rng.random() * longest)))
 
 
 @functools.cache
-def letters_of(script: str) -> tuple[str, ...]:
-    """The letters that the words of a script are made of, in order."""
-    return tuple(sorted(set("".join(WORDS[script]))))
+def letters_of(script: str, characters: int = 0) -> tuple[str, ...]:
+    """The letters of a script's words, in order; with `characters` above 0 only so many, the most frequent."""
+    frequent = Counter("".join(WORDS[script])).most_common(characters or None)  # of equals, the first in the list
+    return tuple(sorted(letter for letter, _ in frequent))

@@ -86,6 +86,8 @@ class WorldConfig:
     """How often short captions are English, Spanish, Russian and Chinese."""
     spelled: Fraction = 0.0
     """Share of the signs of training scenes that bear letters by chance instead of a word: they have to be read."""
+    characters: Natural = 0
+    """How many letters of each script signs are written in, the most frequent of its words; 0 are all."""
     sign_fonts: tuple[str, ...] = ()
     """Fonts of signs, as captions say them; none are all, and a script that has none of them takes all of its own."""
     snap: Natural = 0
@@ -135,6 +137,7 @@ SECOND_EDITION = (
     "soft_edges",
     "languages",
     "spelled",
+    "characters",
     "sign_fonts",
 )
 

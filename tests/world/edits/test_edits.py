@@ -16,6 +16,7 @@ from fourstroke.world.captions.wordings import read_wordings, wordings_of
 from fourstroke.world.edits import KINDS, Edit, EditConfig, Edits, allowed
 from fourstroke.world.graph import Scene
 from fourstroke.world.snap import snapped
+from fourstroke.world.words import letters_of
 
 CONFIG = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro" / "world2.yaml")
 EDITS = Edits(EditConfig(world=CONFIG))
@@ -44,7 +45,7 @@ def test_all_kinds_come_and_survive_json(drawn):
 def test_every_machine_draws_and_says_the_same(drawn):
     said = [EDITS.instruction(edit, rich, seed) for seed, edit in enumerate(drawn[:40]) for rich in (False, True)]
     plain = json.dumps([edit.to_dict() for edit in drawn[:40]]) + "\n".join(said)
-    assert hashlib.sha256(plain.encode()).hexdigest()[:16] == "c3cc52e0ac097f7b"
+    assert hashlib.sha256(plain.encode()).hexdigest()[:16] == "272735be6fae1d3c"
 
 
 def test_pictures_change_inside_the_region_only(drawn):
@@ -55,6 +56,16 @@ def test_pictures_change_inside_the_region_only(drawn):
         assert difference[inside].mean() > 0.01, edit.kind
         assert (difference & ~inside).mean() < 0.002, edit.kind
         assert 0 < inside.mean() < 1, edit.kind
+
+
+def test_words_change_to_such_as_the_world_writes():
+    world = replace(CONFIG, words=1.0, scripts=("chinese", "latin"), characters=100, max_word_length=5)
+    kinds = tuple(float(kind == "words") for kind in KINDS)
+    edits = [Edits(EditConfig(world=world, kinds=kinds)).edit(seed) for seed in range(80)]
+    signs = [edit.after.sign for edit in edits if edit.after.sign is not None]
+    assert len(signs) == 80
+    assert {letter for sign in signs for letter in sign.word} <= set(letters_of("chinese", 100) + letters_of("latin"))
+    assert max(len(sign.word) for sign in signs) == 5
 
 
 def test_the_graph_changes_as_the_kind_says(drawn):

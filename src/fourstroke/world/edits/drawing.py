@@ -5,7 +5,7 @@ Every function returns None where the scene does not lend itself to its kind: no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,25 +15,24 @@ from fourstroke.world.atlas import styles_of
 from fourstroke.world.compose import draw_background
 from fourstroke.world.edits.graph import Edit, EditKind, changed, title_of, unit_of, without
 from fourstroke.world.edits.region import allowed
-from fourstroke.world.graph import INVERSE, Background, Object, Relation, Scene, Split, Style, split_of
+from fourstroke.world.graph import INVERSE, Background, Object, Relation, Scene, Split, split_of
 from fourstroke.world.palette import SHAPE_COLOURS, stands_out
 from fourstroke.world.snap import snapped
 from fourstroke.world.units import Unit
 from fourstroke.world.words import choose_words
+from fourstroke.world.world import World
 
 PLACES = {"left": (0.25, 0.5), "right": (0.75, 0.5), "top": (0.5, 0.25), "bottom": (0.5, 0.75), "center": (0.5, 0.5)}
 LARGEST_MOVED = 0.46
 """Of what is moved, so that it is whole wherever it goes."""
 
-Names = Mapping[Style, Sequence[str]]
 
-
-def draw_edit(kind: EditKind, scene: Scene, rng: np.random.Generator, names: Names, split: Split) -> Edit | None:
-    """An edit of a kind that starts from, or ends in, a scene of the split; ``names`` are the things of each style.
+def draw_edit(kind: EditKind, scene: Scene, rng: np.random.Generator, world: World, split: Split) -> Edit | None:
+    """An edit of a kind that starts from, or ends in, a scene of a world and split.
 
     None if the scene does not lend itself to it, or what comes out belongs to the other split.
     """
-    edit = _DRAW[kind](scene, rng, names, split)
+    edit = _DRAW[kind](scene, rng, world, split)
     if edit is None:
         return None
     return edit if split_of(edit.after) == split else None
@@ -53,19 +52,19 @@ def on_lattice(edit: Edit, step: int) -> Edit | None:
     return None if edit.kind != "background" and allowed(edit).all() else edit
 
 
-def _remove(scene: Scene, rng: np.random.Generator, names: Names, split: Split) -> Edit | None:
+def _remove(scene: Scene, rng: np.random.Generator, world: World, split: Split) -> Edit | None:
     if len(scene.units) < (1 if scene.sign is not None else 2) or scene.layout == "front":
         return None
     unit = pick(rng, scene.units)
     return Edit(kind="remove", before=(scene,), after=without(scene, unit), old=unit)
 
 
-def _add(scene: Scene, rng: np.random.Generator, names: Names, split: Split) -> Edit | None:
-    taken = _remove(scene, rng, names, split)
+def _add(scene: Scene, rng: np.random.Generator, world: World, split: Split) -> Edit | None:
+    taken = _remove(scene, rng, world, split)
     return None if taken is None else Edit(kind="add", before=(taken.after,), after=scene, new=taken.old)
 
 
-def _combine(scene: Scene, rng: np.random.Generator, names: Names, split: Split) -> Edit | None:
+def _combine(scene: Scene, rng: np.random.Generator, world: World, split: Split) -> Edit | None:
     if len(scene.units) != 2 or scene.groups or scene.sign is not None or scene.layout == "front":
         return None
     unit = pick(rng, scene.units)
@@ -85,7 +84,7 @@ def _combine(scene: Scene, rng: np.random.Generator, names: Names, split: Split)
     return None
 
 
-def _recolour(scene: Scene, rng: np.random.Generator, names: Names, split: Split) -> Edit | None:
+def _recolour(scene: Scene, rng: np.random.Generator, world: World, split: Split) -> Edit | None:
     units = [unit for unit in scene.units if scene.objects[unit[0]].colour is not None]
     if not units:
         return None
@@ -103,7 +102,7 @@ def _recolour(scene: Scene, rng: np.random.Generator, names: Names, split: Split
     return Edit(kind="recolour", before=(scene,), after=after, old=unit, new=unit)
 
 
-def _replace(scene: Scene, rng: np.random.Generator, names: Names, split: Split) -> Edit | None:
+def _replace(scene: Scene, rng: np.random.Generator, world: World, split: Split) -> Edit | None:
     units = [unit for unit in scene.units if scene.objects[unit[0]].colour is None]
     if not units or scene.layout == "front":
         return None
@@ -111,13 +110,13 @@ def _replace(scene: Scene, rng: np.random.Generator, names: Names, split: Split)
     old = scene.objects[unit[0]]
     here = {entry.name for entry in scene.objects}
     for _ in range(8):
-        name = pick(rng, names[old.style])
+        name = pick(rng, world.by_style[old.style])
         if name not in here and _seen(replace(old, name=name), scene.background):
             return Edit(kind="replace", before=(scene,), after=changed(scene, unit, name=name), old=unit, new=unit)
     return None
 
 
-def _move(scene: Scene, rng: np.random.Generator, names: Names, split: Split) -> Edit | None:
+def _move(scene: Scene, rng: np.random.Generator, world: World, split: Split) -> Edit | None:
     if len(scene.objects) != 1 or scene.sign is not None or scene.objects[0].size > LARGEST_MOVED:
         return None
     (entry,) = scene.objects
@@ -126,7 +125,7 @@ def _move(scene: Scene, rng: np.random.Generator, names: Names, split: Split) ->
     return Edit(kind="move", before=(scene,), after=changed(scene, (0,), x=x, y=y), old=(0,), new=(0,))
 
 
-def _swap(scene: Scene, rng: np.random.Generator, names: Names, split: Split) -> Edit | None:
+def _swap(scene: Scene, rng: np.random.Generator, world: World, split: Split) -> Edit | None:
     if scene.layout != "pair" or scene.groups or scene.sign is not None or len(scene.objects) != 2:
         return None
     first, second = scene.objects
@@ -140,7 +139,7 @@ def _swap(scene: Scene, rng: np.random.Generator, names: Names, split: Split) ->
     return Edit(kind="swap", before=(scene,), after=replace(after, relations=relations), old=(0, 1), new=(0, 1))
 
 
-def _restyle(scene: Scene, rng: np.random.Generator, names: Names, split: Split) -> Edit | None:
+def _restyle(scene: Scene, rng: np.random.Generator, world: World, split: Split) -> Edit | None:
     things = [index for index, entry in enumerate(scene.objects) if entry.kind == "sprite"]
     if not things or scene.layout == "front":
         return None
@@ -149,8 +148,8 @@ def _restyle(scene: Scene, rng: np.random.Generator, names: Names, split: Split)
     now = {scene.objects[index].style for index in chosen}
     styles = [
         style
-        for style in names
-        if names[style] and style not in now and all(style in styles_of(scene.objects[i].name) for i in chosen)
+        for style in world.by_style
+        if world.by_style[style] and style not in now and all(style in styles_of(scene.objects[i].name) for i in chosen)
     ]
     if not styles:
         return None
@@ -160,16 +159,17 @@ def _restyle(scene: Scene, rng: np.random.Generator, names: Names, split: Split)
     return Edit(kind="restyle", before=(scene,), after=after, old=chosen, new=chosen)
 
 
-def _words(scene: Scene, rng: np.random.Generator, names: Names, split: Split) -> Edit | None:
+def _words(scene: Scene, rng: np.random.Generator, world: World, split: Split) -> Edit | None:
     sign = scene.sign
     if sign is None:
         return None
-    most = max(3, round(len(sign.word) * 1.5))
-    words = [word for word in choose_words(sign.script, split, most) if word != sign.word]
+    config = world.config
+    most = min(max(3, round(len(sign.word) * 1.5)), config.max_word_length)
+    words = [word for word in choose_words(sign.script, split, most, config.characters) if word != sign.word]
     return Edit(kind="words", before=(scene,), after=replace(scene, sign=replace(sign, word=pick(rng, words))))
 
 
-def _background(scene: Scene, rng: np.random.Generator, names: Names, split: Split) -> Edit | None:
+def _background(scene: Scene, rng: np.random.Generator, world: World, split: Split) -> Edit | None:
     old = scene.background
     if old.kind == "transparent":
         return None
@@ -197,7 +197,7 @@ def _whole(scene: Scene) -> bool:
     )
 
 
-_DRAW: dict[EditKind, Callable[[Scene, np.random.Generator, Names, Split], Edit | None]] = {
+_DRAW: dict[EditKind, Callable[[Scene, np.random.Generator, World, Split], Edit | None]] = {
     "add": _add,
     "remove": _remove,
     "recolour": _recolour,

@@ -56,7 +56,7 @@ class Edits:
         kind, rng = self._start(seed)
         for _ in range(MAX_DRAWS):
             scene = self.world.scene(int(rng.integers(1 << 40)), split)
-            edit = draw_edit(kind, scene, rng, self.world.by_style, split)
+            edit = draw_edit(kind, scene, rng, self.world, split)
             if edit is not None and self.config.world.snap:
                 edit = on_lattice(edit, self.config.world.snap)
             if edit is not None:
