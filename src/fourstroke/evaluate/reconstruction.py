@@ -43,6 +43,7 @@ from fourstroke.evaluate.models import (
 from fourstroke.evaluate.reading import read_lines
 from fourstroke.files import save_image
 from fourstroke.image_io import ImageError
+from fourstroke.vae.autoencoder import to_pixels
 from fourstroke.vae.losses import psnr
 from fourstroke.vae.lpips import SMALLEST, Lpips
 
@@ -110,7 +111,7 @@ def measure(
         if inception is not None:
             for own, shown in zip(moments, (x[:, :3], y), strict=True):
                 own.add(inception((shown + 1) / 2))
-        made = list(((y + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+        made = list(to_pixels(y))
         for number, copy in enumerate(made, len(scores) - len(made)):
             if on_copy is not None:
                 on_copy(number, copy)

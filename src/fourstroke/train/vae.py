@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +35,7 @@ from fourstroke.train.curriculum import Curriculum, Phase, PhasePlan, Sizes, pla
 from fourstroke.train.loop import RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig
 from fourstroke.vae import Autoencoder, AutoencoderConfig
+from fourstroke.vae.autoencoder import to_pixels
 from fourstroke.vae.losses import psnr
 from fourstroke.vae.objective import DEFAULT_LOSSES, Losses, Objective, Reconstruction, check_losses
 
@@ -166,7 +166,7 @@ class VaeStage:
             copies = self._reconstruct(originals)
             parts.append(each := psnr(copies[:, :3], originals[:, :3]))
             for before, after, decibels in zip(originals[:8], copies[:8], each.tolist(), strict=False):
-                sheet += [_picture(before), _picture(after)]
+                sheet += [to_pixels(before), to_pixels(after)]
                 captions += ["original", f"{decibels:.1f} dB"]
         save_image(contact_sheet(sheet, captions, columns=8), folder / f"step-{step:06d}.png")
         return _decibels(parts)
@@ -239,8 +239,3 @@ def balance(y: Tensor, x: Tensor) -> Tensor:
 def pixels(images: Tensor) -> Tensor:
     """Pictures (b, 4, H, W) uint8 as float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
-
-
-def _picture(x: Tensor) -> np.ndarray:
-    """(4, H, W) in [-1, 1] -> (H, W, 4) uint8."""
-    return ((x.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()

@@ -259,7 +259,7 @@ class Autoencoder(nn.Module):
 
 
 def to_pixels(x: Tensor) -> np.ndarray:
-    """Decoded pictures (..., 4, H, W) in [-1, 1] as bytes (..., H, W, 4); at most one wide copy of them is held."""
+    """Decoded pictures (..., c, H, W) in [-1, 1] as bytes (..., H, W, c); at most one wide copy of them is held."""
     wide = x.to(torch.float32, copy=True).add_(1).mul_(127.5).round_().clamp_(0, 255)
     return np.ascontiguousarray(wide.byte().movedim(-3, -1).cpu().numpy())
 

@@ -21,6 +21,7 @@ from fourstroke.files import append_line, save_image
 from fourstroke.folder import ModelInfo, find_model, lineage, read_info
 from fourstroke.pictures import slug
 from fourstroke.pipeline import Pipeline
+from fourstroke.vae.autoencoder import to_pixels
 
 PART = 1 << 25
 """Bytes of each end of a file by which it is known: small models whole."""
@@ -173,9 +174,7 @@ class ColumnRunner:
         model = self.pipe.autoencoder
         weight = next(model.parameters())
         x = torch.stack([as_tensor(picture) for picture in originals]).to(weight.device, weight.dtype)
-        y = model.decode(model.encode(x)).float().cpu().clamp(-1, 1)[:, :3]
-        pixels = ((y + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-        return [Image.fromarray(each) for each in pixels]
+        return [Image.fromarray(each) for each in to_pixels(model.decode(model.encode(x))[:, :3])]
 
     def _note(self, row: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
