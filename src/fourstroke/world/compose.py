@@ -64,8 +64,11 @@ def draw_titles(
     return titles
 
 
-def arrange(rng: np.random.Generator, count: int, centred: float) -> Arrangement:
-    """Spots for one, two or three objects; a lone object stands in the centre with probability ``centred``."""
+def arrange(rng: np.random.Generator, count: int, centred: float, lines: bool = True) -> Arrangement:
+    """Spots for one, two or three objects; a lone object stands in the centre with probability ``centred``.
+
+    Three stand in a line too unless ``lines`` is False.
+    """
     if count == 1:
         return Arrangement(layout="alone", spots=(_alone(rng, centred),))
     if count == 2:
@@ -75,7 +78,7 @@ def arrange(rng: np.random.Generator, count: int, centred: float) -> Arrangement
             spots=_pair(rng, predicate),
             relations=(Relation(subject=0, predicate=predicate, object=1),),
         )
-    return pick(rng, (_row, _column, _pyramid, _funnel))(rng)
+    return pick(rng, (_row, _column, _pyramid, _funnel) if lines else (_pyramid, _funnel))(rng)
 
 
 def arrange_beside_sign(rng: np.random.Generator, count: int, sign_place: str) -> Arrangement:

@@ -32,13 +32,15 @@ from fourstroke.world.graph import (
     Style,
 )
 from fourstroke.world.snap import snapped
-from fourstroke.world.units import Box, Unit, draw_form, draw_overlap, draw_size, pack
+from fourstroke.world.units import SMALLEST, STEP, Box, Unit, draw_form, draw_overlap, draw_size, pack
 from fourstroke.world.words import choose_words, spell
 
 if TYPE_CHECKING:
     from fourstroke.world.world import WorldConfig
 
 NUMBERS = (2, 3, 4)
+ROOMY = 0.4
+"""Least size of the things of a group on a lattice, so that each has a large square."""
 HALVES: dict[str, tuple[Box, Box]] = {
     "left of": ((0.265, 0.5, 0.47, 0.94), (0.735, 0.5, 0.47, 0.94)),
     "above": ((0.5, 0.265, 0.94, 0.47), (0.5, 0.735, 0.94, 0.47)),
@@ -82,15 +84,16 @@ def draw_scene(
     units = _draw_units(rng, count, config, names, shape_share, background)
     shares = config.groups, config.sizes, config.overlaps, config.unstated
     grouped, sizes, overlaps, unstated = (rng.random() < share for share in shares)
-    if grouped and count in (1, 2):
+    smallest = ROOMY if config.snap else SMALLEST / STEP
+    if grouped and (numbers := _numbers(count, sign is not None, config.snap > 0)):
         chosen = int(rng.random() * count)
-        units[chosen] = replace(units[chosen], number=pick(rng, NUMBERS))
+        units[chosen] = replace(units[chosen], number=pick(rng, numbers))
     grouped = any(unit.number > 1 for unit in units)
     stated = not (unstated and count > 1 and sign is None)
     if not count:
         layout = _Layout("sign", ())
     elif sign is not None:
-        layout = _beside_sign(rng, units, place)
+        layout = _beside_sign(rng, units, place, smallest)
     elif overlaps and count == 2 and not grouped:
         same = units[0].colour is not None and units[0].colour == units[1].colour
         overlap = None if same else draw_overlap(rng, units[0], units[1], config.width, config.height)
@@ -100,11 +103,11 @@ def draw_scene(
         units.reverse()
         layout, stated = _Layout("front", ([farther], [nearer]), ((1, "in front of", 0),)), True
     elif grouped:
-        layout = _alone_group(rng, units) if count == 1 else _pair_with_group(rng, units)
+        layout = (_alone_group if count == 1 else _pair_with_group)(rng, units, smallest)
     elif sizes:
         layout = (_scaled_alone, _scaled_pair, _scaled_line)[count - 1](rng, units)
     else:
-        arrangement = arrange(rng, count, config.centred)
+        arrangement = arrange(rng, count, config.centred, lines=not config.snap)
         shrink = 0.93 if count == 3 else 1.0  # so that a row leaves gaps to be seen
         spots = [[(x, y, draw_size(rng, shrink * size, shrink * size))] for x, y, size in arrangement.spots]
         relations = tuple((r.subject, r.predicate, r.object) for r in arrangement.relations)
@@ -146,6 +149,13 @@ def _build(
     )
 
 
+def _numbers(count: int, beside_sign: bool, on_lattice: bool) -> Sequence[int]:
+    """How many there may be of one of ``count`` things; on a lattice only as many as find room for their squares."""
+    if not on_lattice or (count == 1 and not beside_sign):
+        return NUMBERS if count in (1, 2) else ()
+    return NUMBERS[:1] if count == (1 if beside_sign else 2) else ()
+
+
 def _draw_units(
     rng: np.random.Generator,
     count: int,
@@ -167,9 +177,9 @@ def _draw_units(
     return units
 
 
-def _alone_group(rng: np.random.Generator, units: list[Unit]) -> _Layout:
+def _alone_group(rng: np.random.Generator, units: list[Unit], smallest: float) -> _Layout:
     number = units[0].number
-    form = draw_form(rng, number, 0.94, 0.94)
+    form = draw_form(rng, number, 0.94, 0.94, smallest)
     x, y = 0.5 + uniform(rng, -0.02, 0.02), 0.5 + uniform(rng, -0.02, 0.02)
     if form != "cluster" and rng.random() < 0.4:
         aside = pick(rng, (0.27, 0.73))
@@ -183,30 +193,33 @@ def _alone_group(rng: np.random.Generator, units: list[Unit]) -> _Layout:
     return _Layout("alone", [pack(rng, number, form, box)])
 
 
-def _pair_with_group(rng: np.random.Generator, units: list[Unit]) -> _Layout:
+def _pair_with_group(rng: np.random.Generator, units: list[Unit], smallest: float) -> _Layout:
     predicate = pick(rng, PREDICATES)
     halves = HALVES["left of" if predicate in ("left of", "right of") else "above"]
-    return _in_boxes(rng, units, predicate, halves if predicate in HALVES else halves[::-1])
+    return _in_boxes(rng, units, predicate, halves if predicate in HALVES else halves[::-1], smallest)
 
 
-def _in_boxes(rng: np.random.Generator, units: list[Unit], predicate: Predicate, boxes: Sequence[Box]) -> _Layout:
+def _in_boxes(
+    rng: np.random.Generator, units: list[Unit], predicate: Predicate, boxes: Sequence[Box], smallest: float
+) -> _Layout:
     spots = []
     for place, (unit, box) in enumerate(zip(units, boxes, strict=True)):
-        units[place] = unit = replace(unit, form=draw_form(rng, unit.number, *box[2:]) if unit.number > 1 else "row")
+        form = draw_form(rng, unit.number, *box[2:], smallest) if unit.number > 1 else "row"
+        units[place] = unit = replace(unit, form=form)
         spots.append(pack(rng, unit.number, unit.form, box))
     return _Layout("pair", spots, ((0, predicate, 1),))
 
 
-def _beside_sign(rng: np.random.Generator, units: list[Unit], place: str) -> _Layout:
+def _beside_sign(rng: np.random.Generator, units: list[Unit], place: str, smallest: float) -> _Layout:
     """In the part of the picture that a sign at the top or bottom leaves free."""
     y = 0.66 if place == "top" else 0.34
     if len(units) == 1:
-        form = draw_form(rng, units[0].number, 0.94, 0.6) if units[0].number > 1 else "row"
+        form = draw_form(rng, units[0].number, 0.94, 0.6, smallest) if units[0].number > 1 else "row"
         units[0] = replace(units[0], form=form)
         return _Layout("alone", [pack(rng, units[0].number, form, (0.5, y, 0.94, 0.6), largest=0.56)])
     boxes = (0.265, y, 0.47, 0.6), (0.735, y, 0.47, 0.6)
     predicate = pick(rng, PREDICATES[:2])
-    return _in_boxes(rng, units, predicate, boxes if predicate == "left of" else boxes[::-1])
+    return _in_boxes(rng, units, predicate, boxes if predicate == "left of" else boxes[::-1], smallest)
 
 
 def _scaled_alone(rng: np.random.Generator, units: list[Unit]) -> _Layout:

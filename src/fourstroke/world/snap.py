@@ -10,6 +10,7 @@ import itertools
 from dataclasses import replace
 
 from fourstroke.world.graph import Object, Scene, Sign
+from fourstroke.world.units import STEP, hides, silhouette
 
 SQUARES = 32, 64, 96
 """Pixels of the sides of the squares that things stand in; the largest is for what is nearly as large by itself."""
@@ -17,6 +18,8 @@ GROWTH = 28, 14, 8, 4
 """By how many pixels things may grow to fill a square: the first that keeps all apart."""
 NEARLY = 8
 """The same of the largest square, and where captions call things small and large."""
+GAP = 1.12
+"""Sizes of a thing from the middle of one to that of an equal one beside it, about."""
 LATENT = 16
 """Pixels of a latent's side."""
 BOARD = 40
@@ -29,31 +32,72 @@ Box = tuple[float, float, float, float]
 def snapped(scene: Scene, step: int) -> Scene | None:
     """The scene with things in `SQUARES` that begin at whole steps, a quarter of a step smaller, and its sign on it.
 
-    Where one thing hides a part of another, or captions tell three sizes apart, they stay as they were drawn. None if
-    the lattice brings things together that stood apart. What lies on the lattice already stays as it is.
+    Equal things stand square by square. Where captions tell three sizes apart, things stay as they were drawn. None if
+    the lattice brings things together that stood apart, or the nearer thing no longer hides a fair part of the other.
+    What lies on the lattice already stays as it is.
     """
     scene = replace(scene, sign=scene.sign and _sign(scene.sign, scene))
     scales = {thing.scale for thing in scene.objects} - {None}
-    if scene.layout == "front" or len(scales) > 2:
+    if scene.layout == "front":
+        return _front(scene, step)
+    if len(scales) > 2:
         return scene
     growth = (NEARLY,) if scales else GROWTH
-    grown = (replace(scene, objects=tuple(_thing(each, scene, step, by) for each in scene.objects)) for by in growth)
+    grown = (_grown(scene, step, by) for by in growth)
     return next((found for found in grown if _is_apart(found, step)), None)
 
 
-def _thing(thing: Object, scene: Scene, step: int, growth: int) -> Object:
+def _grown(scene: Scene, step: int, growth: int) -> Scene:
+    things = list(scene.objects)
+    for unit in scene.units:
+        alike = [things[index] for index in unit]
+        for index, placed in zip(unit, _placed(alike, scene, step, _square(alike[0], scene, growth)), strict=True):
+            things[index] = placed
+    return replace(scene, objects=tuple(things))
+
+
+def _placed(things: list[Object], scene: Scene, step: int, square: int) -> list[Object]:
+    """Equal things, each in a square of its own beside the next ones."""
     side = min(scene.width, scene.height)
-    pixels = thing.size * side
+    pitch = GAP * things[0].size * side
+    across = _centres([thing.x for thing in things], square, scene.width, step, pitch)
+    down = _centres([thing.y for thing in things], square, scene.height, step, pitch)
+    size = (square - step / 4) / side
+    return [replace(thing, x=x, y=y, size=size) for thing, x, y in zip(things, across, down, strict=True)]
+
+
+def _square(thing: Object, scene: Scene, growth: int) -> int:
+    pixels = thing.size * min(scene.width, scene.height)
     small, large, largest = SQUARES
-    square = largest if pixels + NEARLY >= largest else large if pixels + growth >= large else small
-    x, y = (_centre(at, square, length, step) for at, length in ((thing.x, scene.width), (thing.y, scene.height)))
-    return replace(thing, x=x, y=y, size=(square - step / 4) / side)
+    return largest if pixels + NEARLY >= largest else large if pixels + growth >= large else small
 
 
-def _centre(at: float, square: int, length: int, step: int) -> float:
-    """Of a square that is moved to the lattice and stays within the picture's `length`, as a fraction of that."""
-    start = round((at * length - square / 2) / step) * step
-    return (max(0, min(start, (length - square) // step * step)) + square / 2) / length
+def _centres(places: list[float], square: int, length: int, step: int, pitch: float) -> list[float]:
+    """Middles of squares within a picture's `length`, the first of which begins at a whole step.
+
+    `places` are those that the things had, fractions of the length, some `pitch` pixels apart or half as many.
+    """
+    first, last = min(places), max(places)
+    halves = [round(2 * (place - first) * length / pitch) for place in places]
+    span = square * (max(halves) / 2 + 1)
+    wanted = round(((first + last) / 2 * length - span / 2) / step) * step
+    start = max(0.0, min(wanted, (length - span) // step * step))
+    return [(start + square * (half + 1) / 2) / length for half in halves]
+
+
+def _front(scene: Scene, step: int) -> Scene | None:
+    """Both in large squares, the nearer one lower, in the place next to its own where it hides a fair part."""
+    square, side = SQUARES[1], min(scene.width, scene.height)
+    farther, nearer = (_placed([thing], scene, step, square)[0] for thing in scene.objects)
+    behind, before = (silhouette(t.name, t.colour, t.style, round(t.size * STEP)) for t in (farther, nearer))
+    wanted = scene.objects[1]
+    places = itertools.product(range(0, scene.width - square + 1, step), range(0, scene.height - square + 1, step))
+    spots = [((x + square / 2) / scene.width, (y + square / 2) / scene.height) for x, y in places]
+    for x, y in sorted(spots, key=lambda spot: (spot[0] - wanted.x) ** 2 + (spot[1] - wanted.y) ** 2):
+        aside, down = (x - farther.x) * scene.width / side, (y - farther.y) * scene.height / side
+        if down > 0 and hides(behind, before, aside, down):
+            return replace(scene, objects=(farther, replace(nearer, x=x, y=y)))
+    return None
 
 
 def _sign(sign: Sign, scene: Scene) -> Sign:
@@ -74,8 +118,10 @@ def _sign(sign: Sign, scene: Scene) -> Sign:
 
 
 def _is_apart(scene: Scene, step: int) -> bool:
-    """Whether the squares of things keep clear of each other and of the board."""
+    """Whether the squares of things lie in the picture and keep clear of each other and of the board."""
     boxes = [_box(thing, scene, step) for thing in scene.objects]
+    if any(min(box) < -1e-6 or box[2] > scene.width + 1e-6 or box[3] > scene.height + 1e-6 for box in boxes):
+        return False
     if (sign := scene.sign) is not None:
         x, y, across, down = sign.x * scene.width, sign.y * scene.height, sign.width * scene.width, BOARD
         boxes.append((x - across / 2, y - down / 2, x + across / 2, y + down / 2))

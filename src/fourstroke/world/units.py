@@ -79,10 +79,12 @@ def draw_size(rng: np.random.Generator, low: float, high: float) -> float:
     return (first + int(rng.random() * (last - first + 1))) / STEP
 
 
-def draw_form(rng: np.random.Generator, number: int, width: float, height: float) -> Form:
-    """How ``number`` equal things can stand in a box, so that none is too small."""
+def draw_form(
+    rng: np.random.Generator, number: int, width: float, height: float, smallest: float = SMALLEST / STEP
+) -> Form:
+    """How ``number`` equal things can stand in a box, so that none is smaller than ``smallest``."""
     fitting: list[Form] = [
-        form for form in ("row", "column", "cluster") if 0.93 * _cell(number, form, width, height) * STEP >= SMALLEST
+        form for form in ("row", "column", "cluster") if 0.93 * _cell(number, form, width, height) >= smallest
     ]
     return pick(rng, [form for form in fitting if form != "cluster" or number > 2])
 
@@ -123,10 +125,7 @@ def draw_overlap(
             continue
         if y + down + front / 2 < y + back / 2 + 0.04:
             continue  # it would not stand lower
-        hidden = _hidden(
-            _silhouette(farther, back), _silhouette(nearer, front), round(aside * STEP), round(down * STEP)
-        )
-        if HIDDEN[0] <= hidden <= HIDDEN[1]:
+        if hides(_silhouette(farther, back), _silhouette(nearer, front), aside, down):
             across, along = side / width, side / height
             return (
                 (0.5 + (x + aside - 0.5) * across, 0.5 + (y + down - 0.5) * along, front),
@@ -163,6 +162,8 @@ def alike(name: str, style: str, colour: str) -> float:
     return float((close * pixels[..., 3]).sum() / pixels[..., 3].sum())
 
 
-def _hidden(farther: np.ndarray, nearer: np.ndarray, aside: int, down: int) -> float:
-    """The share of the farther thing that the nearer one hides when it stands so many pixels aside and down."""
-    return float((farther & np.roll(nearer, (down, aside), (0, 1))).sum() / farther.sum())
+def hides(farther: np.ndarray, nearer: np.ndarray, aside: float, down: float) -> bool:
+    """Whether a silhouette that stands so many sides of the picture aside and down hides a fair part of the other."""
+    shift = round(down * STEP), round(aside * STEP)
+    hidden = float((farther & np.roll(nearer, shift, (0, 1))).sum() / farther.sum())
+    return HIDDEN[0] <= hidden <= HIDDEN[1]

@@ -45,7 +45,7 @@ def test_all_kinds_come_and_survive_json(drawn):
 def test_every_machine_draws_and_says_the_same(drawn):
     said = [EDITS.instruction(edit, rich, seed) for seed, edit in enumerate(drawn[:40]) for rich in (False, True)]
     plain = json.dumps([edit.to_dict() for edit in drawn[:40]]) + "\n".join(said)
-    assert hashlib.sha256(plain.encode()).hexdigest()[:16] == "272735be6fae1d3c"
+    assert hashlib.sha256(plain.encode()).hexdigest()[:16] == "d65e474e5caf6134"
 
 
 def test_pictures_change_inside_the_region_only(drawn):
@@ -148,7 +148,7 @@ def test_wrong_configurations_say_so(wrong, message):
 def test_a_whole_picture_of_many_things_is_restyled():
     world = replace(CONFIG, groups=1.0, words=0.0)
     edits = Edits(EditConfig(world=world, kinds=tuple(float(kind == "restyle") for kind in KINDS)))
-    seed = next(seed for seed in range(200) if len(edits.edit(seed).new) > 4)
+    seed = next(seed for seed in range(200) if len(edits.edit(seed).new) > 2)
     edit = edits.edit(seed)
     assert len(edit.new) == len(edit.after.objects)
     assert edits.instruction(edit, True, seed)

@@ -87,7 +87,7 @@ def test_they_ask_what_they_say(truth):
 def test_true_pictures_are_right_and_others_are_not(truth):
     data = WorldData(world=SMALL)
     for name, fact in (("counts", "counts"), ("stickers", "outline"), ("relations", "objects")):
-        rows = asked(name, 6, data)
+        rows = asked(name, 12, data)
         questions = next(iter(rows.values()))
         right, wrong = shares(questions, truth), shares(questions, truth, turned=True)
         assert right[fact] > 0.97, name

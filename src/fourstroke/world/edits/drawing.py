@@ -23,7 +23,7 @@ from fourstroke.world.words import choose_words
 from fourstroke.world.world import World
 
 PLACES = {"left": (0.25, 0.5), "right": (0.75, 0.5), "top": (0.5, 0.25), "bottom": (0.5, 0.75), "center": (0.5, 0.5)}
-LARGEST_MOVED = 0.46
+LARGEST_MOVED = 0.47
 """Of what is moved, so that it is whole wherever it goes."""
 
 
