@@ -120,6 +120,17 @@ def test_a_count_is_neither_more_nor_fewer(judge):
         assert verdict.objects == (True, True, number > 2)
 
 
+@pytest.mark.parametrize("kind", ["flat", "gradient", "horizon"])
+def test_a_background_is_seen_between_four_things_that_fill_the_picture(judge, kind):
+    second = None if kind == "flat" else "teal"
+    ground = Background(kind=kind, colour="lavender", second=second)
+    things = [thing("cat", x, y, 60 / 128) for x in (0.25, 0.75) for y in (0.25, 0.75)]
+    full = replace(scene(*things, groups=(Group(indices=(0, 1, 2, 3), form="cluster"),)), background=ground)
+    assert all(judge.verdict(WORLD.render(full), full).backgrounds)
+    other = replace(full, background=replace(ground, colour="mint"))
+    assert not all(judge.verdict(WORLD.render(other), full).backgrounds)
+
+
 def test_sizes_are_against_each_other_or_alone(judge):
     def pair(first: float, second: float) -> Scene:
         scales = ("large", "small") if first > second else ("small", "large")

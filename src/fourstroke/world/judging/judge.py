@@ -32,6 +32,10 @@ FOUND_BEFORE = 0.35
 """The same for what stands before something else."""
 BEHIND = BACKGROUND_COLOURS["gray"]
 """What transparent pictures are laid over."""
+MARGINS = 1.2, 1.0, 0.8
+"""How much of its surroundings a thing takes from the background: the first that leaves enough to be seen."""
+LEAST_SEEN = 0.02
+"""Of the picture, for each of the background's colours."""
 DIMMEST, BRIGHTEST = 0.6, 1.1
 """Light on a shape, relative to its palette colour."""
 SMALL, LARGE = 0.42, 0.55
@@ -208,13 +212,16 @@ def judge_background(image: np.ndarray, scene: Scene, detections: list[Detection
     The first colour is looked for in the upper quarter, the second in the lower quarter, a flat one everywhere, always
     beside what was detected and beside the sign. A transparent background must be mostly transparent.
     """
-    background = scene.background
-    free = ~_covered(image.shape[:2], scene, detections)
+    background, rows = scene.background, np.arange(len(image))[:, None] / len(image)
+    two = background.kind not in ("flat", "transparent")
+    for margin in MARGINS:
+        free = ~_covered(image.shape[:2], scene, detections, margin)
+        zones = [free & (rows < 0.25), free & (rows >= 0.75)] if two else [free]
+        if min(zone.mean() for zone in zones) >= LEAST_SEEN:
+            break
     if background.kind == "transparent":
         return (image.shape[2] == 4 and bool((image[free][:, 3] < 64).mean() > 0.9) if free.any() else False,)
     pixels = opaque(image).astype(np.float32)
-    rows = np.arange(len(pixels))[:, None] / len(pixels)
-    zones = [free] if background.kind == "flat" else [free & (rows < 0.25), free & (rows >= 0.75)]
     return tuple(
         bool(zone.any()) and colour in _nearest_backgrounds(pixels, zone, index, background)
         for index, (zone, colour) in enumerate(zip(zones, background.colours, strict=True))
@@ -245,13 +252,13 @@ def _nearest_backgrounds(pixels: np.ndarray, zone: np.ndarray, index: int, backg
     return names
 
 
-def _covered(shape: tuple[int, ...], scene: Scene, detections: list[Detection]) -> np.ndarray:
-    """(H, W) bool: where detections, with their shadows, and the sign lie."""
+def _covered(shape: tuple[int, ...], scene: Scene, detections: list[Detection], margin: float) -> np.ndarray:
+    """(H, W) bool: where detections, `margin` times as large as they are for their shadows, and the sign lie."""
     height, width = shape
     side = min(height, width)
     y, x = (np.arange(height)[:, None] + 0.5) / height, (np.arange(width)[None, :] + 0.5) / width
     covered = np.zeros((height, width), bool)
-    boxes = [(d.x, d.y, 1.2 * d.size * side / width, 1.2 * d.size * side / height) for d in detections]
+    boxes = [(d.x, d.y, margin * d.size * side / width, margin * d.size * side / height) for d in detections]
     if scene.sign is not None:
         boxes.append((scene.sign.x, scene.sign.y, scene.sign.width + 0.06, scene.sign.height + 0.06))
     for left, top, across, along in boxes:
