@@ -41,9 +41,9 @@ docs: ## the documentation site, into site/: strictly, and offline once its pack
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 	@echo "open site/index.html, or for the search: python3 -m http.server --directory site"
 
-speedrun: ## train the whole chain from nothing: FAMILY=micro (two cores) or mini (one GPU); SPEEDRUN_HOURS=3 fits it into three
+speedrun: ## train the whole chain from nothing: FAMILY=micro (two cores) or mini (one GPU); SPEEDRUN_HOURS=3 fits it into three, PROCESSES=2 shares its longest stages
 	@$(PYTHON) scripts/install.py all
-	@$(BIN)/fourstroke speedrun $(FAMILY) $(if $(SPEEDRUN_HOURS),--hours $(SPEEDRUN_HOURS))
+	@$(BIN)/fourstroke speedrun $(FAMILY) $(if $(SPEEDRUN_HOURS),--hours $(SPEEDRUN_HOURS)) $(if $(PROCESSES),--processes $(PROCESSES))
 
 clean:
 	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache

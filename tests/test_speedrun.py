@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from fourstroke import Pipeline
 from fourstroke.recipe import load_recipe
-from fourstroke.speedrun import limits, plan, speedrun, stage_minutes
+from fourstroke.speedrun import STAGES, Chain, limits, plan, speedrun, stage_minutes
 from fourstroke.train.distill import DistillRecipe
-from fourstroke.train.vae import VaeRecipe
+from fourstroke.train.dit import DitRecipe, train_dit
+from fourstroke.train.vae import VaeRecipe, train_vae
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
@@ -37,6 +42,13 @@ def tiny_recipes(tmp_path):
     dit["data"] |= {"samples": 64, "held_out": 32}
     dit["validators"][0] |= {"prompts": 4, "steps": 2}
     dit |= {"held_out": 32, "batch_size": 2, "noise_samples": 2, "sheet": 2, "run": {"out": "x", "steps": 3}}
+    edits = {
+        name: dit[name]
+        for name in ("data", "info", "semantics", "validators", "held_out", "batch_size", "sheet", "run")
+    }
+    (folder / "edits.yaml").write_text(
+        yaml.safe_dump(edits | {"init": "x", "noise_samples": 2, "optimizer": {"lr": 1.0e-4}})
+    )
     for name in ("data", "evaluate"):
         (folder / f"{name}.yaml").write_text((RECIPES / "micro" / f"{name}.yaml").read_text())
     for name, tree in zip(names, (world, crowded, vae, text, dit), strict=True):
@@ -53,13 +65,21 @@ def test_speedrun_trains_measures_and_writes_a_card(tiny_recipes, tmp_path, caps
     card = (folder / "README.md").read_text()
     assert f"| objects | {scores['composition']['objects']['value']:.3f} |" in card
     assert "text encoder by reading" in card
+    assert "with edits 0 minutes" in card
+    first, last = (
+        load_file(tmp_path / "runs" / "tiny" / stage / "model" / "transformer" / WEIGHTS) for stage in ("dit", "edits")
+    )
+    measured = load_file(folder / "transformer" / WEIGHTS)
+    assert all(torch.equal(measured[name], last[name].half()) for name in last), "the last stage is what is measured"
+    moved = max(float((last[name] - first[name]).abs().max()) for name in last)
+    assert 0 < moved < 0.01, "it goes on from the one before"
     assert "Shapes, in 8 colours: circle, square, triangle, diamond." in " ".join(card.split())
     assert f"{scores['reconstruction']['world']['psnr']:.1f} dB on held-out pictures of world" in card
     scenes = json.loads((folder / "data.json").read_text())["parts"][0]["data"]
     assert (scenes["kind"], scenes["world"]["width"]) == ("world", 32)
     assert Pipeline.from_pretrained(folder)("a red circle", seed=1).images[0].size == (32, 32)
     ran = json.loads((folder / "run" / "run.json").read_text())
-    assert list(ran["stages"]) == ["vae", "text", "dit"]
+    assert list(ran["stages"]) == ["vae", "text", "dit", "edits"]
     assert {stage["seed"] for stage in ran["stages"].values()} == {0}
     assert ran["hours"] == pytest.approx(sum(scores["minutes"].values()) / 60, abs=0.01)
     for stage in ran["stages"]:
@@ -71,10 +91,33 @@ def test_speedrun_trains_measures_and_writes_a_card(tiny_recipes, tmp_path, caps
     assert states == [(tmp_path / "runs" / "tiny" / s / "state" / "state.json").stat().st_mtime for s in ("vae", "dit")]
 
 
+def test_processes_share_what_they_can(tiny_recipes, tmp_path, capfd, monkeypatch):
+    begun, start = [], subprocess.Popen
+
+    def noting(words, **options):
+        begun.append((words, options["env"]["OMP_NUM_THREADS"]))
+        return start(words, **options)
+
+    monkeypatch.setattr("fourstroke.speedrun.subprocess.Popen", noting)
+    chain = Chain(tiny_recipes / "tiny", tmp_path / "runs", {stage: [] for stage in STAGES}, processes=2)
+    done = chain.train("vae", VaeRecipe, train_vae)
+    assert chain.stages == {"vae": done}
+    assert done.folder == tmp_path / "runs" / "vae" / "model"
+    ((words, threads),) = begun
+    assert "--nproc-per-node=2" in words
+    assert "--resume" not in words
+    assert int(threads) == max(1, torch.get_num_threads() // 2)
+    chain.train("vae", VaeRecipe, train_vae)
+    assert len(begun) == 1, "what is done is not done again"
+    with pytest.raises(RuntimeError, match=r"2 processes could not train .*dit.yaml; give the command again"):
+        chain.train("dit", DitRecipe, train_dit, ["vae=nowhere", "cache=null", "text_from=nothing"])
+    assert "nowhere" in capfd.readouterr().err
+
+
 def test_hours_scale_every_limit_and_leave_a_tenth():
     for hours in (1.0, 3.0):
         found = limits(RECIPES / "micro", hours)
-        minutes = {stage: float(each[0].removeprefix("run.max_minutes=")) for stage, each in found.items()}
+        minutes = {stage: float(each[0].removeprefix("run.max_minutes=")) for stage, each in found.items() if each}
         assert sum(minutes.values()) == pytest.approx(54 * hours, abs=0.1)
         own = stage_minutes(RECIPES / "micro")
         ratios = {stage: minutes[stage] / own[stage] for stage in own}

@@ -1,6 +1,7 @@
-"""The whole chain of a family, from nothing: autoencoder, text encoder, transformer, student, enhancer, scores, card.
+"""The whole chain of a family, from nothing: autoencoder, text encoder, transformer, edits, student, enhancer, card.
 
-Stages that are done are skipped and one that was interrupted is resumed, so the command may be given again at any time.
+A family leaves out the stages that it has no recipe for; the autoencoder and the transformer it must have. Stages that
+are done are skipped and one that was interrupted is resumed, so the command may be given again at any time.
 Given hours, the limits of the stages are scaled to fit into them. What the stages left behind, logs, recipes with their
 seeds, and minutes, goes into the model's folder `run/`.
 """
@@ -11,11 +12,13 @@ import dataclasses
 import os
 import platform
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 
@@ -37,8 +40,11 @@ from fourstroke.train.session import saved_states
 from fourstroke.train.text import TextRecipe, train_text
 from fourstroke.train.vae import VaeRecipe, train_vae
 
-STAGES = ("vae", "text", "dit", "distill", "enhance-sft", "enhance-rl")
-"""In the order in which they are trained; a family may leave out some."""
+R = TypeVar("R")
+STAGES = ("vae", "text", "dit", "edits", "distill", "enhance-sft", "enhance-rl")
+"""In the order in which they are trained; `edits` goes on with the transformer, on other data."""
+SHARED = {"vae": "vae", "dit": "dit", "edits": "dit"}
+"""Stages that several processes can share, with the trainer's name on the command line."""
 SPARE = 0.1
 """Share of the hours that is left for looks, caches and scores."""
 
@@ -59,61 +65,40 @@ class Finished:
 
 
 def speedrun(
-    family: str, recipes: Path = Path("recipes"), runs: Path = Path("runs"), n: int = 200, hours: float | None = None
+    family: str,
+    recipes: Path = Path("recipes"),
+    runs: Path = Path("runs"),
+    n: int = 200,
+    hours: float | None = None,
+    processes: int = 1,
 ) -> Path:
     """Train every stage of a family, measure the result, and write it with its card to `runs/<family>/model`.
 
     The result is the few-step student, or the teacher in a family without a distillation recipe. Returns the folder;
-    the scores are in its `scores.json`. `hours` scale the stages' limits (`limits`); None leaves them.
+    the scores are in its `scores.json`. `hours` scale the stages' limits (`limits`); None leaves them. Above one,
+    `processes` share the stages that can be (`SHARED`), each with its own batch, as torchrun starts them.
     """
     require_one_process("speedrun")
     start = time.time()
     final = runs / family / "model"
-    if n < 1:
-        raise ValueError(f"n is {n}; it must be at least 1")
+    if n < 1 or processes < 1:
+        raise ValueError(f"n is {n}, processes {processes}; both must be at least 1")
     check_replaceable(final, *INDEX)  # now, not hours later
     limited = limits(recipes / family, hours)
     print(plan(family, recipes / family, limited), flush=True)
-    vae = _stage(
-        runs / family / "vae",
-        lambda resume: train_vae(
-            load_recipe(
-                VaeRecipe, recipes / family / "vae.yaml", [f"run.out={runs / family / 'vae'}", *limited["vae"]]
-            ),
-            resume,
-        ),
-    )
-    stages = {"vae": vae}
-    dit_overrides = [f"run.out={runs / family / 'dit'}", f"vae={vae.folder}", f"cache={runs / family / 'cache'}"]
-    dit_overrides += limited["dit"]
-    if (reading := recipes / family / "text.yaml").exists():
-        out = runs / family / "text"
-        stages["text"] = _stage(
-            out,
-            lambda resume: train_text(load_recipe(TextRecipe, reading, [f"run.out={out}", *limited["text"]]), resume),
-        )
-        dit_overrides.append(f"text_from={stages['text'].folder}")
-
-    def dit_stage(resume: bool) -> Path:
-        file = recipes / family / "dit.yaml"
-        if load_recipe(DitRecipe, file, dit_overrides).cache is not None:
-            prepare(load_recipe(PrepareRecipe, file, dit_overrides, others=True), ("train", "heldout"))
-        return train_dit(load_recipe(DitRecipe, file, dit_overrides), resume)
-
-    dit = _stage(runs / family / "dit", dit_stage)
-    stages["dit"] = dit
-    if (recipe := recipes / family / "distill.yaml").exists():
-        overrides = [
-            f"run.out={runs / family / 'distill'}",
-            f"teacher={dit.folder}",
-            *limited["distill"],
-        ]
-        stages["distill"] = _stage(
-            runs / family / "distill",
-            lambda resume: train_distill(load_recipe(DistillRecipe, recipe, overrides), resume),
-        )
+    chain = Chain(recipes / family, runs / family, limited, processes)
+    stages = chain.stages
+    vae = chain.train("vae", VaeRecipe, train_vae)
+    given = [f"vae={vae.folder}", f"cache={runs / family / 'cache'}"]
+    if chain.has("text"):
+        given.append(f"text_from={chain.train('text', TextRecipe, train_text).folder}")
+    dit = chain.train("dit", DitRecipe, train_dit, given, _prepare)
+    if chain.has("edits"):
+        dit = chain.train("edits", DitRecipe, train_dit, [f"init={dit.folder}"], _prepare)
+    if chain.has("distill"):
+        chain.train("distill", DistillRecipe, train_distill, [f"teacher={dit.folder}"])
     generator = list(stages.values())[-1].folder
-    enhancer = train_enhancer(recipes / family, runs / family, generator, stages, limited)
+    enhancer = train_enhancer(chain, generator)
     data = load_kind("datasets", recipes / family / "data.yaml")
     about = "\n\n".join(part.about for part in parts(data) if hasattr(part, "about"))
     trained = Pipeline.from_pretrained(generator, dtype=torch.float16, device="cpu")
@@ -129,6 +114,68 @@ def speedrun(
         write_text(partial / "README.md", card(family, partial, scores, about))
     print(f"{final}: {(time.time() - start) / 60:.0f} minutes in this call")
     return final
+
+
+def _prepare(file: Path, overrides: list[str]) -> None:
+    """Encode a transformer's pictures once, if its recipe says where to."""
+    if load_recipe(DitRecipe, file, overrides).cache is not None:
+        prepare(load_recipe(PrepareRecipe, file, overrides, others=True), ("train", "heldout"))
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A family's recipes, where its runs go, and the stages that are done."""
+
+    recipes: Path
+    runs: Path
+    limited: dict[str, list[str]]
+    """By stage, overrides that fit it into the hours."""
+    processes: int = 1
+    stages: dict[str, Finished] = field(default_factory=dict)
+
+    def has(self, stage: str) -> bool:
+        """Whether the family has a recipe for it."""
+        return (self.recipes / f"{stage}.yaml").exists()
+
+    def train(
+        self,
+        stage: str,
+        kind: type[R],
+        trainer: Callable[[R, bool], Path],
+        given: Sequence[str] = (),
+        before: Callable[[Path, list[str]], None] | None = None,
+    ) -> Finished:
+        """Train a stage unless it is done; `given` are overrides, `before` is called with them and the recipe."""
+        file, out = self.recipes / f"{stage}.yaml", self.runs / stage
+        overrides = [f"run.out={out}", *given, *self.limited[stage]]
+        if not (out / "model").exists():
+            if before is not None:
+                before(file, overrides)
+            resume = bool(saved_states(out))
+            if self.processes > 1 and stage in SHARED:
+                load_recipe(kind, file, overrides)  # what is wrong with it is said once, and plainly
+                share(SHARED[stage], file, overrides, resume, self.processes)
+            else:
+                trainer(load_recipe(kind, file, overrides), resume)
+        log = out / "log.jsonl"
+        minutes = max(pick(row, "seconds", float, log) for row in read_rows(log)) / 60
+        self.stages[stage] = Finished(out / "model", minutes)
+        return self.stages[stage]
+
+
+def share(trainer: str, file: Path, overrides: list[str], resume: bool, processes: int) -> None:
+    """Train a recipe on several processes of this machine, the threads shared out among them.
+
+    Raises:
+        RuntimeError: if they end without having trained; they have said why.
+    """
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    words = ["-m", "fourstroke.cli", "train", trainer, "--recipe", str(file), *["--resume"][: int(resume)], *overrides]
+    threads = max(1, torch.get_num_threads() // processes)
+    with subprocess.Popen([*torchrun, *words], env=os.environ | {"OMP_NUM_THREADS": str(threads)}) as started:
+        code = started.wait()  # an interrupt reaches them too, and leaving the block waits until they have saved
+    if code:
+        raise RuntimeError(f"{processes} processes could not train {file}; give the command again to go on")
 
 
 def limits(recipes: Path, hours: float | None) -> dict[str, list[str]]:
@@ -201,29 +248,17 @@ def keep_runs(folder: Path, runs: Path, stages: dict[str, Finished]) -> None:
     write_json(folder / "run.json", {"hours": round(hours, 2), "machine": _hardware(), "stages": told})
 
 
-def train_enhancer(
-    recipes: Path, runs: Path, generator: Path, stages: dict[str, Finished], limited: dict[str, list[str]]
-) -> PromptEnhancer | None:
-    """Train the enhancer's stages that a family has recipes for, and add them to `stages`; None if there are none."""
-    if not (recipes / "enhance-sft.yaml").exists():
+def train_enhancer(chain: Chain, generator: Path) -> PromptEnhancer | None:
+    """Train the enhancer's stages that a family has recipes for; None if there are none."""
+    if not chain.has("enhance-sft"):
         return None
     from fourstroke.train.enhance_rl import EnhanceRlRecipe, train_enhance_rl
     from fourstroke.train.enhance_sft import EnhanceSftRecipe, train_enhance_sft
 
-    sft, rl = (runs / name for name in ("enhance-sft", "enhance-rl"))
-    last = stages["enhance-sft"] = _stage(
-        sft,
-        lambda resume: train_enhance_sft(
-            load_recipe(EnhanceSftRecipe, recipes / "enhance-sft.yaml", [f"run.out={sft}", *limited["enhance-sft"]]),
-            resume,
-        ),
-    )
-    if (recipe := recipes / "enhance-rl.yaml").exists():
-        overrides = [f"run.out={rl}", f"enhancer={sft / 'model'}", f"generator={generator}"]
-        overrides += limited["enhance-rl"]
-        last = stages["enhance-rl"] = _stage(
-            rl, lambda resume: train_enhance_rl(load_recipe(EnhanceRlRecipe, recipe, overrides), resume)
-        )
+    last = chain.train("enhance-sft", EnhanceSftRecipe, train_enhance_sft)
+    if chain.has("enhance-rl"):
+        given = [f"enhancer={last.folder}", f"generator={generator}"]
+        last = chain.train("enhance-rl", EnhanceRlRecipe, train_enhance_rl, given)
     return PromptEnhancer.from_pretrained(last.folder, device="cpu")
 
 
@@ -264,6 +299,7 @@ def card(family: str, folder: Path, scores: dict[str, Any], about: str) -> str:
     )
     enhancer = f"\n| prompt enhancer | {sizes[ENHANCER]:.1f} |" if sizes[ENHANCER] else ""
     read = f", text encoder by reading {minutes['text']:.0f} minutes" if "text" in minutes else ""
+    edits = f", with edits {minutes['edits']:.0f} minutes" if "edits" in minutes else ""
     distilled = f", distillation to few steps {minutes['distill']:.0f} minutes" if "distill" in minutes else ""
     return f"""---
 license: apache-2.0
@@ -284,7 +320,7 @@ A small model of {index["width"]} x {index["height"]} pixels.
 | text encoder | {sizes["text_encoder"]:.1f} |{enhancer}
 
 **Recipe.** `make speedrun FAMILY={family}` (`recipes/{family}/*.yaml`, revision `{git_revision()}`): autoencoder
-{minutes["vae"]:.0f} minutes{read}, transformer with its text encoder {minutes["dit"]:.0f} minutes{distilled}{enhanced},
+{minutes["vae"]:.0f} minutes{read}, transformer with its text encoder {minutes["dit"]:.0f} minutes{edits}{distilled}{enhanced},
 on {_hardware()}.
 
 **Scores**, `fourstroke eval composition --n {composition["n"]}`: held-out prompts, {composition["steps"]} steps,
@@ -306,10 +342,3 @@ def _hardware() -> str:
     if torch.cuda.is_available():
         return f"one {torch.cuda.get_device_name()}"
     return f"{os.cpu_count()} CPU cores ({platform.machine()})"
-
-
-def _stage(out: Path, train: Callable[[bool], Path]) -> Finished:
-    if not (out / "model").exists():
-        train(bool(saved_states(out)))
-    log = out / "log.jsonl"
-    return Finished(out / "model", max(pick(row, "seconds", float, log) for row in read_rows(log)) / 60)

@@ -235,7 +235,8 @@ def speedrun(arguments: argparse.Namespace) -> dict[str, Any]:
     from fourstroke.speedrun import speedrun
 
     quiet()
-    return {"model": str(speedrun(arguments.family, arguments.recipes, arguments.runs, arguments.n, arguments.hours))}
+    a = arguments
+    return {"model": str(speedrun(a.family, a.recipes, a.runs, a.n, a.hours, a.processes))}
 
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
