@@ -299,8 +299,9 @@ def card(family: str, folder: Path, scores: dict[str, Any], about: str) -> str:
     )
     enhancer = f"\n| prompt enhancer | {sizes[ENHANCER]:.1f} |" if sizes[ENHANCER] else ""
     read = f", text encoder by reading {minutes['text']:.0f} minutes" if "text" in minutes else ""
-    edits = f", with edits {minutes['edits']:.0f} minutes" if "edits" in minutes else ""
-    distilled = f", distillation to few steps {minutes['distill']:.0f} minutes" if "distill" in minutes else ""
+    then = f", with edits {minutes['edits']:.0f} minutes" if "edits" in minutes else ""
+    then += f", distillation to few steps {minutes['distill']:.0f} minutes" if "distill" in minutes else ""
+    then += enhanced
     return f"""---
 license: apache-2.0
 library_name: fourstroke
@@ -320,7 +321,7 @@ A small model of {index["width"]} x {index["height"]} pixels.
 | text encoder | {sizes["text_encoder"]:.1f} |{enhancer}
 
 **Recipe.** `make speedrun FAMILY={family}` (`recipes/{family}/*.yaml`, revision `{git_revision()}`): autoencoder
-{minutes["vae"]:.0f} minutes{read}, transformer with its text encoder {minutes["dit"]:.0f} minutes{edits}{distilled}{enhanced},
+{minutes["vae"]:.0f} minutes{read}, transformer with its text encoder {minutes["dit"]:.0f} minutes{then},
 on {_hardware()}.
 
 **Scores**, `fourstroke eval composition --n {composition["n"]}`: held-out prompts, {composition["steps"]} steps,
