@@ -101,9 +101,9 @@ def _front(scene: Scene, step: int) -> Scene | None:
 
 
 def _sign(sign: Sign, scene: Scene) -> Sign:
-    """A board half a latent wider than its word on either side; letters begin where latents do, or halfway."""
-    letters, room = len(sign.word), scene.width - 1.5 * LATENT
-    pitch = next((pitch for pitch in PITCHES[sign.script] if pitch * letters <= room), room / letters)
+    """A board half a latent wider than its word on either side, or off the picture; letters begin where latents do."""
+    letters = len(sign.word)
+    pitch = next((pitch for pitch in PITCHES[sign.script] if pitch * letters <= scene.width), scene.width / letters)
     width = pitch * letters + LATENT
     left = ((scene.width - width) // 2 - LATENT // 2) // LATENT * LATENT + LATENT // 2
     y = {"top": 1.5, "center": (scene.height // LATENT - 1) // 2 + 0.5, "bottom": scene.height / LATENT - 1.5}
