@@ -25,7 +25,7 @@ from fourstroke.enhance.rewards.text import Language, Length, Longer, Valid, Wor
 from fourstroke.enhance.scorer import Scorer
 from fourstroke.enhance.small import SmallEnhancerConfig
 from fourstroke.recipe import RecipeError, load_recipe
-from fourstroke.speedrun import Finished, train_enhancer
+from fourstroke.speedrun import Chain, train_enhancer
 from fourstroke.train.loop import RunConfig
 from fourstroke.world import World
 from fourstroke.world.caption_rules import WorldRules, world_triplets
@@ -333,16 +333,16 @@ def test_the_speedrun_trains_both_stages_once(tmp_path):
     rl["judge"] = {"kind": "world", "world": world, "steps": 2, "batch_size": 4, "width": 8}
     for name, tree in (("sft", sft), ("rl", rl)):
         (recipes / f"enhance-{name}.yaml").write_text(yaml.safe_dump(tree))
-    stages: dict[str, Finished] = {}
+    chain = Chain(recipes, runs, limited)
     logs = []
     for _ in range(2):
-        enhancer = train_enhancer(recipes, runs, tmp_path / "generator", stages, limited)
+        enhancer = train_enhancer(chain, tmp_path / "generator")
         logs.append([(runs / stage / "log.jsonl").read_text() for stage in ("enhance-sft", "enhance-rl")])
-    assert stages["enhance-rl"].folder == runs / "enhance-rl" / "model"
+    assert chain.stages["enhance-rl"].folder == runs / "enhance-rl" / "model"
     assert logs[0] == logs[1]  # what is done is not done again
     enhancer.save_pretrained(tmp_path / "half", dtype=torch.float16)
     assert PromptEnhancer.from_pretrained(tmp_path / "half", device="cpu").backend.model.dtype == torch.float32
-    assert train_enhancer(tmp_path / "none", runs, tmp_path / "generator", {}, limited) is None
+    assert train_enhancer(Chain(tmp_path / "none", runs, limited), tmp_path / "generator") is None
 
 
 @pytest.mark.parametrize("family", ["micro", "mini"])

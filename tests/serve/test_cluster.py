@@ -64,20 +64,23 @@ def _kill_under_load(engine: Cluster, url: str, tiny) -> None:
         body = {"prompt": "a cat", "seed": seed, "num_inference_steps": STEPS}
         return httpx.post(f"{url}/v1/images/generations", json=body, timeout=200)
 
-    wait_until(lambda: len(replicas()) == 2, 60)
-    with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
-        answers = [pool.submit(ask, seed) for seed in range(CLIENTS)]
-        wait_until(lambda: len(engine._tasks) > CLIENTS // 2, 60)
-        victim = replicas()[0]
-        ray.kill(ray.get_actor(victim, namespace="serve"))
-        done = [answer.result(200) for answer in answers]
-    assert [answer.status_code for answer in done] == [200] * CLIENTS
+    for _ in range(3):  # on a busy machine one of the replicas may have had nothing to do when it was killed
+        wait_until(lambda: len(replicas()) == 2, 60)
+        with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
+            answers = [pool.submit(ask, seed) for seed in range(CLIENTS)]
+            wait_until(lambda: len(engine._tasks) > CLIENTS // 2, 60)
+            victim = replicas()[0]
+            ray.kill(ray.get_actor(victim, namespace="serve"))
+            done = [answer.result(200) for answer in answers]
+        assert [answer.status_code for answer in done] == [200] * CLIENTS
+        wait_until(lambda victim=victim: len(replicas()) == 2 and victim not in replicas(), 120)
+        if engine.retried:
+            break
     assert engine.retried > 0
     for seed, answer in enumerate(done):
         picture = Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
         wanted = tiny("a cat", seed=seed, num_inference_steps=STEPS).images[0]
         assert np.abs(np.asarray(picture).astype(int) - np.asarray(wanted)).max() <= 1
-    wait_until(lambda: len(replicas()) == 2 and victim not in replicas(), 120)
 
 
 def _disconnect(engine: Cluster, url: str) -> None:
