@@ -170,7 +170,8 @@ def share(trainer: str, file: Path, overrides: list[str], resume: bool, processe
         RuntimeError: if they end without having trained; they have said why.
     """
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    words = ["-m", "fourstroke.cli", "train", trainer, "--recipe", str(file), *["--resume"][: int(resume)], *overrides]
+    words = ["-m", "fourstroke.cli", "train", trainer, "--recipe", str(file), *overrides]
+    words += ["--resume"] if resume else []
     threads = max(1, torch.get_num_threads() // processes)
     with subprocess.Popen([*torchrun, *words], env=os.environ | {"OMP_NUM_THREADS": str(threads)}) as started:
         code = started.wait()  # an interrupt reaches them too, and leaving the block waits until they have saved

@@ -19,6 +19,8 @@ from fourstroke.world.render import light_field, paint_background
 from fourstroke.world.words import SIGN_FONTS, choose_words
 
 PAGE_STREAM = 3
+LONGEST = {"latin": 6, "cyrillic": 8, "chinese": 4}
+"""Letters of a word on these pages, of which model cards quote scores."""
 READABLE = 190.0
 """Least distance of an ink from each colour below it (`palette.distance`)."""
 
@@ -40,7 +42,7 @@ def render_page(
     ink = pick(rng, inks or [INKS["black"]])
     pixels = smallest + int(rng.random() * (largest - smallest + 1))
     font = load_font(pick(rng, tuple(SIGN_FONTS[script].values())), pixels)
-    words = choose_words(script, split, 8)
+    words = choose_words(script, split, LONGEST[script])
     mask = Image.new("L", (width, height), 0)
     pen = ImageDraw.Draw(mask)
     left, y = (2 + int(rng.random() * pixels / 2) for _ in range(2))
