@@ -16,6 +16,7 @@ from fourstroke.recipe import load_recipe
 from fourstroke.speedrun import STAGES, Chain, limits, plan, speedrun, stage_minutes
 from fourstroke.train.distill import DistillRecipe
 from fourstroke.train.dit import DitRecipe, train_dit
+from fourstroke.train.text import TextRecipe
 from fourstroke.train.vae import VaeRecipe, train_vae
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -112,6 +113,22 @@ def test_processes_share_what_they_can(tiny_recipes, tmp_path, capfd, monkeypatc
     with pytest.raises(RuntimeError, match=r"2 processes could not train .*dit.yaml; give the command again"):
         chain.train("dit", DitRecipe, train_dit, ["vae=nowhere", "cache=null", "text_from=nothing"])
     assert "nowhere" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("family", ["micro", "micro-world2", "mini"])
+def test_the_whole_chain_of_a_family_is_read(family):
+    """Every stage that it has loads with what the chain gives it, and begins with what the stage before has left."""
+    folder = RECIPES / family
+    kinds = {"vae": VaeRecipe, "text": TextRecipe, "dit": DitRecipe, "edits": DitRecipe, "distill": DistillRecipe}
+    has = stage_minutes(folder)
+    loaded = {name: load_recipe(kind, folder / f"{name}.yaml") for name, kind in kinds.items() if name in has}
+    assert {"vae", "text", "dit", "distill"} <= set(loaded)
+    assert {loaded["vae"].init, loaded["dit"].init} == {None}, "the chain begins with nothing"
+    assert loaded["dit"].vae == loaded["vae"].run.out / "model"
+    assert loaded["dit"].text_from == loaded["text"].run.out / "model"
+    drawn = loaded.get("edits", loaded["dit"])
+    assert Path(loaded["distill"].teacher) == drawn.run.out / "model"
+    assert {each.run.out.parent.name for each in loaded.values()} == {family}
 
 
 def test_hours_scale_every_limit_and_leave_a_tenth():

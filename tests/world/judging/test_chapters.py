@@ -23,11 +23,11 @@ from fourstroke.world.judging.judge import Judge
 from fourstroke.world.judging.stickers import judge_sticker, overlap
 from fourstroke.world.pages import Pages
 
-RECIPES = Path(__file__).parents[3] / "recipes" / "micro"
-DATA = load_kind("datasets", RECIPES / "data-world2.yaml")
+RECIPES = Path(__file__).parents[3] / "recipes" / "micro-world2"
+DATA = load_kind("datasets", RECIPES / "data.yaml")
 INFO = ModelInfo(width=128, height=128)
 CHAPTERS = ("composition", "counts", "edits", "languages", "pages", "relations", "stickers", "wordings", "words")
-SMALL = replace(load_recipe(WorldConfig, RECIPES / "world2.yaml"), things=12, words=0.0)
+SMALL = replace(load_recipe(WorldConfig, RECIPES / "world.yaml"), things=12, words=0.0)
 needs_reader = pytest.mark.skipif(not can_read(), reason="RapidOCR is not installed: pip install fourstroke[eval]")
 
 

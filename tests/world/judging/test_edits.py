@@ -117,7 +117,7 @@ def test_only_what_may_not_change_counts_outside(prompts):
 
 
 def test_things_restyled_and_in_groups_are_judged():
-    world = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro" / "world2.yaml")
+    world = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro-world2" / "world.yaml")
     world = dataclasses.replace(world, words=0.0, things=24, transparent=0.0)
     config = EditConfig(world=world, kinds=(1, 1, 0, 0, 0, 0, 2, 0, 0, 0))
     prompts = held_out_edits(Edits(config), 8)
