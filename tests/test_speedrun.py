@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,7 +115,32 @@ def test_processes_share_what_they_can(tiny_recipes, tmp_path, capfd, monkeypatc
     assert len(begun) == 1, "what is done is not done again"
     with pytest.raises(RuntimeError, match=r"2 processes could not train .*dit.yaml; give the command again"):
         chain.train("dit", DitRecipe, train_dit, ["vae=nowhere", "cache=null", "text_from=nothing"])
-    assert "nowhere" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "nowhere" in told
+    assert "Traceback" not in told
+
+
+def test_an_interrupt_of_shared_stages_saves_and_is_no_traceback(tiny_recipes, tmp_path):
+    recipe = tiny_recipes / "tiny" / "vae.yaml"
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"run": {"out": "x", "steps": 10**6}}))
+    words = ["--recipes", str(tiny_recipes), "--runs", str(tmp_path / "runs"), "--processes", "2"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "fourstroke.cli", "speedrun", "tiny", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # a terminal's interrupt goes to all of its processes
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # tests may run without one
+    ) as started:
+        assert started.stdout is not None
+        said = [next(line for line in started.stdout if "samples/s" in line)]
+        os.killpg(started.pid, signal.SIGINT)
+        said += started.stdout
+    assert started.returncode == 130
+    assert any("interrupted at step" in line for line in said)
+    assert not any("Traceback" in line for line in said)
+    state = json.loads((tmp_path / "runs" / "tiny" / "vae" / "state" / "state.json").read_text())
+    assert 0 < state["step"] < 10**6
 
 
 @pytest.mark.parametrize("family", ["micro", "micro-world2", "mini"])

@@ -169,7 +169,7 @@ def share(trainer: str, file: Path, overrides: list[str], resume: bool, processe
     Raises:
         RuntimeError: if they end without having trained; they have said why.
     """
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    torchrun = [sys.executable, "-m", "fourstroke.parallel.launch", "--standalone", f"--nproc-per-node={processes}"]
     words = ["-m", "fourstroke.cli", "train", trainer, "--recipe", str(file), *overrides]
     words += ["--resume"] if resume else []
     threads = max(1, torch.get_num_threads() // processes)
