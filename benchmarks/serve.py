@@ -38,9 +38,9 @@ from typing import Any
 
 import httpx
 import numpy as np
+from bars import Bars, report
 from PIL import Image
 
-from fourstroke.files import write_text
 from fourstroke.pipeline import Pipeline
 from fourstroke.serve import ServeConfig
 from fourstroke.serve.jobs import Job
@@ -104,17 +104,10 @@ def main() -> int:
     figures["gain"] = figures["shared"]["pictures_per_second"] / figures["alone"]["pictures_per_second"]
     figures["leaving"] = leaving(load, pipe, min(arguments.seconds, 30))
     figures["sigterm"] = sigterm(arguments.model, arguments.clients)
-    print(json.dumps(figures, indent=2))
-    bars = judge(figures)
-    for name, (good, value) in bars.items():
-        print(f"{'pass' if good else 'FAIL'}  {name}: {value}")
-    if arguments.out:
-        figures["bars"] = {name: {"pass": good, "value": value} for name, (good, value) in bars.items()}
-        write_text(arguments.out, json.dumps(figures, indent=2) + "\n")
-    return 0 if all(good for good, _ in bars.values()) else 1
+    return report(figures, judge(figures), arguments.out)
 
 
-def judge(figures: dict[str, Any]) -> dict[str, tuple[bool, str]]:
+def judge(figures: dict[str, Any]) -> Bars:
     """The issue's bars: whether each is met, and the figure."""
     bursts = [figures[name] for name in ("unloaded", "alone", "shared", "leaving")]
     statuses = {status for burst in bursts for status in burst["statuses"]}

@@ -26,11 +26,11 @@ from typing import Any
 
 import httpx
 import numpy as np
+from bars import report
 from PIL import Image
 from real_checkpoint import write_checkpoint
 
 from fourstroke.dit import TransformerConfig
-from fourstroke.files import write_text
 from fourstroke.folder import ModelInfo, write_info
 from serve import Served, served
 
@@ -83,13 +83,7 @@ def main() -> int:
             f"{refused['status']} {refused['said']}",
         ),
     }
-    figures["bars"] = {name: {"pass": good, "value": value} for name, (good, value) in bars.items()}
-    print(json.dumps(figures, indent=2))
-    for name, (good, value) in bars.items():
-        print(f"{'pass' if good else 'FAIL'}  {name}: {value}")
-    if arguments.out:
-        write_text(arguments.out, json.dumps(figures, indent=2) + "\n")
-    return 0 if all(good for good, _ in bars.values()) else 1
+    return report(figures, bars, arguments.out)
 
 
 def ask(server: Served, arguments: argparse.Namespace, size: int, guidance: float) -> dict[str, Any]:

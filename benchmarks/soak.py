@@ -26,9 +26,9 @@ from typing import Any
 
 import httpx
 import numpy as np
+from bars import report
 from PIL import Image
 
-from fourstroke.files import write_text
 from fourstroke.folder import find_model, read_info
 from fourstroke.sizes import multiple
 from serve import Served, served
@@ -181,13 +181,7 @@ def main() -> int:
         "no slot lost": (rest["pictures_running"] == rest["pictures_waiting"] == 0, f"{rest}"),
         "memory flat": (growth <= GROWTH, f"{100 * growth:+.1f} % from {memory[-2]} MiB"),
     }
-    figures["bars"] = {name: {"pass": good, "value": value} for name, (good, value) in bars.items()}
-    print(json.dumps(figures, indent=2))
-    for name, (good, value) in bars.items():
-        print(f"{'pass' if good else 'FAIL'}  {name}: {value}")
-    if arguments.out:
-        write_text(arguments.out, json.dumps(figures, indent=2) + "\n")
-    return 0 if all(good for good, _ in bars.values()) else 1
+    return report(figures, bars, arguments.out)
 
 
 def _png(image: Image.Image) -> bytes:
