@@ -104,7 +104,7 @@ def draw_scene(
         layout, stated = _Layout("front", ([farther], [nearer]), ((1, "in front of", 0),)), True
     elif grouped:
         layout = (_alone_group if count == 1 else _pair_with_group)(rng, units, smallest)
-    elif sizes:
+    elif sizes and not (config.snap and count == 3):  # a lattice has no room for three sizes side by side
         layout = (_scaled_alone, _scaled_pair, _scaled_line)[count - 1](rng, units)
     else:
         arrangement = arrange(rng, count, config.centred, lines=not config.snap)

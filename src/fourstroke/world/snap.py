@@ -32,16 +32,13 @@ Box = tuple[float, float, float, float]
 def snapped(scene: Scene, step: int) -> Scene | None:
     """The scene with things in `SQUARES` that begin at whole steps, a quarter of a step smaller, and its sign on it.
 
-    Equal things stand square by square. Where captions tell three sizes apart, things stay as they were drawn. None if
-    the lattice brings things together that stood apart, or the nearer thing no longer hides a fair part of the other.
-    What lies on the lattice already stays as it is.
+    Equal things stand square by square. None if the lattice brings things together that stood apart, or the nearer
+    thing no longer hides a fair part of the other. What lies on the lattice already stays as it is.
     """
     scene = replace(scene, sign=scene.sign and _sign(scene.sign, scene))
     scales = {thing.scale for thing in scene.objects} - {None}
     if scene.layout == "front":
         return _front(scene, step)
-    if len(scales) > 2:
-        return scene
     growth = (NEARLY,) if scales else GROWTH
     grown = (_grown(scene, step, by) for by in growth)
     return next((found for found in grown if _is_apart(found, step)), None)
