@@ -373,6 +373,23 @@ def test_hidden_states_learn_to_name_what_the_scene_shows(dit_recipe):
     assert "semantics" not in {p.name for p in (train_dit(recipe)).iterdir()}  # the head is not part of the model
 
 
+def test_a_new_head_first_learns_alone(dit_recipe):
+    """Until then the transformer learns what it would without one, and then something else; the head always learns."""
+    labels = WorldLabels(world=WORLD)
+
+    def gradients(step, semantics):
+        stage = DitStage(dataclasses.replace(dit_recipe, semantics=semantics, drop_prompt=0.0))
+        stage.loss(step)["loss"].backward()
+        head = 0.0 if semantics is None else float(stage.semantics.head.weight.grad.abs().max())
+        return stage.transformer.transformer_blocks[0].attn.to_q.weight.grad, head
+
+    for step, same in ((1, True), (2, False)):
+        plain, _ = gradients(step, None)
+        named, head = gradients(step, SemanticsConfig(labels=labels, block=2, alone=2))
+        assert head > 0
+        assert torch.allclose(plain, named, rtol=1e-4, atol=1e-7) == same
+
+
 def test_a_head_asks_nothing_of_dropped_prompts_and_of_cropped_scenes(dit_recipe):
     semantics = SemanticsConfig(labels=WorldLabels(world=WORLD), block=1)
     stage = DitStage(dataclasses.replace(dit_recipe, semantics=semantics, drop_prompt=0.0))

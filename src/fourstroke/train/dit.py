@@ -215,6 +215,7 @@ class DitStage:
         if self.semantics is None:
             return {"loss": flow}
         assert hidden is not None
+        hidden = hidden.detach() if step < self.semantics.alone else hidden
         dropped = [not prompt for prompt in batch.prompts]
         named = self.semantics.losses(hidden, batch.records, batch.size, dropped, recipe.noise_samples)
         return {"loss": flow + self.semantics.weight * sum(named.values()), "flow": flow, **named}

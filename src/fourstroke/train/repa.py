@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fourstroke.data.sample import Record, Size
 from fourstroke.device import autocast
-from fourstroke.ranges import Count, NonNegative, check_ranges
+from fourstroke.ranges import Count, Natural, NonNegative, check_ranges
 from fourstroke.train.labels import UNKNOWN, Labels
 
 KEPT = 1 << 16
@@ -25,11 +25,16 @@ KEPT = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticsConfig:
-    """Hidden states after `block` blocks must tell the `labels` of the clean picture at their place, times `weight`."""
+    """Hidden states after `block` blocks must tell the `labels` of the clean picture at their place, times `weight`.
+
+    For the first `alone` steps the head learns from hidden states as they are: one that knows nothing yet would pull a
+    transformer that has been trained before away from what it can.
+    """
 
     labels: Labels
     block: Count
     weight: NonNegative = 0.5
+    alone: Natural = 0
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -46,7 +51,8 @@ class SemanticsHead(nn.Module):
         super().__init__()
         if config.block > num_layers:
             raise ValueError(f"semantics.block={config.block}, but there are {num_layers} blocks")
-        self.block, self.weight, self.cells = config.block, config.weight, config.labels.open()
+        self.block, self.weight, self.alone = config.block, config.weight, config.alone
+        self.cells = config.labels.open()
         self.head = nn.Linear(width, self.cells.outputs)
         self._known: dict[tuple[str, Size, bool], dict[str, Tensor]] = {}
 
