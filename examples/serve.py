@@ -1,4 +1,4 @@
-"""Start a server and ask it for a picture with OpenAI's client.
+"""Start a server and ask it for a picture with OpenAI's client; needs openai and httpx (`make install`).
 
 python examples/serve.py "a cat"
 """

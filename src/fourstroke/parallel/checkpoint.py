@@ -156,7 +156,7 @@ def read_state(folder: Path, prefix: str = "") -> dict[str, Tensor]:
 
 
 def export_state(folder: Path, file: Path, prefix: str) -> None:
-    """Write the whole tensors of a sharded state, such as `average/transformer.`, as one safetensors file."""
+    """Write the whole tensors of a sharded state, such as `average.transformer.`, as one safetensors file."""
     if not (tensors := read_state(folder, prefix)):
         kinds = sorted({name.split(".")[0] for name in stored_tensors(folder)})
         raise CheckpointError(f"{folder} holds nothing that begins with {prefix}; there are {', '.join(kinds)}")
