@@ -168,7 +168,7 @@ class _Recorder(types.ModuleType):
         self.__spec__ = types.SimpleNamespace()
 
     def init(self, **options):
-        self.open = options
+        self.open, self.name = options, options["name"]
 
     def log(self, values, step):
         self.rows.append((step, values))
@@ -195,6 +195,7 @@ def test_a_tracker_gets_curves_rates_memory_and_sheets(tmp_path, monkeypatch):
         (4, {"samples": str(tmp_path / "run" / "samples" / "step-000004.png")}),
     ]
     assert package.open is None
+    assert package.name == f"{tmp_path.name}-run", "runs of two families are two"
 
 
 def test_a_tracker_that_is_not_installed_is_told_with_the_recipe(tmp_path, monkeypatch):

@@ -87,7 +87,10 @@ class TensorBoard:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsAndBiases:
-    """A run of Weights & Biases, named after its folder; its own environment variables hold the key."""
+    """A run of Weights & Biases, named after its folder and the one above (`micro-dit`).
+
+    Its own environment variables hold the key.
+    """
 
     kind: ClassVar[str] = "wandb"
     project: str = "fourstroke"
@@ -102,7 +105,7 @@ class WeightsAndBiases:
         """Begin the run, or go on with the one of that name."""
         import wandb
 
-        name = self.name or out.name
+        name = self.name or own_name(out)
         run = wandb.init(
             project=self.project, name=name, id=name, resume="allow", mode=self.mode, dir=out, config={**record}
         )
@@ -111,7 +114,7 @@ class WeightsAndBiases:
 
 @dataclass(frozen=True, kw_only=True)
 class Trackio:
-    """A run of Trackio, named after its folder, kept on this machine, or in the Space of Hugging Face named here."""
+    """A run of Trackio, named likewise, kept on this machine, or in the Space of Hugging Face named here."""
 
     kind: ClassVar[str] = "trackio"
     project: str = "fourstroke"
@@ -128,7 +131,7 @@ class Trackio:
 
         trackio.init(
             project=self.project,
-            name=self.name or out.name,
+            name=self.name or own_name(out),
             resume="allow",
             config={**record},
             space_id=self.space_id,
@@ -190,6 +193,12 @@ class _Hosted:
 def _series(file: Path) -> str:
     """The name that sheets of one kind share at all steps."""
     return file.stem.partition("step-")[0].strip("-") or "samples"
+
+
+def own_name(out: Path) -> str:
+    """A run's name by its folder and the one above, of which runs of other families have another."""
+    folder = out.resolve()
+    return f"{folder.parent.name}-{folder.name}".lstrip("-")
 
 
 def _require(package: str) -> None:
