@@ -18,6 +18,7 @@ from fourstroke.data.prompts import PromptsData
 from fourstroke.distill.comparison import CollapseLimits
 from fourstroke.distill.teachers import SpecialistConfig
 from fourstroke.dit import Transformer, TransformerConfig, condition
+from fourstroke.evaluate.image_metrics import stack
 from fourstroke.folder import ADAPTER_WEIGHTS, ModelInfo
 from fourstroke.parallel.mesh import Shard
 from fourstroke.recipe import RecipeError, load_recipe
@@ -400,6 +401,19 @@ def test_an_adapter_is_distilled_from_a_file_of_prompts_and_merged_when_loaded(r
     with torch.no_grad():
         merged, before = (condition(p.transformer, text, (2, 2))(x, t) for p in (pipe, plain))
     assert not torch.allclose(merged, before)
+
+
+def test_the_teacher_that_a_late_first_look_measures_has_no_adapters(recipe, tmp_path):
+    adapted = DistillStage(dataclasses.replace(recipe, lora_rank=2))
+    with torch.no_grad():
+        for model in adapted.models.values():
+            for name, p in model.named_parameters():
+                p.add_(0.5 if "lora_B" in name else 0.0)
+    taught = []
+    for stage in (DistillStage(recipe), adapted):
+        stage._see_teacher(tmp_path)
+        taught.append(stack(stage.comparison._taught.pictures))
+    assert torch.equal(*taught)
 
 
 def test_gradients_of_an_adapter_survive_recomputation(recipe, tmp_path):

@@ -40,7 +40,7 @@ from fourstroke.files import atomic_folder, write_json
 from fourstroke.flow.sampler import NonFiniteError, Velocity
 from fourstroke.flow.schedule import UNSHIFTED, fixed_sigmas
 from fourstroke.folder import ModelInfo
-from fourstroke.lora import save_adapter
+from fourstroke.lora import active_lora, save_adapter
 from fourstroke.parallel.collectives import local_rows
 from fourstroke.parallel.mesh import data_shard, process_group
 from fourstroke.parallel.noise import batch_rows, row_noise
@@ -302,7 +302,7 @@ class DistillStage:
             pipe.info, num_inference_steps=steps, guidance_scale=recipe.guidance, sample_sigmas=own
         )
         teacher = Pipeline(pipe.transformer, pipe.autoencoder, pipe.text_encoder, pipe.schedule, info)
-        with autocast(self.device):
+        with active_lora(pipe.transformer, None), autocast(self.device):
             metrics = self.comparison.see_teacher(teacher, folder)
         told = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         print(f"teacher, {steps} steps: {told}", flush=True)
