@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from fourstroke import Pipeline
+from fourstroke.data.prompts import PromptsData
 from fourstroke.distill.comparison import CollapseLimits
+from fourstroke.distill.teachers import SpecialistConfig
 from fourstroke.parallel.checkpoint import read_state
 from fourstroke.train.distill import train_distill
 
+from ..train import conftest
 from ..train.conftest import Launch, launch  # noqa: F401
 
 
@@ -44,3 +47,22 @@ def test_a_collapse_ends_all_ranks(recipe, launch: Launch):  # noqa: F811
     code, _, errors = launch("distill", dataclasses.replace(recipe, validation=strict))
     assert code != 0
     assert errors.count("the student collapsed at step 6") == 2
+
+
+@pytest.mark.slow
+def test_a_specialist_that_one_rank_alone_needs_is_asked_by_all(recipe, teacher_folder, tmp_path, launch, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(conftest, "SECONDS", 120)
+    (tmp_path / "prompts.txt").write_text(
+        'a red circle\na sign that says "tea"\na blue circle\n"milk" on a jar\na cat\n'
+    )
+    specialist = SpecialistConfig(model=teacher_folder, shares=(1.0,) * 4, categories=("Text",))
+    lenient = dataclasses.replace(recipe.validation, limits=CollapseLimits(diversity=0.0, saturation=1e6))
+    mixed = dataclasses.replace(
+        recipe,
+        data=PromptsData(path=tmp_path / "prompts.txt", held_out=1),
+        specialists=(specialist,),
+        batch_size=1,
+        validation=lenient,
+    )
+    code, _, errors = launch("distill", mixed)
+    assert code == 0, errors

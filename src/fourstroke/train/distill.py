@@ -41,7 +41,7 @@ from fourstroke.flow.sampler import NonFiniteError, Velocity
 from fourstroke.flow.schedule import UNSHIFTED, fixed_sigmas
 from fourstroke.folder import ModelInfo
 from fourstroke.lora import active_lora, save_adapter
-from fourstroke.parallel.collectives import local_rows
+from fourstroke.parallel.collectives import all_reduce_max, local_rows
 from fourstroke.parallel.mesh import data_shard, process_group
 from fourstroke.parallel.noise import batch_rows, row_noise
 from fourstroke.parallel.sharding import Sharded
@@ -250,8 +250,9 @@ class DistillStage:
         return found
 
     def teachers(self, batch: Batch, step: int) -> Velocity:
-        """The teachers' mixture at a step of the student; those without a share are not asked."""
+        """The teachers' mixture at a step of the student; those without a share on any rank are not asked."""
         shares = teacher_mix(self.recipe.specialists, step, batch.categories)
+        wanted = all_reduce_max(*shares.amax(0).tolist())  # they are sharded: all ranks ask the same ones
         shares = shares.to(self.device).repeat_interleave(self.recipe.noise_samples, dim=0)
         seen = batch.prompts, batch.grid, self.recipe.noise_samples
         asked = [
@@ -259,8 +260,8 @@ class DistillStage:
                 share.view(-1, 1, 1),
                 teacher.velocity(*seen, batch.text if teacher is self.base else None, batch.pictures, batch.inputs),
             )
-            for share, teacher in zip(shares.T, [self.base, *self.specialists], strict=True)
-            if share.any()
+            for share, teacher, most in zip(shares.T, [self.base, *self.specialists], wanted, strict=True)
+            if most
         ]
 
         def velocity(x_t: Tensor, t: Tensor) -> Tensor:
