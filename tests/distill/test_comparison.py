@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -127,6 +130,15 @@ def test_metrics_that_are_not_finite_are_not_compared(tmp_path):
     comparison.see_teacher(pipe, tmp_path)
     with pytest.raises(NonFiniteError):
         comparison.run(pipe, tmp_path, 1)
+
+
+def test_a_judge_that_is_down_at_one_look_is_no_collapse(tmp_path):
+    pipe, readings = small_pipeline(), iter((0.5, float("nan")))
+    comparison = _comparison(SimpleNamespace(run=lambda *_: {"vision/consistency": next(readings)}))
+    comparison.see_teacher(pipe, tmp_path)
+    found = comparison.run(pipe, tmp_path, 1)
+    assert math.isfinite(found["score"])
+    assert not any("consistency" in name for name in found)
 
 
 def test_validation_prompts_are_held_out_short_and_rich_and_not_those_of_the_test():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from fourstroke.evaluate.prompts import PromptsConfig
+from fourstroke.evaluate.score_service import HttpJudge
 from fourstroke.evaluate.validation import BestCheckpoint, CheckpointPolicy, Validators, run_validators
 from fourstroke.recipe import RecipeError, load_recipe
 
@@ -95,6 +97,9 @@ def test_prompts_that_cannot_be_drawn_are_refused(tmp_path, keys, said):
         ({"never_first": True}, (9.0,), 0),
         ({"never_first": True}, (9.0, math.nan), 0),
         ({}, (1.0, math.inf, math.nan), 0),
+        ({}, (math.nan, 1.0, 2.0), 2),
+        ({"mode": "min"}, (-math.inf, math.nan, 1.0, 2.0), 2),
+        ({"never_first": True}, (math.nan, 2.0, 1.0), 1),
     ],
 )
 def test_the_policy_keeps_one_checkpoint(policy, values, kept, tmp_path):
@@ -112,3 +117,30 @@ def test_the_policy_keeps_one_checkpoint(policy, values, kept, tmp_path):
 def test_a_policy_by_what_nobody_measures_says_what_is_measured():
     with pytest.raises(ValueError, match="by 'score', which nobody measures; measured: a, b"):
         BestCheckpoint(CheckpointPolicy(metric="score")).update({"b": 1.0, "a": 2.0}, 0)
+
+
+def test_a_best_value_that_is_no_number_is_none(tmp_path):
+    (tmp_path / "best.json").write_text('{"value": NaN, "step": 3, "metric": "score", "metrics": {"score": NaN}}')
+    best = BestCheckpoint(CheckpointPolicy(metric="score"))
+    best.load(tmp_path / "best.json")
+    assert best.value is None
+    assert best.update({"score": 0.5}, 4)
+    best.save(tmp_path / "best.json", {"score": 0.5, "other": math.nan})
+    assert json.loads((tmp_path / "best.json").read_text())["metrics"] == {"score": 0.5}
+
+
+def test_a_judge_that_is_down_at_one_look_ends_no_run(tiny, sight):
+    """Its service names the scores, so that while it is down not even their names are known."""
+    server = sight(lambda *_: "")
+    judge = HttpJudge(url=server.url, reward="clip", retries=0, timeout=0.5)
+    server.mood = lambda number: "busy"
+    validator = _config(judges=(judge,)).open()
+    failed = validator.judge(validator.draw(tiny))
+    best = BestCheckpoint(CheckpointPolicy(metric="http/score"))
+    assert not best.update(failed, 0)
+    assert best.update({"http/score": 0.5}, 1)
+    assert not best.update(failed, 2)
+    assert not best.update({"other": 1.0}, 3)
+    assert (best.value, best.step) == (0.5, 1)
+    with pytest.raises(ValueError, match="by 'htp/score', which nobody measures; measured: http"):
+        BestCheckpoint(CheckpointPolicy(metric="htp/score")).update(failed, 0)

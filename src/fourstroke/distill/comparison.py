@@ -103,13 +103,16 @@ class TeacherComparison:
     def run(self, pipe: Pipeline, folder: Path, step: int) -> dict[str, float]:
         """The score of a student, its error against the teacher, and the ratios of its metrics to the teacher's.
 
+        What others could not measure is left out, unless the score is made of it.
+
         Raises:
             NonFiniteError: if its pictures are not finite.
         """
         assert self._taught is not None
         drawing = self._prompts.draw(pipe)
         self._prompts.sheet(drawing, folder, f"step-{step:06d}")
-        own = drawing.metrics() | run_validators(self.others, pipe, folder, step)
+        others = run_validators(self.others, pipe, folder, step).items()
+        own = drawing.metrics() | {k: v for k, v in others if math.isfinite(v) or k in (QUALITY, LIKENESS)}
         own["teacher_error"] = teacher_error(stack(drawing.pictures), stack(self._taught.pictures))
         if not all(map(math.isfinite, own.values())):
             raise NonFiniteError("a metric of the student's pictures is not finite")

@@ -104,7 +104,10 @@ class PromptsValidator:
         return {prefix + name: value for name, value in (drawing.metrics() | self.judge(drawing)).items()}
 
     def judge(self, drawing: Drawing) -> dict[str, float]:
-        """Means of what judges say; NaN where an endpoint fails, which is told, or no picture has a score."""
+        """Means of what judges say; NaN where an endpoint fails, which is told, or no picture has a score.
+
+        The NaN of a judge that has no names for its scores then is under its kind.
+        """
         records = [
             Record(name=str(index), size=(picture.shape[1], picture.shape[0]), captions=(Caption(text, "prompt"),))
             for index, (picture, text) in enumerate(zip(drawing.pictures, self.prompts, strict=True))
@@ -118,6 +121,7 @@ class PromptsValidator:
                 scores = {name: [] for name in getattr(judge, "names", ())}
             means = {name: [value for value in column if math.isfinite(value)] for name, column in scores.items()}
             found |= {f"{kind}/{name}": sum(v) / len(v) if v else math.nan for name, v in means.items()}
+            found |= {} if means else {kind: math.nan}
         return found
 
     def draw(self, pipe: Pipeline) -> Drawing:

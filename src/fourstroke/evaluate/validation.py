@@ -70,16 +70,19 @@ class CheckpointPolicy:
     never_first: bool = False
 
     def value(self, metrics: Mapping[str, float]) -> float:
-        """What the policy goes by; raises ValueError if it was not measured."""
+        """What the policy goes by; NaN if who measures it failed, and ValueError if nobody does.
+
+        A judge that failed and cannot name its scores has NaN under its own name, before their `/`.
+        """
         if self.metric not in metrics:
+            if any(math.isnan(value) and self.metric.startswith(f"{name}/") for name, value in metrics.items()):
+                return math.nan
             known = ", ".join(sorted(metrics)) or "nothing"
             raise ValueError(f"checkpoints are kept by {self.metric!r}, which nobody measures; measured: {known}")
         return metrics[self.metric]
 
     def better(self, new: float, best: float) -> bool:
-        """Whether a checkpoint replaces the best one, by their values; one that is not finite never does."""
-        if not math.isfinite(new):
-            return False
+        """Whether a checkpoint replaces the best one, by their values."""
         if new == best:
             return self.ties == "last"
         return new > best if self.mode == "max" else new < best
@@ -94,25 +97,33 @@ class BestCheckpoint:
         self.step = 0
 
     def update(self, metrics: Mapping[str, float], step: int) -> bool:
-        """Whether the checkpoint of this step becomes the best one; if so it is noted, and the caller keeps it."""
+        """Whether the checkpoint of this step becomes the best one; if so it is noted, and the caller keeps it.
+
+        It never does by a value that is not finite, nor without one. Raises ValueError if nobody has measured it yet.
+        """
+        if self.value is not None and self.policy.metric not in metrics:
+            return False  # it was measured before
         value = self.policy.value(metrics)
-        untrained = self.policy.never_first and self.value is not None and self.step == 0 < step
-        takes = self.value is None or self.policy.better(value, self.value)
-        if not (takes or (untrained and math.isfinite(value))):
+        untrained = self.policy.never_first and self.step == 0 < step
+        takes = self.value is None or untrained or self.policy.better(value, self.value)
+        if not (takes and math.isfinite(value)):
             return False
         self.value, self.step = value, step
         return True
 
     def save(self, file: Path, metrics: Mapping[str, float]) -> None:
-        """Write what a resume needs, with all metrics of the kept checkpoint for readers."""
-        write_json(file, {"value": self.value, "step": self.step, "metric": self.policy.metric, "metrics": {**metrics}})
+        """Write what a resume needs, with all finite metrics of the kept checkpoint for readers."""
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        write_json(file, {"value": self.value, "step": self.step, "metric": self.policy.metric, "metrics": finite})
 
     def load(self, file: Path) -> None:
-        """Take up what `save` wrote, if there is such a file.
+        """Take up what `save` wrote, if there is such a file; a value that is not finite counts as none.
 
         Raises:
             CheckpointError: if the file is damaged.
         """
         if file.exists():
             kept = read_json(file)
+            if isinstance(found := kept.get("value"), float) and not math.isfinite(found):
+                return  # an earlier version kept such
             self.value, self.step = pick(kept, "value", float, file), pick(kept, "step", int, file)
