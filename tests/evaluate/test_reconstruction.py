@@ -65,6 +65,12 @@ def test_ssim_agrees_with_scikit_image() -> None:
     assert ssim(y, x).item() == pytest.approx(every[5:-5, 5:-5].mean(), abs=1e-4)
 
 
+def test_ssim_stays_on_the_device_of_the_pictures() -> None:
+    x = torch.zeros(2, 3, 16, 16)
+    with torch.device("meta"):  # another device than theirs is the default
+        assert ssim(x, x).tolist() == [1, 1]
+
+
 def test_rgb_gets_a_full_alpha() -> None:
     x = as_tensor(PICTURES[0][..., :3])
     assert x.shape == (4, 32, 48)

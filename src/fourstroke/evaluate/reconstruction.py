@@ -151,7 +151,7 @@ def ssim(prediction: Tensor, target: Tensor) -> Tensor:
     """
     if prediction.shape != target.shape or min(target.shape[2:]) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs equal shapes of 11 pixels and more: {prediction.shape}, {target.shape}")
-    axis = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2
+    axis = torch.arange(SSIM_WINDOW, dtype=torch.float64, device=target.device) - SSIM_WINDOW // 2
     line = torch.exp(-(axis**2) / (2 * 1.5**2))
     line = line / line.sum()
     channels = target.shape[1]
