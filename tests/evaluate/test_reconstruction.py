@@ -3,6 +3,7 @@
 import json
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from fourstroke.evaluate.reconstruction import (
     ssim,
     table,
 )
+from fourstroke.evaluate.report.reconstruction import _question as chapter_question
 from fourstroke.vae import Autoencoder
 from fourstroke.vae.autoencoder import AutoencoderConfig
 from fourstroke.world.dataset import SmallTextData
@@ -49,6 +51,20 @@ def test_an_offset_has_its_known_psnr() -> None:
     flat = [np.full((32, 32, 3), 100, np.uint8)]
     result = measure(lambda x: x + 10 / 127.5, flat)
     assert result["psnr"] == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)
+
+
+def test_an_exact_copy_leaves_the_others_their_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed = [np.full((32, 32, 3), shade, np.uint8) for shade in (100, 255)]  # white stays white
+    assert measure(lambda x: x + 10 / 127.5, mixed)["psnr"] == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)
+    exact = SimpleNamespace(name="exact", code=lambda x: x, multiple=1, device=torch.device("cpu"), folder=None)
+    monkeypatch.setattr(reconstruction, "load_reconstruction_model", lambda *_: exact)
+    result = evaluate_reconstruction(images=folder_of_pictures(tmp_path / "own"))
+    assert result["images"]["psnr"] is None
+    json.dumps(result, allow_nan=False)
+    assert "inf dB" in table(result)
+    asked = chapter_question(mixed[0], "grey", False)
+    assert asked.judge([mixed[0]]) == {"ssim": (pytest.approx(1), 1)}
+    assert asked.judge([mixed[1]]).keys() == {"psnr", "ssim"}
 
 
 def test_ssim_agrees_with_scikit_image() -> None:

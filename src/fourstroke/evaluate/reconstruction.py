@@ -85,6 +85,7 @@ def measure(
 ) -> dict[str, Any]:
     """Mean PSNR in dB, SSIM and, where asked, LPIPS, rFID and NED over pictures (H, W, 3 or 4) uint8 of sides >= 11.
 
+    The mean PSNR is that of the pictures that have a finite one, infinite if none has: exact copies have not.
     `on_copy` gets each reconstruction with its number; `copies` holds the first `keep` of them (None: all), (H, W, 3)
     uint8. `megapixels` a second are those of encoding and decoding alone. Pictures in a row that have the same size are
     coded together.
@@ -121,8 +122,9 @@ def measure(
         tell(len(scores), total)
     if not scores:
         raise ValueError("there is no picture to measure")
-    mean = np.mean(scores, axis=0)
-    result = {"psnr": float(mean[0]), "ssim": float(mean[1]), "each": scores, "copies": copies}
+    ratios = [ratio for ratio, _ in scores if math.isfinite(ratio)]
+    result: dict[str, Any] = {"psnr": float(np.mean(ratios)) if ratios else math.inf}
+    result |= {"ssim": float(np.mean([alike for _, alike in scores])), "each": scores, "copies": copies}
     if lpips is not None:
         result["lpips"] = float(np.mean(distances))
     if inception is not None:
@@ -214,7 +216,8 @@ def evaluate_reconstruction(
         save: a folder for the reconstructions of `images` by `model`, PNGs of the pictures' names.
         sheet: where to write the picture, for `model`.
 
-    PSNR in dB, SSIM and NED at most 1; `megapixels` a second; `peak_mb` is the GPU's, or all of the process on a CPU.
+    PSNR in dB, None where it is infinite, SSIM and NED at most 1; `megapixels` a second; `peak_mb` is the GPU's, or all
+    of the process on a CPU.
     Raises ValueError if there is nothing to measure or to measure with.
     """
     if n < 1:
@@ -268,7 +271,8 @@ def table(result: dict[str, Any]) -> str:
         lines += [f"{answer['model']}: reconstruction; {speed}", f"{'':<24} {'PSNR':>8} {'SSIM':>7}{heads}"]
         for name, row in rows.items():
             more = "".join(f" {'' if row.get(k) is None else format(row[k], '.4f'):>7}" for k in columns.values())
-            lines.append(f"{name:<24} {row['psnr']:>5.2f} dB {row['ssim']:>7.4f}{more}".rstrip())
+            ratio = "inf" if row["psnr"] is None else f"{row['psnr']:.2f}"
+            lines.append(f"{name:<24} {ratio:>5} dB {row['ssim']:>7.4f}{more}".rstrip())
     if skipped := result.get("skipped"):
         lines += [f"skipped {len(skipped)}:", *(f"  {name}: {reason}" for name, reason in skipped.items())]
     return "\n".join(lines)
@@ -352,15 +356,20 @@ def _plain(found: dict[str, Any]) -> dict[str, Any]:
     for name, group in found.items():
         if name == "peak_mb":
             continue
-        mean = {key: group[key] for key in keys if key in group}
+        mean = {key: group[key] for key in keys if key in group} | {"psnr": _finite(group["psnr"])}
         if name == "photographs":
             each = zip(PHOTOGRAPHS, group["each"], strict=True)
-            plain[name] = {title: {"psnr": p, "ssim": s} for title, (p, s) in each} | {"mean": mean}
+            plain[name] = {title: {"psnr": _finite(p), "ssim": s} for title, (p, s) in each} | {"mean": mean}
         else:
             plain[name] = mean | {"n": len(group["each"])}
     if "photographs" in plain:
         plain["datasets"] = [name for name in found if name not in ("peak_mb", "photographs")]
     return plain
+
+
+def _finite(value: float) -> float | None:
+    """As JSON has it: it knows no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def _sheet(groups: list[tuple[list[np.ndarray], list[np.ndarray]]]) -> Image.Image:
