@@ -54,6 +54,13 @@ def test_pairs_are_found_by_name_and_the_others_told(folders, tmp_path, inceptio
     assert not (tmp_path / "out" / "ned_details.json").exists()
 
 
+def test_n_limits_what_is_compared_and_without_it_all_are(folders, capsys):
+    words = ["eval", "reconstruction", "--images", str(folders[0]), "--copies", str(folders[1]), "--mode", "pixel"]
+    for more, count in ((["--n", "2"], 2), ([], 4)):
+        assert main([*words, "--json", *more]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["n"] == count
+
+
 def test_equal_folders_lose_nothing(folders, inception, tmp_path, capsys):
     write_lpips(tmp_path / "lpips", "vgg16-397923af.pth")
     words = ["eval", "reconstruction", "--images", str(folders[1]), "--copies", str(folders[1]), "--mode", "pixel"]
@@ -86,6 +93,7 @@ def test_words_are_read_as_the_benchmark_has_them(tmp_path, monkeypatch):
     [
         (["--copies", "x"], "name these with --images"),
         (["--mode", "ned"], "--mode is for --copies"),
+        (["--images", "{gt}", "--copies", "{gt}", "--mode", "pixel", "--read"], "--mode pixel reads nothing"),
         (["--images", "{gt}", "--copies", "/nowhere", "--mode", "pixel"], "in /nowhere: class0/0000.png has no"),
         (["--images", "{gt}", "--copies", "{gt}", "--model", "m"], "leave out --model"),
         (["--images", "{gt}", "--copies", "{gt}", "--inception", "/nowhere"], "no Inception weights at /nowhere"),

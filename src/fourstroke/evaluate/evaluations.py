@@ -61,7 +61,7 @@ class Reconstruction:
     """PSNR, SSIM, LPIPS, rFID and NED of autoencoders, or of folders of reconstructions."""
 
     kind: ClassVar[str] = "reconstruction"
-    n: Annotated[Count, Option("held-out pictures of each dataset, or pictures at most")] = 200
+    n: Annotated[Count, Option("pictures, of each dataset held-out ones (default: 200; all of --copies)")] | None = None
     data: tuple[Annotated[Path, Option("a dataset's YAML (default: the model's own); may be repeated")], ...] = ()
     images: Annotated[Path, Option("a folder, a picture or .tar shards in place of datasets")] | None = None
     copies: Annotated[Path, Option("a folder of reconstructions of --images by name, in place of a model's")] | None = (
@@ -84,6 +84,8 @@ class Reconstruction:
             raise ValueError("--copies are measured against their originals: name these with --images")
         if self.copies is None and self.mode != "all":
             raise ValueError("--mode is for --copies; of a model --read adds NED")
+        if self.read and self.mode == "pixel":
+            raise ValueError("--mode pixel reads nothing: leave --read out, or choose --mode all")
 
     def run(self, model: str | None, device: str | None) -> dict[str, Any]:
         """Measure."""
@@ -92,11 +94,11 @@ class Reconstruction:
 
             if model is not None or self.peers or self.sheet or self.size or self.data:
                 raise ValueError("--copies are there already: leave out --model, --peer, --data, --size and --sheet")
-            both, names = (self.images, self.copies), ("mode", "lpips", "inception", "save")
+            both, names = (self.images, self.copies), ("mode", "lpips", "inception", "save", "n")
             return evaluate_copies(*both, device=device, **{name: getattr(self, name) for name in names})
         from fourstroke.evaluate.reconstruction import evaluate_reconstruction
 
-        others = ("copies", "mode")
+        others = ("copies", "mode", *(["n"] if self.n is None else []))
         options = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in others}
         return evaluate_reconstruction(model, device=device, **options)
 
