@@ -74,6 +74,32 @@ def test_an_interrupted_write_leaves_the_file_as_it_was(tmp_path):
     assert (tmp_path / "a.json").read_text() == "1"
 
 
+KILLED = """
+import os, sys
+from pathlib import Path
+from fourstroke import files
+rename = Path.rename
+def once(self, target):
+    Path.rename = lambda *_: os._exit(9)
+    return rename(self, target)
+Path.rename = once
+with files.atomic_folder(sys.argv[1]) as partial:
+    (partial / "a").write_text("new")
+"""
+"""The process dies between the two renames of a replacement."""
+
+
+def test_a_folder_whose_replacement_was_killed_comes_back(tmp_path):
+    (tmp_path / "run" / "state").mkdir(parents=True)
+    (tmp_path / "run" / "state" / "a").write_text("old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "run" / "state")], check=False)
+    assert done.returncode == 9
+    assert not (tmp_path / "run" / "state").exists()
+    files.clear_partials(tmp_path)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["state"]
+    assert (tmp_path / "run" / "state" / "a").read_text() == "old"
+
+
 def test_links_and_devices_are_written_through(tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "link.txt").symlink_to(tmp_path / "own" / "target.txt")

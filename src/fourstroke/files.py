@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PARTIAL = ".partial-"
 """In the names of files and folders that are not complete; a process that was killed leaves them behind."""
+OLD = ".old"
+"""Ends the name of a folder that makes room for its next version, which is complete by then."""
 
 
 class WriteError(OSError):
@@ -165,7 +167,14 @@ def append_line(path: Path, line: str) -> None:
 
 
 def clear_partials(folder: Path) -> None:
-    """Delete what a process that was killed left unfinished anywhere in a folder that nobody writes to."""
+    """Delete what a process that was killed left unfinished anywhere in a folder that nobody writes to.
+
+    A folder that was about to be replaced when it was killed is back in its place.
+    """
+    for old in [*folder.rglob(f".*{PARTIAL}*{OLD}")]:
+        place = old.name[1:].rpartition(PARTIAL)[0]
+        if place and old.is_dir() and not old.with_name(place).exists():
+            old.rename(old.with_name(place))
     for left in [*folder.rglob(f"*{PARTIAL}*")]:
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
@@ -224,7 +233,7 @@ def _replace(folder: Path, partial: Path) -> None:
     if not folder.exists():
         partial.rename(folder)
         return
-    old = partial.with_name(partial.name + ".old")
+    old = partial.with_name(partial.name + OLD)
     folder.rename(old)
     try:
         partial.rename(folder)

@@ -58,6 +58,18 @@ def test_somebodys_folder_is_refused_and_stays(vae_recipe, files, resume):
     assert _contents(out) == before
 
 
+def test_a_state_whose_replacement_was_killed_is_resumed(vae_recipe):
+    out = vae_recipe.run.out
+    train_vae(dataclasses.replace(vae_recipe, run=dataclasses.replace(vae_recipe.run, steps=3)))
+    (out / "state").rename(out / ".state.partial-abcd.old")  # and dies before the new one has its name
+    with pytest.raises(RecipeError, match="already holds a run"):
+        train_vae(vae_recipe)
+    check_folder(out, resume=True)
+    train_vae(vae_recipe, resume=True)
+    assert load_values(out / "state")["step"] == 6
+    assert not list(out.glob(".*partial*"))
+
+
 def test_a_file_is_no_folder(vae_recipe):
     vae_recipe.run.out.write_text("mine")
     with pytest.raises(RecipeError, match="is a file"):

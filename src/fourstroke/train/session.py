@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fourstroke.checkpoint import read_json
-from fourstroke.files import PARTIAL, clear_partials, has_key, write_json
+from fourstroke.files import OLD, PARTIAL, clear_partials, has_key, write_json
 from fourstroke.parallel.collectives import on_rank0
 from fourstroke.recipe import RecipeError
 from fourstroke.terminal import outlived
@@ -62,8 +62,8 @@ def check_folder(out: Path, resume: bool) -> None:
 
 
 def saved_states(out: Path) -> list[Path]:
-    """What a run in this folder could be resumed from."""
-    return [*(out / "state").glob("state.json"), *checkpoints(out)]
+    """What a run in this folder could be resumed from, a state that `clear_partials` brings back included."""
+    return [*(out / "state").glob("state.json"), *out.glob(f".state{PARTIAL}*{OLD}/state.json"), *checkpoints(out)]
 
 
 def checkpoints(out: Path) -> list[Path]:
