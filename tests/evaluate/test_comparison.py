@@ -79,6 +79,19 @@ def test_a_judge_that_one_has_not_met_leaves_a_gap(folders: list[Path]) -> None:
     assert found["totals"] == [{"judge": "fid", "score": "fid", "better": "lower", "values": [None, 12.5, None]}]
 
 
+def test_a_score_without_a_picture_in_common_says_so(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, file in zip(folders, ("0/0.png", "1/0.png", "2/0.png"), strict=True):
+        append_row(folder / "scores/ocr.jsonl", {"file": file, "scores": {"ned": 0.5}})
+    out = tmp_path / "page.html"
+    assert main(["eval", "compare", *map(str, folders), "--out", str(out)]) == 0
+    assert "ocr/ned: no judged picture in common\n" in capsys.readouterr().out
+    assert out.read_text(encoding="utf-8").count(">no judged picture in common<") == 3
+    row = _score(json.loads((tmp_path / "page.json").read_text()), "ned")
+    assert (row["pictures"], row["means"]) == (0, [None] * 3)
+
+
 class _Page(HTMLParser):
     """Tags must close in order; pictures and words are kept."""
 

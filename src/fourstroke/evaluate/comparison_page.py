@@ -16,6 +16,7 @@ from fourstroke.image_io import ImageError
 
 THUMB = 320
 """Pixels of the longer side of a picture on the page."""
+NONE_IN_COMMON = "no judged picture in common"
 STYLE = Path(__file__).with_name("comparison.css")
 
 
@@ -48,7 +49,7 @@ def table(found: dict[str, Any]) -> str:
             for name, mean in zip(names, row["means"], strict=True)
             if mean
         ]
-        lines.append(f"{row['judge']}/{row['score']}: {', '.join(told)}")
+        lines.append(f"{row['judge']}/{row['score']}: {', '.join(told) or NONE_IN_COMMON}")
     return "\n".join(lines)
 
 
@@ -87,12 +88,13 @@ def _tables(found: dict[str, Any], names: Sequence[str]) -> list[str]:
 def _row(row: dict[str, Any], names: Sequence[str]) -> str:
     """A score: the mean of each with its interval drawn, and what it has over the first."""
     means = [mean for mean in row["means"] if mean]
-    low, high = min(mean["low"] for mean in means), max(mean["high"] for mean in means)
+    low, high = min((mean["low"] for mean in means), default=0), max((mean["high"] for mean in means), default=0)
+    lacking = "not judged" if means else NONE_IN_COMMON
     cells = []
     for place, mean in enumerate(row["means"]):
         name = escape(names[place], quote=True)
         if mean is None:
-            cells.append(f'<td class="quiet" data-name="{name}">not judged</td>')
+            cells.append(f'<td class="quiet" data-name="{name}">{lacking}</td>')
             continue
         told = f"<b>{mean['value']:.4g}</b> <i>{mean['low']:.4g} to {mean['high']:.4g}</i>"
         gap = _against(row, place, names) if place else ""
