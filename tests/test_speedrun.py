@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from fourstroke import Pipeline
 from fourstroke.recipe import load_recipe
-from fourstroke.speedrun import STAGES, Chain, limits, plan, speedrun, stage_minutes
+from fourstroke.speedrun import STAGES, Chain, card, limits, plan, speedrun, stage_minutes
 from fourstroke.train.distill import DistillRecipe
 from fourstroke.train.dit import DitRecipe, train_dit
 from fourstroke.train.text import TextRecipe
@@ -175,12 +175,26 @@ def test_hours_scale_every_limit_and_leave_a_tenth():
         assert loaded.run.max_minutes == pytest.approx(minutes[stage])
 
 
-def test_a_plan_says_what_the_time_is_worth():
+def test_a_plan_says_what_the_time_is_worth(monkeypatch):
     text = plan("micro", RECIPES / "micro", limits(RECIPES / "micro", 3.0))
     assert "vae 27.3" in text
     assert "the bundled micro took 9.6 hours" in text
     assert "this run has 28 % of that time" in text
     assert "bundled" not in plan("micro", RECIPES / "micro", limits(RECIPES / "micro", None))
+    monkeypatch.chdir(RECIPES)
+    assert plan("micro", Path("micro"), limits(Path("micro"), 3.0)) == text
+
+
+def test_a_card_tells_of_what_was_measured_alone(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"fourstroke": {"width": 32, "height": 32}}')
+    minutes = {"minutes": {"vae": 1.0, "dit": 2.0}}
+    text = card("tiny", tmp_path, minutes | {"prompts": {"n": 4}}, "")
+    assert "Scores of prompts: `scores.json`." in text
+    assert "composition" not in text
+    assert "PSNR" not in text
+    coded = {"source": "own", "images": {"psnr": None, "ssim": 1.0, "ned": 0.5}}
+    text = card("tiny", tmp_path, minutes | {"reconstruction": coded}, "")
+    assert "PSNR inf dB on pictures of own (NED 0.50).\n\n**Licence.**" in text
 
 
 def test_hours_that_cannot_be_are_refused(tiny_recipes, tmp_path):

@@ -9,6 +9,7 @@ seeds, and minutes, goes into the model's folder `run/`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import platform
 import shutil
@@ -220,7 +221,7 @@ def plan(family: str, recipes: Path, limited: dict[str, list[str]]) -> str:
     given = {stage: each[0].partition("=")[2] for stage, each in limited.items() if each}
     told = [f"{stage} {float(given.get(stage, limit)):.3g}" for stage, limit in minutes.items() if limit is not None]
     lines = [f"{family}: minutes of training at most: {', '.join(told)}"]
-    file = recipes.parents[1] / "models" / family / "scores.json"
+    file = recipes.resolve().parents[1] / "models" / family / "scores.json"
     if given and file.exists():
         scores = read_json(file)
         spent, objects = sum(scores.get("minutes", {}).values()), (scores.get("composition") or {}).get("objects")
@@ -281,17 +282,6 @@ def card(family: str, folder: Path, scores: dict[str, Any], about: str) -> str:
         part: sum(p.stat().st_size for p in (folder / part).rglob("*.safetensors")) / 2e6
         for part in ("transformer", "vae", "text_encoder", ENHANCER)
     }
-    composition, reconstruction = (scores.get(kind, {}) for kind in ("composition", "reconstruction"))
-    rows = [
-        f"| {name} | {score['value']:.3f} | {score['low']:.3f} to {score['high']:.3f} |"
-        for name, score in composition.items()
-        if isinstance(score, dict) and "low" in score
-    ]
-    coded = [
-        f"{reconstruction[name]['psnr']:.1f} dB on held-out pictures of {name}"
-        + (f" (NED {reconstruction[name]['ned']:.2f})" if reconstruction[name].get("ned") else "")
-        for name in reconstruction.get("datasets", ())
-    ]
     minutes = scores["minutes"]
     enhanced = "".join(
         f", enhancer ({name}) {minutes[key]:.0f} minutes"
@@ -325,19 +315,46 @@ A small model of {index["width"]} x {index["height"]} pixels.
 {minutes["vae"]:.0f} minutes{read}, transformer with its text encoder {minutes["dit"]:.0f} minutes{then},
 on {_hardware()}.
 
-**Scores**, `fourstroke eval composition --n {composition["n"]}`: held-out prompts, {composition["steps"]} steps,
-guidance {composition["guidance"]}; 95 % intervals by bootstrap over prompts.
-
-| score | value | interval |
-|---|---|---|
-{chr(10).join(rows)}
-
-Autoencoder (`fourstroke eval reconstruction`): PSNR {", ".join(coded)},
-{reconstruction["photographs"]["mean"]["psnr"]:.1f} dB on five photographs of scikit-image, of a kind that it was never
-trained on.
+{_measured(scores)}
 
 **Licence.** Apache-2.0, weights included.
 """
+
+
+def _measured(scores: dict[str, Any]) -> str:
+    """The card's paragraphs of what was measured; evaluations that have none are named."""
+    told = {"composition": _composition, "reconstruction": _reconstruction}
+    found = [tell(scores[kind]) for kind, tell in told.items() if kind in scores]
+    others = ", ".join(kind for kind in scores if kind not in ("minutes", *told))
+    return "\n\n".join(found + [f"Scores of {others}: `scores.json`."] * bool(others))
+
+
+def _composition(found: dict[str, Any]) -> str:
+    rows = [
+        f"| {name} | {score['value']:.3f} | {score['low']:.3f} to {score['high']:.3f} |"
+        for name, score in found.items()
+        if isinstance(score, dict) and "low" in score
+    ]
+    return f"""**Scores**, `fourstroke eval composition --n {found["n"]}`: held-out prompts, {found["steps"]} steps,
+guidance {found["guidance"]}; 95 % intervals by bootstrap over prompts.
+
+| score | value | interval |
+|---|---|---|
+{chr(10).join(rows)}"""
+
+
+def _reconstruction(found: dict[str, Any]) -> str:
+    told = {f"held-out pictures of {name}": found[name] for name in found.get("datasets", ())}
+    if "images" in found:
+        told[f"pictures of {found['source']}"] = found["images"]
+    if "photographs" in found:
+        told["five photographs of scikit-image, of a kind that it was never trained on"] = found["photographs"]["mean"]
+    coded = [
+        f"{math.inf if row['psnr'] is None else row['psnr']:.1f} dB on {name}"
+        + (f" (NED {row['ned']:.2f})" if row.get("ned") else "")
+        for name, row in told.items()
+    ]
+    return f"Autoencoder (`fourstroke eval reconstruction`): PSNR {', '.join(coded)}."
 
 
 def _hardware() -> str:
