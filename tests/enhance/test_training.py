@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def _sft(out, steps, **more):
     defaults = {"data": data, "rules": WorldRules(world=SHAPES), "held_out": 2, "model": TINY, "settings": settings}
     defaults |= {"batch_size": 4}
     defaults |= {"lr": 1e-2, "warmup": 2}
-    return EnhanceSftRecipe(run=RunConfig(out=out, steps=steps), **(defaults | more))
+    return EnhanceSftRecipe(run=RunConfig(out=out, steps=steps, log_seconds=0), **(defaults | more))
 
 
 def _rows(out):
@@ -140,6 +141,63 @@ def test_what_a_recipe_says_is_what_the_trainer_takes(tmp_path):
     assert [taken[name] for name in (*names, "adam_beta2")] == [7, 5, 3, 0.1, 11, 0.2, 0.9]
 
 
+def test_products_are_in_the_runs_precision(tmp_path):
+    for precision, bf16 in (("bf16", True), ("fp32", False), ("auto", torch.cuda.is_available())):
+        run = RunConfig(out=tmp_path, steps=7, precision=precision)
+        assert arguments(run, 3, 0.1, 11, 0.2, 0.9)["bf16"] is bf16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Remembered:
+    """A tracker that remembers what it was told."""
+
+    kind: ClassVar[str] = "remembered"
+    told: list = dataclasses.field(default_factory=list)
+
+    def check(self):
+        pass
+
+    def open(self, out, record):
+        self.told.append((out.name, record["recipe"]["run"]["steps"]))
+        return self
+
+    def scalars(self, step, values):
+        self.told.append((step, *sorted({"loss", "reward", "held_out", "words"} & values.keys())))
+
+    def close(self):
+        self.told.append("closed")
+
+
+def test_a_tracker_is_told_what_is_logged_as_often_as_the_run_says(tmp_path, monkeypatch):
+    every, seldom = Remembered(), Remembered()
+    for name, tracker, seconds in (("a", every, 0.0), ("b", seldom, 1e6)):
+        recipe = _sft(tmp_path / name, 3)
+        train_enhance_sft(_on(recipe, tracker=tracker, log_seconds=seconds, precision="bf16"))
+    assert every.told[0] == ("a", 3)
+    assert [told for told in every.told if "loss" in told] == [(step, "loss") for step in (1, 2, 3)]
+    assert [told for told in seldom.told if "loss" in told] == [(3, "loss")]
+    assert every.told[-1] == seldom.told[-1] == "closed"
+
+
+def test_a_tracker_is_told_of_reinforcement(rl):
+    tracker = Remembered()
+    train_enhance_rl(_on(rl, tracker=tracker))
+    assert tracker.told[:2] == [("rl", 2), (0, "held_out")]
+    assert (2, "loss", "reward") in tracker.told
+    assert tracker.told[-1] == "closed"
+
+
+def _on(recipe, **changes):
+    return dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, **changes))
+
+
+def test_several_batches_a_step_are_asked_for_where_they_are_honoured(rl):
+    with pytest.raises(ValueError, match=r"run.accumulate=2: leave it at 1 and set accumulate"):
+        _on(_sft(rl.run.out, 1), accumulate=2)
+    with pytest.raises(ValueError, match=r"run.accumulate=2: leave it at 1 and raise requests"):
+        _on(rl, accumulate=2)
+
+
 @pytest.mark.slow
 def test_a_small_model_overfits_one_triplet_into_the_protocol(tmp_path):
     model = SmallEnhancerConfig(vocab_size=420, hidden_size=64, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=32)
@@ -174,7 +232,7 @@ def rl(tmp_path):
         generator=tmp_path / "generator",
         rewards=kinds,
         judge=WorldJudge(world=SHAPES, steps=2, batch_size=4, width=8),
-        run=RunConfig(out=tmp_path / "rl", steps=2),
+        run=RunConfig(out=tmp_path / "rl", steps=2, log_seconds=0),
         requests=1,
         group=2,
         lr=1e-3,

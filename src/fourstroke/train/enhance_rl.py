@@ -10,6 +10,7 @@ stops.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
 from collections.abc import Callable
@@ -44,7 +45,7 @@ from fourstroke.recipe import RecipeError, resolved
 from fourstroke.registry import Registered
 from fourstroke.train.held_out import HeldOutCallback, ValidationConfig
 from fourstroke.train.loop import RunConfig
-from fourstroke.train.trl_stage import LoraSettings, arguments, finish, import_trl, show, started
+from fourstroke.train.trl_stage import LoraSettings, arguments, finish, import_trl, refuse_accumulate, show, started
 
 RewardFunction = Callable[..., list[float]]
 
@@ -93,6 +94,7 @@ class EnhanceRlRecipe:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        refuse_accumulate(self.run, "raise requests")
         if self.group < 2:
             raise ValueError(f"group is {self.group}: rewrites are ranked within their group, it needs at least 2")
         if not any(reward.weight for reward in self.rewards):
@@ -181,10 +183,11 @@ def _reinforce(trl: Any, recipe: EnhanceRlRecipe, checkpoint: str | None) -> Pat
     trainer.remove_callback(PrinterCallback)
     enhancer.backend.model = trainer.model
     callback.policy = enhancer.backend
-    if checkpoint is None:
-        callback.look(trainer.state)  # where the policy starts from
-    if recipe.run.max_minutes != 0:
-        trainer.train(resume_from_checkpoint=checkpoint)
+    with contextlib.closing(callback):
+        if checkpoint is None:
+            callback.look(trainer.state)  # where the policy starts from
+        if recipe.run.max_minutes != 0:
+            trainer.train(resume_from_checkpoint=checkpoint)
     finish(trainer.state, recipe.run)
     shown = [record.captions[0].text for record in held_out[:16]]
     turns = answers(callback.policy, shown, enhancer.system_prompt, enhancer.config)

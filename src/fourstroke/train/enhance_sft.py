@@ -8,6 +8,7 @@ edits are seen with their images where the base sees.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterable
@@ -39,7 +40,16 @@ from fourstroke.ranges import Count, Decay, Natural, NonNegative, check_ranges
 from fourstroke.recipe import RecipeError, agree, resolved
 from fourstroke.train.loop import RunConfig
 from fourstroke.train.optimizer import CombinedOptimizer, OptimizerConfig, build_optimizers
-from fourstroke.train.trl_stage import LoraSettings, RunCallback, arguments, finish, import_trl, show, started
+from fourstroke.train.trl_stage import (
+    LoraSettings,
+    RunCallback,
+    arguments,
+    finish,
+    import_trl,
+    refuse_accumulate,
+    show,
+    started,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -82,6 +92,7 @@ class EnhanceSftRecipe:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        refuse_accumulate(self.run, "set accumulate, beside batch_size")
         if self.base is not None:
             object.__setattr__(self, "base", str(user_path(self.base)))
         if self.optimizer == "muon" and self.lora is not None:
@@ -131,6 +142,7 @@ def _fine_tune(trl: Any, recipe: EnhanceSftRecipe, checkpoint: str | None) -> Pa
         shares = text_scores(requests, rewrites(turns), lexicon)
         return {name: value.value for name, value in shares.items() if value is not None}
 
+    callback = RunCallback(recipe.run, score)
     peft = None if recipe.lora is None else recipe.lora.peft()
     trainer = trl.SFTTrainer(
         model=model,
@@ -145,12 +157,13 @@ def _fine_tune(trl: Any, recipe: EnhanceSftRecipe, checkpoint: str | None) -> Pa
         train_dataset=dataset(triplets, local, system, recipe.max_length),
         processing_class=local.processor or tokenizer,
         peft_config=peft,
-        callbacks=[RunCallback(recipe.run, score)],
+        callbacks=[callback],
         optimizers=(None if recipe.optimizer == "adamw" else _muon(recipe, model), None),
     )
     trainer.remove_callback(PrinterCallback)
-    if recipe.run.max_minutes != 0:
-        trainer.train(resume_from_checkpoint=checkpoint)
+    with contextlib.closing(callback):
+        if recipe.run.max_minutes != 0:
+            trainer.train(resume_from_checkpoint=checkpoint)
     finish(trainer.state, recipe.run)
     local.model = trainer.model.merge_and_unload() if peft is not None else trainer.model
     with atomic_folder(out / "model") as partial:

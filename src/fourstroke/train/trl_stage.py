@@ -15,13 +15,15 @@ from typing import Any
 import torch
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 
-from fourstroke.checkpoint import pick, read_rows
+from fourstroke.checkpoint import pick, read_json, read_rows
+from fourstroke.device import products_dtype, training_precision
 from fourstroke.files import append_line, write_text
 from fourstroke.progress import Progress, clock, say
 from fourstroke.ranges import Count, Decay, check_ranges
 from fourstroke.recipe import RecipeError
 from fourstroke.train import session
 from fourstroke.train.loop import DivergedError, RunConfig
+from fourstroke.train.trackers import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,8 @@ class LoraSettings:
 def arguments(run: RunConfig, batch: int, lr: float, warmup: int, weight_decay: float, beta2: float) -> dict[str, Any]:
     """The fields of transformers' `TrainingArguments` that all stages of the enhancer share."""
     gpu = torch.cuda.is_available()
+    with training_precision(run.precision):
+        dtype = products_dtype(torch.device("cuda" if gpu else "cpu"))
     return {
         "output_dir": str(run.out / "state"),
         "max_steps": run.steps,
@@ -64,8 +68,8 @@ def arguments(run: RunConfig, batch: int, lr: float, warmup: int, weight_decay: 
         "max_grad_norm": 1.0,
         "seed": run.seed,
         "use_cpu": not gpu,
-        "bf16": gpu,
-        "logging_steps": 10,
+        "bf16": dtype == torch.bfloat16,
+        "logging_strategy": "no",  # `RunCallback` asks for it by the clock
         "logging_nan_inf_filter": False,
         "save_strategy": "no",
         "save_total_limit": 1,
@@ -75,14 +79,32 @@ def arguments(run: RunConfig, batch: int, lr: float, warmup: int, weight_decay: 
     }
 
 
+def refuse_accumulate(run: RunConfig, instead: str) -> None:
+    """Raise ValueError for a step of several batches, which is not the run's to ask for here; `instead` says whose."""
+    if run.accumulate > 1:
+        raise ValueError(f"run.accumulate={run.accumulate}: leave it at 1 and {instead}")
+
+
 class RunCallback(TrainerCallback):
-    """Time limit, checkpoints and scores by the clock, and the run's `log.jsonl`, as the other stages have them."""
+    """Time limit, checkpoints and scores by the clock, and the run's `log.jsonl`, as the other stages have them.
+
+    Close it, so that the run's tracker is closed.
+    """
+
+    tracker: Tracker | None = None
 
     def __init__(self, run: RunConfig, score: Any) -> None:
         self.run, self.score = run, score
+        if run.tracker is not None:
+            self.tracker = run.tracker.open(run.out, read_json(run.out / session.RECORD))
         self.before = seconds_of(run.out / "log.jsonl")
         self.bar = Progress("training", 1.0, "", lines=False)
-        self.start = self.saved = self.sampled = time.perf_counter()
+        self.start = self.saved = self.sampled = self.logged = time.perf_counter()
+
+    def close(self) -> None:
+        """Send what is left to the tracker."""
+        if self.tracker is not None:
+            self.tracker.close()
 
     @property
     def seconds(self) -> float:
@@ -91,16 +113,18 @@ class RunCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The clock starts here, after the data are made."""
-        self.start = self.saved = self.sampled = time.perf_counter()
+        self.start = self.saved = self.sampled = self.logged = time.perf_counter()
         if self.run.sample_first and state.global_step == 0:
             self.look(state)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save, score or stop when it is time."""
+        """Log, save, score or stop when it is time."""
         now = time.perf_counter()
         minutes = self.run.max_minutes
         share = 0.0 if minutes is None else self.seconds / max(1e-9, 60 * minutes)
         self.bar.to(min(1.0, max(share, state.global_step / self.run.steps)), f"step {state.global_step}")
+        if now - self.logged >= self.run.log_seconds:
+            control.should_log, self.logged = True, now
         if now - self.saved > 60 * self.run.save_minutes:
             control.should_save = control.should_log = True  # the loss is looked at first
             self.saved = now
@@ -131,6 +155,8 @@ class RunCallback(TrainerCallback):
         """Append a row to `log.jsonl` and print it."""
         row = {"step": state.global_step, "seconds": round(self.seconds, 1), **values}
         append_line(self.run.out / "log.jsonl", json.dumps(row))
+        if self.tracker is not None:
+            self.tracker.scalars(state.global_step, values.get("scores", values))
         flat = values.get("scores") or {
             k: v for k, v in values.items() if k in ("loss", "mean_token_accuracy", "reward", "kl")
         }
