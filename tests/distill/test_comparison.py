@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fourstroke.data.datasets.mixture import MixtureData, Part
 from fourstroke.distill.comparison import (
     CollapseLimits,
     ComparisonConfig,
@@ -18,7 +19,8 @@ from fourstroke.distill.comparison import (
     teacher_error,
 )
 from fourstroke.flow.sampler import NonFiniteError
-from fourstroke.world.dataset import WorldData
+from fourstroke.world.dataset import PosterData, WorldData
+from fourstroke.world.pages import PageConfig
 
 from .conftest import WORLD, small_pipeline
 
@@ -44,6 +46,13 @@ def test_a_grid_beyond_the_teachers_costs():
     assert score(_student(grid_artefact=1.4), teacher) == pytest.approx(0.8)
     assert score(_student(grid_artefact=3.5), teacher) == pytest.approx(0.6)
     assert score(_student(grid_artefact=0.0), teacher) == pytest.approx(0.8)
+
+
+def test_edits_count_as_much_as_scenes_and_should_leave_the_rest_alone():
+    teacher = {**TEACHER, "edits/changed": 0.9, "edits/outside_psnr": 30.0}
+    assert score({**teacher, "edits/changed": 0.4}, teacher) == pytest.approx(0.6)
+    assert score({**teacher, "edits/outside_psnr": 29.5}, teacher) == pytest.approx(0.85)
+    assert score({**teacher, "edits/outside_psnr": 24.0}, teacher) == pytest.approx(0.75)
 
 
 def test_the_error_against_the_teacher_is_in_parts_of_the_range():
@@ -115,7 +124,7 @@ def test_a_student_that_is_its_teacher_has_ratios_of_one_and_no_error(tmp_path):
     assert {name: value for name, value in same.items() if name.endswith("_ratio")} == {
         f"{name}_ratio": 1.0 for name in teacher if name != "grid_artefact"
     }
-    assert {file.name for file in tmp_path.iterdir()} == {"teacher.png", "step-000007.png"}
+    assert {file.name for file in tmp_path.iterdir()} == {"teacher.png", "teacher", "step-000007.png"}
     with torch.no_grad():
         pipe.transformer.proj_out.weight.mul_(0.5)
     other = comparison.run(pipe, tmp_path, 8)
@@ -149,3 +158,16 @@ def test_validation_prompts_are_held_out_short_and_rich_and_not_those_of_the_tes
     assert len(set(found)) > 5
     few = WorldData(world=WORLD, samples=4, held_out=3).open("heldout")
     assert len(held_out_prompts(few, 10)) == 3
+
+
+def test_validation_prompts_are_of_every_part_by_its_weight():
+    scenes, pages = (
+        WorldData(world=WORLD, samples=4, held_out=30),
+        PosterData(pages=PageConfig(scripts=("latin",)), samples=4, held_out=6),
+    )
+    mixture = MixtureData(parts=(Part(data=scenes, weight=3.0), Part(data=pages), Part(data=scenes, weight=0.0)))
+    found = held_out_prompts(mixture.open("heldout"), 16)
+    own = [held_out_prompts(each.open("heldout"), count) for each, count in ((scenes, 12), (pages, 4))]
+    assert sorted(found) == sorted(own[0] + own[1])
+    assert len(set(found[:5]) & set(own[1])) == 1, "they take turns"
+    assert len(held_out_prompts(mixture.open("heldout"), 100)) == 36

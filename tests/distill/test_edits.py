@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from fourstroke import Pipeline
+from fourstroke.data.datasets.mixture import Mixture
 from fourstroke.data.prompts import PromptLine, Prompts, PromptsData
+from fourstroke.data.sample import Caption, Hints, Record, Sample
 from fourstroke.distill.batch import Batches, is_edit
 from fourstroke.distill.teachers import SpecialistConfig, Teacher
 from fourstroke.dit import condition
@@ -57,6 +61,56 @@ def edit_recipe(recipe, edits):
 
 def _batches(pipe, count, edits, share):
     return Batches(pipe, WORDS, (64, 64), count, PromptsData(path=edits).open(), share)
+
+
+def _names(batches, steps):
+    """How often each dataset's prompts came."""
+    made = (batches.make(step, torch.Generator().manual_seed(step)) for step in range(steps))
+    return Counter(prompt.split()[0] for batch in made for prompt in batch.prompts)
+
+
+def test_parts_of_a_mixture_are_drawn_from_by_their_weights_one_in_a_batch():
+    few, many = Prompts(Path("few.txt"), LINES[:1]), Prompts(Path("many.txt"), [PromptLine("two", "two")] * 50)
+    never = Prompts(Path("never.txt"), [PromptLine("never", "never")])
+    batches = Batches(small_pipeline(), Mixture([few, many, never], [3.0, 1.0, 0.0]), (64, 64), 2)
+    found = _names(batches, 60)
+    assert set(found) == {"a", "two"}
+    assert 72 < found["a"] < 108
+    assert {count % 2 for count in found.values()} == {0}
+
+
+def test_edits_whose_shapes_are_known_are_not_read_beforehand(edits):
+    class Known:
+        name = "known"
+        hints = Hints(shapes=[((64, 64), ((64, 64),)), ((64, 64), ((64, 64), (64, 64)))])
+
+        def __init__(self):
+            self.read = []
+
+        def __len__(self):
+            return 30_000
+
+        def record(self, index):
+            self.read.append(index)
+            return Record(name=str(index), size=(64, 64), captions=(Caption("go on"),), inputs=((64, 64),))
+
+        def sample(self, index):
+            picture = np.zeros((64, 64, 4), np.uint8)
+            return Sample(record=self.record(index), image=picture, inputs=(picture,) * (1 + index % 2))
+
+    known, pipe = Known(), small_pipeline()
+    batches = Batches(pipe, WORDS, (64, 64), 2, Mixture([known, PromptsData(path=edits).open()], [1.0, 0.0]), 1.0)
+    assert not known.read
+    made = [batches.make(step, torch.Generator().manual_seed(step)) for step in range(12)]
+    assert {prompt for batch in made for prompt in batch.prompts} == {"go on"}
+    assert {len(pictures) for batch in made for pictures in batch.pictures} == {1, 2}
+    assert len(known.read) < 100
+
+
+def test_edits_among_the_prompts_are_refused(edits):
+    both = Mixture([WORDS, PromptsData(path=edits).open()], [1.0, 1.0])
+    with pytest.raises(ValueError, match=r"data holds edits \(edits\): give them as `edits`"):
+        Batches(small_pipeline(), both, (64, 64), 2)
 
 
 @pytest.mark.parametrize("causal", [True, False])

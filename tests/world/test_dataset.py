@@ -8,8 +8,9 @@ import pickle
 import numpy as np
 import pytest
 
-from fourstroke.data.sample import Data, SampleError
+from fourstroke.data.sample import Caption, Data, SampleError
 from fourstroke.recipe import RecipeError, build, resolved
+from fourstroke.text.templates import transparent
 from fourstroke.world import WorldConfig, split_of
 from fourstroke.world.dataset import PosterData, SmallTextData, WorldData
 from fourstroke.world.page import render_page
@@ -65,6 +66,13 @@ def test_scenes_have_their_graph_and_both_captions():
             assert len(record.captions[1].text) > len(record.captions[0].text)
             assert all(thing.name in caption.text for thing in scene.objects for caption in record.captions)
             assert (data.world.render(scene) == sample.image).all()
+
+
+def test_stickers_are_also_asked_for_as_the_pipeline_asks():
+    data = WorldData(world=dataclasses.replace(WORLD, transparent=1.0)).open()
+    for index in range(4):
+        short, rich, asked = data.record(index).captions
+        assert asked == Caption(transparent((short, rich)[index % 2].text), "transparent")
 
 
 def test_posters_have_their_graph_sizes_in_turn_and_languages():

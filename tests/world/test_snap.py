@@ -171,6 +171,20 @@ def test_what_lies_on_the_lattice_stays_as_it_is(scenes: list[Scene]) -> None:
     assert all(snapped(scene, 16) == scene for scene in scenes)
 
 
+def test_things_of_twice_the_side_stand_on_twice_the_lattice_and_letters_stay() -> None:
+    world = World(replace(CONFIG, width=256, height=256))
+    scenes = [world.scene(seed) for seed in range(120)]
+    assert {round(thing.size * 256) for scene in scenes for thing in scene.objects} == {56, 120}
+    for scene in scenes:
+        lefts = [(thing.x - thing.size / 2) * 256 - 4 for thing in scene.objects]
+        assert all(left % 32 == pytest.approx(0, abs=1e-6) for left in lefts)
+        assert snapped(scene, 16) == scene
+        if scene.sign is not None:
+            assert round(scene.sign.pitch * 256) == (32 if scene.sign.script == "chinese" else 16)
+    assert sum(scene.layout == "front" for scene in scenes) > 3
+    assert sum(len(scene.objects) > 2 for scene in scenes) > 12
+
+
 def test_what_the_lattice_would_bring_together_is_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr("fourstroke.world.drawing.snapped", lambda scene, step: asked.append(step))

@@ -7,6 +7,7 @@ train, each takes its rows of one that is drawn for all.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -18,8 +19,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from fourstroke.data.datasets.mixture import stretches
 from fourstroke.data.prompts import input_images
-from fourstroke.data.sample import Dataset, Record, Size
+from fourstroke.data.sample import Dataset, Record, SampleError, Size, hints
 from fourstroke.device import autocast
 from fourstroke.distill.teachers import EDIT, prompt_category
 from fourstroke.dit import InputImages
@@ -58,12 +60,24 @@ class Batch:
         return [EDIT if self.pictures else prompt_category(prompt) for prompt in self.prompts]
 
 
+@dataclass(frozen=True)
+class Group:
+    """Samples of which a batch can be made, and how often it is."""
+
+    weight: float
+    indices: Sequence[int]
+
+
 class Batches:
     """Makes the batch of a step: `count` prompts, or, in a share of the steps, as many edits.
 
     Prompts are drawn at `size` (width, height) and edits at its area. Of several captions of a sample one is taken,
     each in turn. With `latents` prompts come with their pictures, scaled and cropped to the size.
-    A sample that cannot be used is named, and the next one stands in for it.
+    The parts of a mixture are drawn from by their weights, one in each batch. A sample that cannot be used is named,
+    and the next one stands in for it.
+
+    Raises:
+        ValueError: if `data` holds edits, or `edits` none that can be used.
     """
 
     def __init__(
@@ -81,6 +95,7 @@ class Batches:
         self.grid, self.latents = pipe.info.grid(*size), latents
         self._named: set[str] = set()
         self._records: dict[int, Record] = {}
+        self.parts = _parts(data)
         self.groups = [] if edits is None else self._by_shape(edits)
         self.share = share if self.groups else 0.0
 
@@ -97,23 +112,21 @@ class Batches:
             prompt = self._caption(self.data.record(index), turn)
             return prompt, self._picture(index) if self.latents else None
 
-        found = self._read(self.data, range(len(self.data)), generator, read)
+        found = self._read(self.data, _chosen(self.parts, generator), generator, read)
         prompts, pictures = [prompt for prompt, _ in found], [picture for _, picture in found if picture is not None]
         latents = encode_images(self.pipe.autoencoder, pictures).float() if self.latents else None
         return Batch(prompts=prompts, text=self._encode(prompts), grid=self.grid, latents=latents)
 
     def _edits(self, turn: int, generator: torch.Generator) -> Batch:
-        """Edits of one shape, every edit as likely as another; the target has their last image's size."""
+        """Edits of one shape; the target has their last image's size."""
         assert self.edits is not None
         edits = self.edits
 
         def read(index: int) -> tuple[str, list[Image.Image]]:
             images = [fit(Image.fromarray(pixels), self.info) for pixels in input_images(edits, index)]
-            return self._caption(self._records[index], turn), images
+            return self._caption(self._records.get(index) or edits.record(index), turn), images
 
-        sizes = torch.tensor([len(group) for group in self.groups], dtype=torch.float64)
-        group = self.groups[int(torch.multinomial(sizes, 1, generator=generator))]
-        found = self._read(edits, group, generator, read)
+        found = self._read(edits, _chosen(self.groups, generator), generator, read)
         prompts, pictures = [prompt for prompt, _ in found], [images for _, images in found]
         grids = tuple(self.info.grid(*image.size) for image in pictures[0])
         columns = [encode_images(self.pipe.autoencoder, column) for column in zip(*pictures, strict=True)]
@@ -145,24 +158,36 @@ class Batches:
                 raise ValueError(f"{dataset.name}: {TRIES} samples in a row cannot be used; the reasons are above")
         return found
 
-    def _by_shape(self, edits: Dataset) -> list[list[int]]:
-        """The edits in groups that fit into one batch: the same sizes of input images, in the same order."""
-        groups: dict[tuple[Size, ...], list[int]] = {}
-        for index in range(len(edits)):
-            try:
-                record = edits.record(index)
-                self._caption(record, 0)
-                if not record.inputs:
-                    raise ValueError("an edit needs an input image, and this one has none")
-                sizes = tuple(fit_size(*size, self.info) for size in record.inputs)
-            except ValueError as error:
-                self._name(edits, index, error)
-                continue
-            self._records[index] = record
-            groups.setdefault(sizes, []).append(index)
-        if not groups:
+    def _by_shape(self, edits: Dataset) -> list[Group]:
+        """The edits in groups that fit into one batch: of one part, with input images of the same sizes in order.
+
+        Parts whose shapes are known are not looked at.
+        """
+        found: list[Group] = []
+        for stretch in stretches(edits):
+            known, groups = hints(stretch.dataset).shapes, dict[tuple[Size, ...], list[int]]()
+            for place, index in enumerate(range(stretch.first, stretch.first + len(stretch.dataset))):
+                try:
+                    inputs = known[place % len(known)][1] if known else self._looked_at(edits, index).inputs
+                    if not inputs:
+                        raise ValueError("an edit needs an input image, and this one has none")
+                    sizes = tuple(fit_size(*size, self.info) for size in inputs)
+                except ValueError as error:
+                    self._name(edits, index, error)
+                    continue
+                groups.setdefault(sizes, []).append(index)
+            usable = sum(map(len, groups.values()))
+            found += [Group(stretch.weight * len(each) / usable, each) for each in groups.values()]
+        if not any(group.weight for group in found):
             raise ValueError(f"{edits.name} holds no edit that can be used; the reasons are above")
-        return list(groups.values())
+        return found
+
+    def _looked_at(self, edits: Dataset, index: int) -> Record:
+        """The record, which is kept; raises ValueError if it has no caption that can be used."""
+        record = edits.record(index)
+        self._caption(record, 0)
+        self._records[index] = record
+        return record
 
     def _caption(self, record: Record, turn: int) -> str:
         """The caption of this turn; raises ValueError if there is none or the text encoder refuses it."""
@@ -186,6 +211,25 @@ class Batches:
     def _encode(self, prompts: list[str], pictures: list[list[Image.Image]] | None = None) -> TextFeatures:
         with autocast(self.pipe.device):
             return self.pipe.text_encoder.encode(prompts, pictures)
+
+
+def _parts(data: Dataset) -> list[Group]:
+    """The parts of a dataset, with their weights; raises ValueError if one of them holds edits."""
+    found = []
+    for stretch in stretches(data):
+        with contextlib.suppress(SampleError):
+            if stretch.dataset.record(0).inputs:
+                raise ValueError(f"data holds edits ({stretch.dataset.name}): give them as `edits`")
+        found.append(Group(stretch.weight, range(stretch.first, stretch.first + len(stretch.dataset))))
+    return found
+
+
+def _chosen(groups: Sequence[Group], generator: torch.Generator) -> Sequence[int]:
+    """The samples of a group by weight; of a single one without a draw."""
+    if len(groups) == 1:
+        return groups[0].indices
+    weights = torch.tensor([group.weight for group in groups], dtype=torch.float64)
+    return groups[int(torch.multinomial(weights, 1, generator=generator))].indices
 
 
 def is_edit(step: int, share: float) -> bool:

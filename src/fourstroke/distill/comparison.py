@@ -17,6 +17,7 @@ from typing import Annotated
 
 from torch import Tensor
 
+from fourstroke.data.datasets.mixture import stretches
 from fourstroke.data.sample import Dataset, SampleError
 from fourstroke.evaluate.image_metrics import stack
 from fourstroke.evaluate.prompts import Drawing, PromptsConfig, PromptsValidator
@@ -35,6 +36,10 @@ ABSOLUTE = {"grid_artefact"}
 """Metrics that are next to nothing for a teacher, so that ratios say nothing."""
 QUALITY, LIKENESS = "composition", "likeness"
 """Metrics that a validator may give: how much of what was asked is there, and how well it is drawn; 0 to 1."""
+EDITED, OUTSIDE = "edits/changed", "edits/outside_psnr"
+"""The same of edits: the share that is made, and how well the rest was kept, in dB."""
+OUTSIDE_SLACK, OUTSIDE_WEIGHT = 1.0, 0.02
+"""dB less than the teacher's that cost nothing, and what a further one costs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +102,9 @@ class TeacherComparison:
         """Measure the teacher, which draws with the pipeline's own steps and guidance; needed once, before `run`."""
         self._taught = self._prompts.draw(pipe)
         self._prompts.sheet(self._taught, folder, "teacher")
-        self.teacher = self._taught.metrics() | run_validators(self.others, pipe, folder, 0)
+        own = folder / "teacher"
+        own.mkdir(parents=True, exist_ok=True)
+        self.teacher = self._taught.metrics() | run_validators(self.others, pipe, own, 0)
         return self.teacher
 
     def run(self, pipe: Pipeline, folder: Path, step: int) -> dict[str, float]:
@@ -112,7 +119,7 @@ class TeacherComparison:
         drawing = self._prompts.draw(pipe)
         self._prompts.sheet(drawing, folder, f"step-{step:06d}")
         others = run_validators(self.others, pipe, folder, step).items()
-        own = drawing.metrics() | {k: v for k, v in others if math.isfinite(v) or k in (QUALITY, LIKENESS)}
+        own = drawing.metrics() | {k: v for k, v in others if math.isfinite(v) or k in (QUALITY, LIKENESS, EDITED)}
         own["teacher_error"] = teacher_error(stack(drawing.pictures), stack(self._taught.pictures))
         if not all(map(math.isfinite, own.values())):
             raise NonFiniteError("a metric of the student's pictures is not finite")
@@ -128,18 +135,25 @@ class TeacherComparison:
 def held_out_prompts(data: Dataset, count: int) -> list[str]:
     """Captions of up to `count` held-out samples, every other one the last of its sample, which is mostly the longest.
 
-    They are the last samples: what a model is tested on begins with the first, and should not have chosen it.
+    They are the last samples: what a model is tested on begins with the first, and should not have chosen it. The parts
+    of a mixture take turns by their weights.
 
     Raises:
         ValueError: if no sample has a caption.
     """
-    found: list[str] = []
-    for index in reversed(range(len(data))):
+    parts = [stretch for stretch in stretches(data) if stretch.weight]
+    left = [reversed(range(part.first, part.first + len(part.dataset))) for part in parts]
+    taken, found = [0] * len(parts), list[str]()
+    while len(found) < count and parts:
+        turn = min(range(len(parts)), key=lambda part: (taken[part] + 0.5) / parts[part].weight)
+        if (index := next(left[turn], None)) is None:
+            for each in (parts, left, taken):
+                del each[turn]
+            continue
         with contextlib.suppress(SampleError):
             if captions := data.record(index).captions:
-                found.append(captions[-(len(found) % 2)].text)
-        if len(found) == count:
-            return found
+                found.append(captions[-(taken[turn] % 2)].text)
+                taken[turn] += 1
     if not found:
         raise ValueError(f"{data.name} has no captions to validate with; keep some samples back for it (held_out)")
     return found
@@ -155,16 +169,20 @@ def teacher_error(pictures: Tensor, teacher: Tensor) -> float:
 def score(student: Metrics, teacher: Metrics) -> float:
     """The rule by which the best checkpoint is kept; higher is better.
 
-    Composition where a validator measures it, else minus the error against the teacher; less what diversity lacks to
-    0.9 of the teacher's, what saturation is off by beyond 5 %, what a grid stands out by beyond half a grey level, and
-    what likeness lacks: where composition is at its ceiling, only likeness sees a bent face.
+    Composition where a validator measures it, else minus the error against the teacher; the mean of it and the share
+    of edits that are made where another measures that. Less what diversity lacks to 0.9 of the teacher's, what
+    saturation is off by beyond 5 %, what a grid stands out by beyond half a grey level, what edits change beside what
+    they should, and what likeness lacks: where composition is at its ceiling, only likeness sees a bent face.
     """
     lacking = max(0.0, DIVERSITY_FLOOR - ratio(student["diversity"], teacher["diversity"]))
     drift = max(0.0, abs(ratio(student["saturation"], teacher["saturation"]) - 1) - SATURATION_SLACK)
     grid = max(0.0, student.get("grid_artefact", 0.0) - teacher.get("grid_artefact", 0.0) - GRID_SLACK)
     bent = max(0.0, 1 - ratio(student.get(LIKENESS, 0.0), teacher.get(LIKENESS, 0.0)))
+    beside = max(0.0, teacher.get(OUTSIDE, 0.0) - student.get(OUTSIDE, 0.0) - OUTSIDE_SLACK)
     quality = student.get(QUALITY, -student.get("teacher_error", 0.0))
-    return quality - lacking - drift - GRID_WEIGHT * grid - bent
+    if EDITED in student:
+        quality = (quality + student[EDITED]) / 2
+    return quality - lacking - drift - GRID_WEIGHT * grid - bent - OUTSIDE_WEIGHT * beside
 
 
 def collapse(student: Metrics, teacher: Metrics, best: float, limits: CollapseLimits) -> str | None:

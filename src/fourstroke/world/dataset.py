@@ -19,7 +19,9 @@ import numpy as np
 from fourstroke.chance import generator, pick, pick_weighted
 from fourstroke.data.sample import Caption, Hints, Record, Sample, SampleError, Size, Split
 from fourstroke.ranges import Count, NonNegative, TrainingSeed, check_ranges
+from fourstroke.text.templates import transparent
 from fourstroke.world.compose import SHAPES
+from fourstroke.world.graph import Scene
 from fourstroke.world.page import render_page
 from fourstroke.world.pages.caption import LANGUAGES
 from fourstroke.world.pages.graph import Page
@@ -37,7 +39,10 @@ LANGUAGE_STREAM, SCRIPT_STREAM = 50, 51
 
 @dataclass(frozen=True, kw_only=True)
 class WorldData:
-    """Scenes of the drawn world, each with a short and a rich caption; `meta["scene"]` is the scene graph."""
+    """Scenes of the drawn world, each with a short and a rich caption; `meta["scene"]` is the scene graph.
+
+    Stickers have a third, of the kind "transparent": one of the two as `Pipeline(…, transparent=True)` asks for it.
+    """
 
     kind: ClassVar[str] = "world"
     world: WorldConfig = field(default_factory=WorldConfig)
@@ -176,6 +181,14 @@ class Drawn(ABC):
     def _render(self, graph: Any) -> np.ndarray: ...
 
 
+def captions(short: str, rich: str, scene: Scene, seed: int) -> tuple[Caption, ...]:
+    """Both, and for a sticker one of them with the sentences by which transparent pictures are asked for."""
+    both = Caption(short, "short"), Caption(rich, "rich")
+    if scene.background.kind != "transparent":
+        return both
+    return (*both, Caption(transparent(both[seed % 2].text), "transparent"))
+
+
 class Scenes(Drawn):
     """Scenes by index."""
 
@@ -187,13 +200,11 @@ class Scenes(Drawn):
         return self.world.scene(self.seed(index), self.split)
 
     def _record(self, seed: int, graph: Any) -> Record:
-        captions = (
-            Caption(self.world.caption(graph, rich, seed), "rich" if rich else "short") for rich in (False, True)
-        )
+        short, rich = (self.world.caption(graph, rich, seed) for rich in (False, True))
         return Record(
             name=f"scene-{self.split}-{seed}",
             size=(graph.width, graph.height),
-            captions=tuple(captions),
+            captions=captions(short, rich, graph, seed),
             meta={"scene": graph},
         )
 

@@ -13,11 +13,15 @@ from fourstroke.world.graph import Object, Scene, Sign
 from fourstroke.world.units import STEP, hides, silhouette
 
 SQUARES = 32, 64, 96
-"""Pixels of the sides of the squares that things stand in; the largest is for what is nearly as large by itself."""
+"""Sides of the squares that things stand in; the largest is for what is nearly as large by itself."""
 GROWTH = 28, 14, 8, 4
-"""By how many pixels things may grow to fill a square: the first that keeps all apart."""
+"""By how much things may grow to fill a square: the first that keeps all apart."""
 NEARLY = 8
-"""The same of the largest square, and where captions call things small and large."""
+"""The same of the largest square, and where captions call things small and large.
+
+All of these are pixels of pictures whose shorter side is under 256."""
+SIDE = 128
+"""Of so many more pixels, squares and the lattice of things are as large again; letters and boards stay as they are."""
 GAP = 1.12
 """Sizes of a thing from the middle of one to that of an equal one beside it, about."""
 LATENT = 16
@@ -36,6 +40,7 @@ def snapped(scene: Scene, step: int) -> Scene | None:
     thing no longer hides a fair part of the other. What lies on the lattice already stays as it is.
     """
     scene = replace(scene, sign=scene.sign and _sign(scene.sign, scene))
+    step *= _times(scene)
     scales = {thing.scale for thing in scene.objects} - {None}
     if scene.layout == "front":
         return _front(scene, step)
@@ -64,9 +69,15 @@ def _placed(things: list[Object], scene: Scene, step: int, square: int) -> list[
 
 
 def _square(thing: Object, scene: Scene, growth: int) -> int:
-    pixels = thing.size * min(scene.width, scene.height)
+    times = _times(scene)
+    pixels = thing.size * min(scene.width, scene.height) / times
     small, large, largest = SQUARES
-    return largest if pixels + NEARLY >= largest else large if pixels + growth >= large else small
+    return times * (largest if pixels + NEARLY >= largest else large if pixels + growth >= large else small)
+
+
+def _times(scene: Scene) -> int:
+    """How many times as large as in `SQUARES` things are."""
+    return max(1, min(scene.width, scene.height) // SIDE)
 
 
 def _centres(places: list[float], square: int, length: int, step: int, pitch: float) -> list[float]:
@@ -84,7 +95,7 @@ def _centres(places: list[float], square: int, length: int, step: int, pitch: fl
 
 def _front(scene: Scene, step: int) -> Scene | None:
     """Both in large squares, the nearer one lower, in the place next to its own where it hides a fair part."""
-    square, side = SQUARES[1], min(scene.width, scene.height)
+    square, side = SQUARES[1] * _times(scene), min(scene.width, scene.height)
     farther, nearer = (_placed([thing], scene, step, square)[0] for thing in scene.objects)
     behind, before = (silhouette(t.name, t.colour, t.style, round(t.size * STEP)) for t in (farther, nearer))
     wanted = scene.objects[1]

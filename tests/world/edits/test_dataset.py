@@ -10,6 +10,7 @@ import pytest
 
 from fourstroke.recipe import load_recipe
 from fourstroke.registry import find
+from fourstroke.text.templates import transparent
 from fourstroke.world import WorldConfig, split_of
 from fourstroke.world.edits import EditConfig
 from fourstroke.world.edits.dataset import EditData
@@ -35,6 +36,17 @@ def test_samples_are_the_same_in_any_order_and_hold_what_their_records_say():
         assert [caption.kind for caption in record.captions] == ["short", "rich"]
         assert split_of(record.meta["scene"]) == "train"
         np.testing.assert_array_equal(sample.image, again.sample(index).image)
+
+
+def test_instructions_for_stickers_come_as_the_pipeline_gives_them():
+    scene = replace(CONFIG.edits.world, transparent=0.5)
+    data = replace(CONFIG, edits=replace(CONFIG.edits, world=scene)).open()
+    records = [data.record(index) for index in range(40)]
+    stickers = [r for r in records if r.meta["scene"].background.kind == "transparent"]
+    assert 10 < len(stickers) < 30
+    for record in records:
+        short, rich, *asked = (caption.text for caption in record.captions)
+        assert [text in (transparent(short), transparent(rich)) for text in asked] == [True] * (record in stickers)
 
 
 def test_both_numbers_of_inputs_come():

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from fourstroke.data.sample import Caption, Hints, Record, Sample, SampleError, Split
+from fourstroke.data.sample import Hints, Record, Sample, SampleError, Split
 from fourstroke.ranges import Count, TrainingSeed, check_ranges
-from fourstroke.world.dataset import HELD_OUT, SAMPLES, Drawn
+from fourstroke.world.dataset import HELD_OUT, SAMPLES, Drawn, captions
 from fourstroke.world.edits.graph import Edit
 from fourstroke.world.edits.region import allowed
 from fourstroke.world.edits.world import EditConfig, Edits
@@ -65,13 +65,11 @@ class EditSamples(Drawn):
         return self.edits.render(graph)[1]
 
     def _record(self, seed: int, graph: Edit) -> Record:
-        captions = (
-            Caption(self.edits.instruction(graph, rich, seed), "rich" if rich else "short") for rich in (False, True)
-        )
+        short, rich = (self.edits.instruction(graph, rich, seed) for rich in (False, True))
         return Record(
             name=f"edit-{self.split}-{seed}",
             size=(graph.after.width, graph.after.height),
-            captions=tuple(captions),
+            captions=captions(short, rich, graph.after, seed),
             inputs=tuple((scene.width, scene.height) for scene in graph.before),
             meta={"edit": graph, "scene": graph.after},
         )

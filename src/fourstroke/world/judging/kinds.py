@@ -14,6 +14,7 @@ from fourstroke.evaluate.evaluations import Option
 from fourstroke.options import seed_option
 from fourstroke.ranges import Count, Natural, NonNegative, check_ranges
 from fourstroke.world.captions import Language, Wordings
+from fourstroke.world.edits.world import EditConfig
 from fourstroke.world.graph import Scene, Split
 from fourstroke.world.world import WorldConfig
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 Captions = Literal["mixed", "short", "rich"]
 CHOOSING = 1 << 20
 """Held-out seeds by which checkpoints are chosen start here, so that none is chosen by what it is tested on."""
+COMPOSITION = "objects", "colours", "relations", "style", "counts", "words_ned"
+"""What is asked of a scene."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +109,8 @@ class PromptJudge:
     def run(self, pipe: Pipeline, folder: Path, step: int) -> dict[str, float]:
         """Shares of what was asked that is right, what was never asked left out, and a sheet of the first pictures.
 
-        `composition` is the mean of those of objects, colours and relations; `likeness` says how well things' own
-        pictures explain what was drawn for them.
+        `composition` is the share of all that was asked, objects, colours, relations, styles, counts and, by their
+        likeness, words; `likeness` says how well things' own pictures explain what was drawn for them.
         """
         from fourstroke import progress
         from fourstroke.files import save_image
@@ -125,13 +128,66 @@ class PromptJudge:
         verdicts = judge_pictures(self.judge, self.prompts, pictures)
         name = "-".join(part for part in (config.name or "judged", f"step-{step:06d}") if part)
         save_image(verdict_sheet(self.prompts, pictures, verdicts), folder / f"{name}.png")
-        found = {key: share.value for key, share in summarise(self.prompts, verdicts).items() if share is not None}
-        parts = [found[key] for key in ("objects", "colours", "relations") if key in found]
-        if parts:
-            found["composition"] = sum(parts) / len(parts)
+        shares = {key: share for key, share in summarise(self.prompts, verdicts).items() if share is not None}
+        found = {key: share.value for key, share in shares.items()}
+        if parts := [shares[key] for key in COMPOSITION if key in shares]:
+            found["composition"] = sum(s.value * s.count for s in parts) / sum(s.count for s in parts)
         found["likeness"] = _mean([score for verdict in verdicts for score in verdict.likeness])
         prefix = f"{config.name}/" if config.name else ""
         return {prefix + key: value for key, value in found.items() if not math.isnan(value)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditsValidator:
+    """Makes held-out edits of a world while a model trains, and judges the pictures.
+
+    None is the model's own steps and guidance.
+    """
+
+    kind: ClassVar[str] = "world_edits"
+    edits: EditConfig
+    n: Count = 48
+    captions: Captions = "mixed"
+    first: Natural = CHOOSING
+    """Seed of the first held-out edit."""
+    steps: Count | None = None
+    guidance: NonNegative | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def open(self) -> EditsJudge:
+        """The validator; raises ValueError if the world has too few scenes to edit."""
+        return EditsJudge(self)
+
+
+class EditsJudge:
+    """The same edits and noise at every look."""
+
+    def __init__(self, config: EditsValidator) -> None:
+        from fourstroke.world.edits import Edits
+        from fourstroke.world.judging.edits import held_out_edits
+        from fourstroke.world.judging.judge import Judge
+
+        self.config, self.judge = config, Judge(config.edits.world)
+        self.edits = held_out_edits(Edits(config.edits), config.n, config.captions, config.first)
+
+    def run(self, pipe: Pipeline, folder: Path, step: int) -> dict[str, float]:
+        """`edits/changed`, the share of edits that are made, and `edits/outside_psnr` in dB; a sheet of the first."""
+        from fourstroke import progress
+        from fourstroke.files import save_image
+        from fourstroke.world.judging.edits import draw_edits, edit_sheet, judge_edits
+
+        config = self.config
+        told = progress.pictures("edits: drawing")
+        pictures = draw_edits(pipe, self.edits, steps=config.steps, guidance=config.guidance, on_picture=told)
+        verdicts = judge_edits(self.judge, self.edits, pictures)
+        save_image(edit_sheet(self.edits, pictures, verdicts), folder / f"edits-step-{step:06d}.png")
+        found = {
+            "edits/changed": _mean([verdict.changed for verdict in verdicts if verdict.changed is not None]),
+            "edits/outside_psnr": _mean([verdict.outside_psnr for verdict in verdicts]),
+        }
+        return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 @dataclass(frozen=True, kw_only=True)
