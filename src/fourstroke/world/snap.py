@@ -40,7 +40,7 @@ def snapped(scene: Scene, step: int) -> Scene | None:
     thing no longer hides a fair part of the other. What lies on the lattice already stays as it is.
     """
     scene = replace(scene, sign=scene.sign and _sign(scene.sign, scene))
-    step *= _times(scene)
+    step *= growth_of(scene.width, scene.height)
     scales = {thing.scale for thing in scene.objects} - {None}
     if scene.layout == "front":
         return _front(scene, step)
@@ -69,15 +69,15 @@ def _placed(things: list[Object], scene: Scene, step: int, square: int) -> list[
 
 
 def _square(thing: Object, scene: Scene, growth: int) -> int:
-    times = _times(scene)
+    times = growth_of(scene.width, scene.height)
     pixels = thing.size * min(scene.width, scene.height) / times
     small, large, largest = SQUARES
     return times * (largest if pixels + NEARLY >= largest else large if pixels + growth >= large else small)
 
 
-def _times(scene: Scene) -> int:
-    """How many times as large as in `SQUARES` things are."""
-    return max(1, min(scene.width, scene.height) // SIDE)
+def growth_of(width: int, height: int) -> int:
+    """How many times as large as `SQUARES` those of a picture are."""
+    return max(1, min(width, height) // SIDE)
 
 
 def _centres(places: list[float], square: int, length: int, step: int, pitch: float) -> list[float]:
@@ -95,7 +95,7 @@ def _centres(places: list[float], square: int, length: int, step: int, pitch: fl
 
 def _front(scene: Scene, step: int) -> Scene | None:
     """Both in large squares, the nearer one lower, in the place next to its own where it hides a fair part."""
-    square, side = SQUARES[1] * _times(scene), min(scene.width, scene.height)
+    square, side = SQUARES[1] * growth_of(scene.width, scene.height), min(scene.width, scene.height)
     farther, nearer = (_placed([thing], scene, step, square)[0] for thing in scene.objects)
     behind, before = (silhouette(t.name, t.colour, t.style, round(t.size * STEP)) for t in (farther, nearer))
     wanted = scene.objects[1]

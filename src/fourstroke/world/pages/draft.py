@@ -10,14 +10,19 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from fourstroke.chance import pick
+from fourstroke.fonts import load_font
 from fourstroke.world.atlas import THINGS, sprite_picture, styles_of
 from fourstroke.world.graph import Split
+from fourstroke.world.lettering import WIDEST
 from fourstroke.world.pages.colours import THEMES, Theme, differ, stand_out
 from fourstroke.world.pages.graph import Accent, Align, Chart, Page, PageKind, Picture, Role, TextLine, place_of
 from fourstroke.world.pages.phrases import Case, Writer
-from fourstroke.world.pages.type import CAPITAL, FONTS, CrowdedError, Fitted, fit, pixels_of
+from fourstroke.world.pages.type import CAPITAL, FONTS, CrowdedError, Fitted, fit, pixels_of, typeset
+from fourstroke.world.snap import BOARD, LATENT, PITCHES
 
 Valign = Literal["top", "middle", "bottom"]
+BOARD_LETTERS = 0.66 * BOARD
+"""Font pixels of letters on boards, at most."""
 PAIRS = (
     ("bold sans-serif", "sans-serif"),
     ("bold sans-serif", "bold sans-serif"),
@@ -73,8 +78,16 @@ class Draft:
         split: Split,
         words: int,
         styles: Sequence[str],
+        things: int = 0,
     ) -> None:
-        self.rng, self.kind, self.script, self.words, self.styles = rng, kind, script, words, styles
+        self.rng, self.kind, self.script, self.words, self.styles, self.things = (
+            rng,
+            kind,
+            script,
+            words,
+            styles,
+            things,
+        )
         self.width, self.height = size
         self.unit = math.sqrt(size[0] * size[1]) / 128
         """Pixels here for each pixel of a page of 128."""
@@ -153,6 +166,33 @@ class Draft:
         self.blocks += 1
         return Frame(min(f.left for f in used), used[0].top, max(f.right for f in used), used[-1].bottom)
 
+    def write_on_lattice(
+        self, text: str, role: Role, column: int, row: int, *, font: str, ink: str, align: Align
+    ) -> None:
+        """One line whose letters fill whole latents from a column of them on, around the middle of a row."""
+        pitch, file_name = PITCHES[self.script][0], FONTS[self.script][font]
+        pixels = int(min(64 * pitch / load_font(file_name, 64).getlength(WIDEST[self.script]), BOARD_LETTERS))
+        box = typeset(text, self.script, file_name, pixels, pitch).box
+        x, baseline = column * LATENT, round((row + 0.5) * LATENT + 0.35 * pixels)
+        ends = x + box[0], baseline + box[1], x + box[2], baseline + box[3]
+        if min(ends) < 0 or ends[2] > self.width or ends[3] > self.height:
+            raise CrowdedError
+        self.lines.append(
+            TextLine(
+                text=text,
+                role=role,
+                block=self.blocks,
+                script=self.script,
+                font=font,
+                ink=ink,
+                size=round(CAPITAL * pixels, 2),
+                align=align,
+                pitch=pitch,
+                **place_of(ends, self.width, self.height),
+            )
+        )
+        self.blocks += 1
+
     def same_size(
         self, texts: Sequence[Sequence[str]], font: str, room: tuple[int, int], most: float, max_lines: int = 1
     ) -> list[Fitted]:
@@ -213,15 +253,15 @@ class Draft:
 
     def _thing(self, style: str) -> str:
         """A thing that the title names, if it names one, else any."""
-        things = things_of(style)
+        things = things_of(style, self.things)
         named = [word for word in self.writer.words if word in things]
         return named[0] if named and self.rng.random() < 0.7 else pick(self.rng, things)
 
 
 @functools.lru_cache(maxsize=8)
-def things_of(style: str) -> tuple[str, ...]:
-    """The names that pages draw in a style."""
-    return tuple(name for name in THINGS if style in styles_of(name))
+def things_of(style: str, count: int = 0) -> tuple[str, ...]:
+    """The names that pages draw in a style, of the first ``count`` things of the atlas, or of all."""
+    return tuple(name for name in THINGS[: count or None] if style in styles_of(name))
 
 
 def _cuts(start: int, end: int, shares: Sequence[float], gap: int) -> list[tuple[int, int]]:

@@ -54,6 +54,8 @@ class TextLine:
     size: float
     """Height of a capital letter in pixels."""
     align: Align
+    pitch: int = 0
+    """Pixels that every letter takes; 0 are its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

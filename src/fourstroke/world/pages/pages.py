@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from fourstroke.chance import generator, pick_weighted
-from fourstroke.ranges import Count, NonNegative, check_ranges
+from fourstroke.ranges import Count, Natural, NonNegative, check_ranges
 from fourstroke.world.atlas import STYLES
 from fourstroke.world.graph import Split
 from fourstroke.world.pages.caption import describe_page_shortly
 from fourstroke.world.pages.cards import compose_menu, compose_sign, compose_ticket
 from fourstroke.world.pages.draft import Draft
 from fourstroke.world.pages.graph import KINDS, Page, PageKind, split_of_page, word_count
+from fourstroke.world.pages.lattice import compose_poster_on_lattice
 from fourstroke.world.pages.layouts import compose_infographic, compose_poster, compose_slide
 from fourstroke.world.pages.render import render_page
 from fourstroke.world.pages.rich import describe_page_richly
 from fourstroke.world.pages.type import CrowdedError, check_script
+from fourstroke.world.snap import LATENT, PITCHES
 
 PAGES_STREAM, CAPTION_STREAM = 40, 41
 MAX_DRAWS = 400
@@ -56,6 +59,10 @@ class PageConfig:
     """Fewest and most words and numbers; `words_that_fit` bounds them too."""
     styles: tuple[str, ...] = STYLES
     """Of the pictures."""
+    things: Natural = 0
+    """How many of the ordered `THINGS` pictures show; 0 are all."""
+    snap: Literal[0, 16] = 0
+    """Pixels of a lattice for posters: a picture in a square, letters of one width (`pages.lattice`); 0 is none."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -67,6 +74,8 @@ class PageConfig:
             raise ValueError(f"scripts={self.scripts}: name one or more, with one weight each in script_weights")
         if self.script_weights is not None and sum(self.script_weights) <= 0:
             raise ValueError(f"script_weights={self.script_weights}: they must not all be zero")
+        if self.snap and (set(self.scripts) - set(PITCHES) or self.width % LATENT or self.height % LATENT):
+            raise ValueError(f"snap={self.snap}: sides are multiples of {LATENT}, scripts of {', '.join(PITCHES)}")
         for script in self.scripts:
             check_script(script)
         if not self.styles or not set(self.styles) <= set(STYLES):
@@ -104,9 +113,10 @@ class Pages:
         wanted = low + int(rng.random() * (most - low + 1))
         for attempt in range(MAX_DRAWS):
             words = low + (wanted - low - attempt // 6) % (most - low + 1)  # fewer and fewer, then from the most on
-            draft = Draft(rng, kind, (config.width, config.height), script, split, words, config.styles)
+            draft = Draft(rng, kind, (config.width, config.height), script, split, words, config.styles, config.things)
             try:
-                COMPOSERS[kind](draft)
+                compose = compose_poster_on_lattice if config.snap and kind == "poster" else COMPOSERS[kind]
+                compose(draft)
             except CrowdedError:
                 continue
             page = draft.done()

@@ -55,7 +55,7 @@ def picture_box(picture: Picture, width: int, height: int) -> Box:
 
 def _placed(line: TextLine, page: Page) -> tuple[Typeset, int, int]:
     """The line, set, and where its origin stands."""
-    line_set = typeset(line.text, line.script, FONTS[line.script][line.font], pixels_of(line.size))
+    line_set = typeset(line.text, line.script, FONTS[line.script][line.font], pixels_of(line.size), line.pitch)
     left, top, *_ = pixel_box(line, page.width, page.height)
     return line_set, left - line_set.box[0], top - line_set.box[1]
 

@@ -65,14 +65,16 @@ def pixels_of(size: float) -> int:
 
 
 @functools.lru_cache(maxsize=8192)
-def typeset(text: str, script: str, file_name: str, pixels: int) -> Typeset:
-    """Sets a line of text at a font's size in pixels."""
+def typeset(text: str, script: str, file_name: str, pixels: int, pitch: int = 0) -> Typeset:
+    """Sets a line of text at a font's size in pixels, its letters in the middle of ``pitch`` pixels each if above 0."""
     parts = text.split(" ") if script in JOINED else list(text)
     placed: dict[int, tuple[str, Box, Image.Image]] = {}
     x, before = 0, ""
     order = list(enumerate(parts))
     for index, part in reversed(order) if script == "arabic" else order:
         advance, left, top, mask = _glyph(part, script, file_name, pixels)
+        if pitch:
+            x, before = index * pitch + (pitch - advance) // 2, ""
         if script in JOINED:
             x += _glyph(" ", script, file_name, pixels)[0] if before else 0
         elif before:
