@@ -159,6 +159,7 @@ class Draft:
                     ink=ink or self.theme.ink,
                     size=round(CAPITAL * fitted.pixels, 2),
                     align=align,
+                    pitch=0,
                     **place_of(used[-1], self.width, self.height),
                 )
             )
