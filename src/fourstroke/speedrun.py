@@ -44,7 +44,7 @@ from fourstroke.train.vae import VaeRecipe, train_vae
 R = TypeVar("R")
 STAGES = ("vae", "text", "dit", "edits", "distill", "enhance-sft", "enhance-rl")
 """In the order in which they are trained; `edits` goes on with the transformer, on other data."""
-SHARED = {"vae": "vae", "dit": "dit", "edits": "dit"}
+SHARED = {"vae": "vae", "dit": "dit", "edits": "dit", "distill": "distill"}
 """Stages that several processes can share, with the trainer's name on the command line."""
 SPARE = 0.1
 """Share of the hours that is left for looks, caches and scores."""
