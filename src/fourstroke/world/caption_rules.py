@@ -85,7 +85,7 @@ class SceneDegrader:
         """The triplet of a caption whose `meta` holds its scene, or of an edit's description.
 
         Raises:
-            RejectedError: for a caption without a scene graph, or one whose quoted words are not its scene's.
+            RejectedError: for a caption without a scene graph, or one whose quoted words are not its graph's.
         """
         rng = generator(seed, STREAM)
         if annotation.kind == "edit":
@@ -126,7 +126,8 @@ class SceneDegrader:
             if draw < odds.drop + odds.blur and (thought := draft.lose(strategy, blur)):
                 steps.append(Step(strategy=strategy, probability=odds.blur if blur else odds.drop, thought=thought))
         short = draft.text(rng, split or "train")
-        assert not lost_words(annotation.text, short)
+        if lost := lost_words(annotation.text, short):
+            raise RejectedError(f"the short prompt would lose its words {lost}")
         first = f"{category}: {draft.asked([step.strategy for step in steps])}."
         return Triplet(
             short=short,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fourstroke.enhance.checks import problems, quoted, unquoted
 from fourstroke.enhance.degrade import PROBABILITIES, Odds, degrade_dataset
-from fourstroke.enhance.triplet import CATEGORIES, Triplet
+from fourstroke.enhance.triplet import CATEGORIES, Annotation, RejectedError, Triplet
 from fourstroke.recipe import load_recipe
 from fourstroke.world import World, WorldConfig
 from fourstroke.world.caption_rules import SceneDegrader, WorldRules, lexicon_of, scene_of, world_triplets
@@ -128,6 +129,20 @@ def test_pages_keep_their_words_and_their_category():
         assert not problems(t.short, t.rich, LEXICON)
         assert ("paper" in unquoted(t.short)) == ("background" not in lost(t))
         assert len(t.short) < len(t.rich)
+
+
+def test_a_text_that_a_page_bears_twice_is_asked_for_twice_and_words_of_another_page_are_rejected():
+    rules = WorldRules(world=CONFIG).open()
+    record = PosterData(pages=PageConfig(kinds=(0, 0, 0, 0, 0, 1), words=(2, 8)), samples=60).open().record(0)
+    page = record.meta["page"]
+    line = page.lines[0]
+    twice = replace(page, lines=(replace(line, text="9-21", block=0), replace(line, text="9-21", block=1)), charts=())
+    rich = 'On a sign stands "9-21" and below it "9-21".'
+    for seed in range(20):
+        short = rules.degrade(Annotation(text=rich, meta={"page": twice}), seed).short
+        assert quoted(short) == ["9-21", "9-21"]
+    with pytest.raises(RejectedError, match="would lose its words"):
+        rules.degrade(Annotation(text='A sign that says "open".', meta={"page": twice.to_dict()}), 0)
 
 
 def test_edits_are_asked_for_and_said_plainly():

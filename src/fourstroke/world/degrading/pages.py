@@ -22,8 +22,7 @@ class PageDraft:
 
     def __init__(self, page: Page, rich: str, rng: np.random.Generator) -> None:
         self.page, self.rng = page, rng
-        texts = sorted((quote(text_of(block)) for block in page.blocks), key=rich.find)
-        self.texts = list(dict.fromkeys(texts))
+        self.texts = sorted((quote(text_of(block)) for block in page.blocks), key=rich.find)
         title = page.lines[0]
         ornaments = " ".join(decorations(page)).rstrip(".")
         self.phrases = {
