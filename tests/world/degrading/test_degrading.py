@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fourstroke.enhance.checks import problems, quoted, unquoted
+from fourstroke.enhance.checks import hopeless, problems, quoted, unquoted
 from fourstroke.enhance.degrade import PROBABILITIES, Odds, degrade_dataset
+from fourstroke.enhance.protocol import unfinished, write_answer
 from fourstroke.enhance.triplet import CATEGORIES, Annotation, RejectedError, Triplet
 from fourstroke.recipe import load_recipe
 from fourstroke.world import World, WorldConfig
@@ -143,6 +144,21 @@ def test_a_text_that_a_page_bears_twice_is_asked_for_twice_and_words_of_another_
         assert quoted(short) == ["9-21", "9-21"]
     with pytest.raises(RejectedError, match="would lose its words"):
         rules.degrade(Annotation(text='A sign that says "open".', meta={"page": twice.to_dict()}), 0)
+
+
+def test_right_answers_are_hopeful_as_far_as_they_are_written(triplets):
+    pages = PosterData(pages=PageConfig(kinds=(1, 0.3, 0, 0.3, 0.5, 0.5)), samples=20).open()
+    edits = EditData(edits=EditConfig(world=CONFIG), samples=20).open()
+    rules = WorldRules(world=CONFIG).open()
+    for t in [*degrade_dataset(pages, rules), *triplets[:20], *degrade_dataset(edits, rules)]:
+        turn = write_answer(t.rich, t.wh_ratio, t.reasoning)
+        for end in range(4, len(turn), 4):
+            thoughts, prompt, _ = unfinished(turn[:end])
+            assert not hopeless(t.short, thoughts, prompt, LEXICON), (t.short, turn[:end])
+    request = 'a poster that says "hot dog stand"'
+    for begun in ("A square", "A square poster on pl", 'A square poster says "hot dog', "A square navy"):
+        assert not hopeless(request, "", begun, LEXICON)
+    assert hopeless(request, "", "A square and a sign and", LEXICON) == ["it added a square"]
 
 
 def test_edits_are_asked_for_and_said_plainly():
