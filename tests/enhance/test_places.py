@@ -81,6 +81,11 @@ def test_a_mirrored_scene_is_noticed():
         ('a cat above "left of"', 'A cat in the middle, "left of" in red.', True),
         ("a cat, a dog and a star in a row from left to right", "A dog between a cat on the left and a star.", True),
         ("a cat, a dog and a star in a row from left to right", "A dog between a cat on the right and a star.", False),
+        ("a cat in front of a dog", "A dog is partly hidden by a cat, which is nearer.", True),
+        ("a cat in front of a dog", "A cat and a dog overlap, and the cat is in front.", True),
+        ("a cat in front of a dog", "In the foreground there is a dog; a cat is behind it.", False),
+        ("a dog standing behind a cat", "A dog that hides a part of a cat.", False),
+        ("a dog behind a cat", "A cat and a dog.", False),
         ("", "A cat.", True),
     ],
 )

@@ -1,4 +1,4 @@
-"""Whether a rewrite keeps what its request says: quoted words, language, named things, colours and places.
+"""Whether a rewrite keeps what its request says: quoted words, language, named things and what is said of them.
 
 Rules over text alone (Qwen-Image-2.0 report, prompt enhancer: "rule-based text constraints"); they serve as rewards in
 training and as the last gate at inference. Checks of things need a lexicon, so only the small families have them.
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from fourstroke.enhance.facts import Mention, altered, facts_of, transparent
 from fourstroke.enhance.places import Place, places
 
 QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»|「([^」]+)」|『([^』]+)』')
@@ -108,6 +109,14 @@ class Lexicon:
             return []
         return sorted({thing for _, thing in self._found(rewrite, begun)} - self._plain(request))
 
+    def altered(self, request: str, rewrite: str) -> list[str]:
+        """Numbers, sizes and styles of the request's things, and transparency, that the rewrite does not keep."""
+        found = altered(*(facts_of(unquoted(text).lower(), self._mentions(text)) for text in (request, rewrite)))
+        asked, given = (transparent(unquoted(text)) for text in (request, rewrite))
+        if self.things and asked != given:
+            found.append("the background is transparent" if asked else "the background is not transparent")
+        return found
+
     def moved(self, request: str, rewrite: str) -> list[str]:
         """Places of the request that the rewrite does not give, and places in which it contradicts itself, in words."""
         names = self._names(request)
@@ -142,6 +151,10 @@ class Lexicon:
 
     def _found(self, text: str, begun: bool = False) -> list[tuple[str, str]]:
         """(title, thing) of everything that is named outside quotations, in order; see `invented` for `begun`."""
+        return [(mention.title, mention.thing) for mention in self._mentions(text, begun)]
+
+    def _mentions(self, text: str, begun: bool = False) -> list[Mention]:
+        """Everything that is named outside quotations, in order."""
         if not self.things:
             return []
         text = unquoted(text).lower()
@@ -150,7 +163,13 @@ class Lexicon:
             text = _BEGUN.sub("", text)
             words = [match.end() for match in re.finditer(r"\S+", text)]
             end = words[-self._longest - 1] if len(words) > self._longest else 0
-        return [self._named(match) for match in self._title.finditer(text) if match.end() <= end]
+        matches = [match for match in self._title.finditer(text) if match.end() <= end]
+        return [Mention(*self._named(match), *match.span(), self._several(match)) for match in matches]
+
+    def _several(self, match: re.Match[str]) -> bool | None:
+        """Whether a match is a plural; None where a name has but one form."""
+        one = self._singular.get(match[2], match[2])
+        return None if match[2] == self._singular.get(one) else match[2] != one or match.end() > match.end(2)
 
     def _named(self, match: re.Match[str]) -> tuple[str, str]:
         """The title and the plain thing of a match: `red circle` and `circle`."""
@@ -198,6 +217,7 @@ def problems(request: str, rewrite: str, lexicon: Lexicon) -> list[str]:
     if lexicon:
         found += [f"it lost the {title}" for title in lexicon.lost(request, rewrite)]
         found += _added(request, rewrite, lexicon)
+        found += [f"it does not keep {fact}" for fact in lexicon.altered(request, rewrite)]
         found += [f"it does not keep that {place}" for place in lexicon.moved(request, rewrite)]
     return found
 

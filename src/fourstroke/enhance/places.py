@@ -10,12 +10,12 @@ import re
 from itertools import pairwise, permutations
 
 Place = tuple[str, str, str]
-"""(a, "left of" or "above", b), or (a, "at", "left" | "right" | "top" | "bottom" | "center") for a lone thing."""
+"""(a, "left of" | "above" | "in front of", b), or of a lone one (a, "at", "left" | "right" | "top" | … | "center")."""
 
 _NOISE = re.compile(
     r"\b(an?|the|one|two|three|four|large|medium-sized|small|side|of picture|of the picture"
     r"|flat|flat-style|glossy 3d|clip-art|rendered"
-    r"|is|are|stands?|standing|sits?|alone|can be seen|which|there|placed|also|side by side"
+    r"|is|are|that stands?|stands?|standing|sits?|alone|can be seen|which|there|placed|also|side by side"
     r"|in an? (?:row|column|group)(?! from))(?![\w-])|[^\w<>\s-]"
 )
 _LEFT = r"(?:(?:to|on|at) )?left of"
@@ -25,6 +25,8 @@ _RELATIONS = {
     _RIGHT: (1, "left of"),
     r"above|over|on top of|atop": (0, "above"),
     r"below|under|underneath|beneath": (1, "above"),
+    r"in front of|overlapping|(?:that )?(?:hid(?:es|ing)|cover(?:s|ing)) part of": (0, "in front of"),
+    r"(?:partly )?(?:behind|hidden by|covered by)": (1, "in front of"),
 }
 """Ways to say a relation: which of its two things comes first in (a, relation, b), and the relation."""
 _BESIDE = {
@@ -46,6 +48,10 @@ _ROW = re.compile(r"<(\d+)>(?: and)? <(\d+)> and <(\d+)> in (?:row|column) from 
 _FROM = re.compile(r"from (left|right|top|bottom) to \w+ (?:one sees )?<(\d+)>(?: and)? <(\d+)> and <(\d+)>")
 _THEN = re.compile(r"<(\d+)> [^<]*then <(\d+)> then <(\d+)>")
 _PAIR_BELOW = re.compile(r"at (top|bottom) <(\d+)> on left and <(\d+)> on right")
+_IN_FRONT = re.compile(
+    r"in foreground <(\d+)>|<(\d+)> in (?:foreground|front(?! of))"
+    r"|<(\d+)> in front of (?:it|them)|in front of (?:it|them) <(\d+)>"
+)
 _BETWEEN = re.compile(r"<(\d+)> between <(\d+)>[^<]*? and <(\d+)>")
 
 
@@ -70,6 +76,9 @@ def places(text: str, names: list[str]) -> set[Place]:
         for b_, other, c in found
         if b == b_ and relation == other and a != c
     }
+    if len(names) == 2:
+        nearer = {int(index) for match in _IN_FRONT.finditer(text) for index in match.groups() if index}
+        found |= {(index, "in front of", 1 - index) for index in nearer}
     if len(names) == 1:
         return {(names[0], "at", where) for part in parts for where in _lone(part)}
     return {(names[a], relation, names[b]) for a, relation, b in found if a != b}
