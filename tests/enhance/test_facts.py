@@ -41,8 +41,9 @@ LEXICON = Lexicon(("cat", "dog", "fish", "circle"), ("red", "blue"), (("cats", "
         ("a cat in clip-art style", "A cat. It has a rendered look.", ["cat: clip-art"]),
         ("a cat", "A rendered cat.", []),
         ("a cat on a transparent background", "A cat, cut out. The background is transparent.", []),
-        ("a cat as a sticker", "A cat. The background is blue.", ["the background is transparent"]),
-        ("a cat", "A cat on a transparent background.", ["the background is not transparent"]),
+        ("a cat as a sticker", "A cat. The background is blue.", ["the transparent background"]),
+        ("a cat", "A cat on a transparent background.", ["the opaque background"]),
+        ("a cat behind a transparent fish", "A cat behind a fish.", []),
         ('a cat and "two dogs"', 'A cat and "two dogs".', []),
     ],
 )

@@ -72,6 +72,17 @@ def language_kept(request: str, rewrite: str) -> bool:
     return language(asked) in (None, language(given)) or language(given) is None
 
 
+def is_english(text: str) -> bool:
+    """Whether a text may be English outside its quotations, as far as script and function words tell."""
+    text = unquoted(text)
+    return script(text) in (None, "LATIN") and language(text) in (None, "en")
+
+
+def wants_transparent(text: str) -> bool:
+    """Whether a text says outside its quotations that there is nothing behind its things."""
+    return transparent(unquoted(text))
+
+
 @dataclass(frozen=True)
 class Lexicon:
     """The things that a small generator can draw, and its colours; both in the singular, lower case."""
@@ -112,9 +123,9 @@ class Lexicon:
     def altered(self, request: str, rewrite: str) -> list[str]:
         """Numbers, sizes and styles of the request's things, and transparency, that the rewrite does not keep."""
         found = altered(*(facts_of(unquoted(text).lower(), self._mentions(text)) for text in (request, rewrite)))
-        asked, given = (transparent(unquoted(text)) for text in (request, rewrite))
+        asked, given = wants_transparent(request), wants_transparent(rewrite)
         if self.things and asked != given:
-            found.append("the background is transparent" if asked else "the background is not transparent")
+            found.append("the transparent background" if asked else "the opaque background")
         return found
 
     def moved(self, request: str, rewrite: str) -> list[str]:

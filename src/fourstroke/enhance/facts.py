@@ -32,7 +32,9 @@ _STYLE_OF_ALL = re.compile(
     r"|\b(?:as|in) (?:an? |glossy )?(3d|clip-art|render)\b"
 )
 _STYLE_AFTER = re.compile(r" (?:glossy )?(flat-style|flat|3d|clip-art|rendered)\b")
-_TRANSPARENT = re.compile(r"\b(?:transparent|sticker)\b")
+_TRANSPARENT = re.compile(
+    r"\btransparent background|\bbackground(?: \w+){0,3} transparent|\beverything is transparent|\bstickers?\b"
+)
 
 
 class Mention(NamedTuple):

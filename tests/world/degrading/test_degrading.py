@@ -117,6 +117,15 @@ def test_held_out_scenes_are_asked_for_in_wordings_that_training_never_saw(monke
     assert used == {"trained", "heldout"}
 
 
+def test_stickers_are_asked_for_in_several_ways():
+    stickers = world_triplets(World(replace(CONFIG, transparent=1.0)), 80)
+    ways = ("transparent background", "as a sticker", "sticker of ")
+    counts = [sum(way in t.short.replace("as sticker", "as a sticker") for t in stickers) for way in ways]
+    assert all(count > 8 for count in counts)
+    assert sum(counts) == len(stickers)
+    assert not any(problems(t.short, t.rich, LEXICON) for t in stickers[:40] if "sign" not in t.short)
+
+
 def test_pages_keep_their_words_and_their_category():
     rules = WorldRules(world=CONFIG).open()
     pages = PosterData(pages=PageConfig(kinds=(1, 0.3, 0, 0.3, 0.5, 0.5)), samples=60).open()
