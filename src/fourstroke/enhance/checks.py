@@ -19,6 +19,8 @@ from fourstroke.enhance.places import Place, places
 QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»|「([^」]+)」|『([^』]+)』')
 VAGUE = re.compile(r"\b(something|anything|other things?|another thing|more things|things|stuff|else)\b", re.IGNORECASE)
 """Words that ask for a thing without naming it: the rewrite may choose one."""
+DESIGNED = re.compile(r"\b(poster|flyer|banner|cover|slide|menu|ticket|infographic)s?\b", re.IGNORECASE)
+"""Pages that the rewrite may give a thing of its choice, where a request names none."""
 _BEGUN = re.compile(r'["“„«「『].*$', re.DOTALL)
 """What a quotation has so far, in a text without those that are closed."""
 FUNCTION_WORDS = {
@@ -112,13 +114,14 @@ class Lexicon:
         return sorted(things) + sorted(self.colours_of(request) - self.colours_of(rewrite))
 
     def invented(self, request: str, rewrite: str, *, begun: bool = False) -> list[str]:
-        """Things of the rewrite that the request does not name, if it leaves none open (`VAGUE`).
+        """Things of the rewrite that the request does not name, if it leaves none open (`VAGUE`, `DESIGNED`).
 
         The last words of one that is only `begun` may go on to mean another thing, or none, and are left aside.
         """
-        if VAGUE.search(unquoted(request)):
+        plain, asked = unquoted(request), self._plain(request)
+        if VAGUE.search(plain) or (not asked and DESIGNED.search(plain)):
             return []
-        return sorted({thing for _, thing in self._found(rewrite, begun)} - self._plain(request))
+        return sorted({thing for _, thing in self._found(rewrite, begun)} - asked)
 
     def altered(self, request: str, rewrite: str) -> list[str]:
         """Numbers, sizes and styles of the request's things, and transparency, that the rewrite does not keep."""

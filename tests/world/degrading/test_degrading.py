@@ -117,6 +117,22 @@ def test_held_out_scenes_are_asked_for_in_wordings_that_training_never_saw(monke
     assert used == {"trained", "heldout"}
 
 
+def test_pages_are_asked_for_as_people_do():
+    posters = PosterData(pages=PageConfig(kinds=(1, 0, 0, 0, 0, 0)), samples=150).open()
+    found = list(degrade_dataset(posters, WorldRules(world=CONFIG).open()))
+    shown = [t for t in found if LEXICON.titles(t.rich)]
+    named = sum(bool(LEXICON.titles(t.short)) for t in shown)
+    assert {picture.name for i in range(150) for picture in posters.record(i).meta["page"].pictures} - {*WORLD.sprites}
+    assert len(shown) == sum(bool(posters.record(i).meta["page"].pictures) for i in range(150))
+    assert 0.5 < named / len(shown) < 0.8
+    assert all(("Picture: " in t.reasoning) == (not LEXICON.titles(t.short)) for t in shown)
+    assert sum("layout" in lost(t) for t in found) > 75
+    assert len({unquoted(t.short).split("  ")[0] for t in found}) > 20
+    assert not LEXICON.invented('a poster that says "SALE"', 'A poster: "SALE" above a cat.')
+    assert LEXICON.invented('a poster with a dog that says "SALE"', 'A dog and a cat, "SALE".') == ["cat"]
+    assert LEXICON.invented('a board that says "SALE"', 'A board, "SALE", above a cat.') == ["cat"]
+
+
 def test_stickers_are_asked_for_in_several_ways():
     stickers = world_triplets(World(replace(CONFIG, transparent=1.0)), 80)
     ways = ("transparent background", "as a sticker", "sticker of ")
@@ -164,7 +180,7 @@ def test_right_answers_are_hopeful_as_far_as_they_are_written(triplets):
         for end in range(4, len(turn), 4):
             thoughts, prompt, _ = unfinished(turn[:end])
             assert not hopeless(t.short, thoughts, prompt, LEXICON), (t.short, turn[:end])
-    request = 'a poster that says "hot dog stand"'
+    request = 'a sign that says "hot dog stand"'
     for begun in ("A square", "A square poster on pl", 'A square poster says "hot dog', "A square navy"):
         assert not hopeless(request, "", begun, LEXICON)
     assert hopeless(request, "", "A square and a sign and", LEXICON) == ["it added a square"]
