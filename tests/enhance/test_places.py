@@ -86,6 +86,17 @@ def test_a_mirrored_scene_is_noticed():
         ("a cat in front of a dog", "In the foreground there is a dog; a cat is behind it.", False),
         ("a dog standing behind a cat", "A dog that hides a part of a cat.", False),
         ("a dog behind a cat", "A cat and a dog.", False),
+        ('a sign that says "x" at the bottom, a dog on the right and a cat on the left', "A dog right of a cat.", True),
+        (
+            'a sign that says "x" at the bottom, a dog on the right and a cat on the left',
+            "A cat right of a dog.",
+            False,
+        ),
+        ('a dog right of a cat and, at the top, a red sign with "x"', "A cat left of a dog.", True),
+        ('in the middle a board saying "x", on the left a cat, on the right a dog', "A cat left of a dog.", True),
+        ("a cat left of a dog, a star under them", "A cat and a dog side by side, the dog on the left.", False),
+        ("a cat left of a dog", "A cat and a dog side by side, the cat on the left, with a cat under them.", True),
+        ("a star over a dog", "A star and a dog, the dog at the bottom.", True),
         ("", "A cat.", True),
     ],
 )

@@ -13,9 +13,9 @@ Place = tuple[str, str, str]
 """(a, "left of" | "above" | "in front of", b), or of a lone one (a, "at", "left" | "right" | "top" | … | "center")."""
 
 _NOISE = re.compile(
-    r"\b(an?|the|one|two|three|four|large|medium-sized|small|side|of picture|of the picture"
+    r"\b(an?|the|one|two|three|four|large|medium-sized|small|side by side|side|of picture|of the picture"
     r"|flat|flat-style|glossy 3d|clip-art|rendered"
-    r"|is|are|that stands?|stands?|standing|sits?|alone|can be seen|which|there|placed|also|side by side"
+    r"|is|are|that stands?|stands?|standing|sits?|alone|can be seen|which|there|placed|also"
     r"|in an? (?:row|column|group)(?! from))(?![\w-])|[^\w<>\s-]"
 )
 _LEFT = r"(?:(?:to|on|at) )?left of"
@@ -52,6 +52,13 @@ _IN_FRONT = re.compile(
     r"in foreground <(\d+)>|<(\d+)> in (?:foreground|front(?! of))"
     r"|<(\d+)> in front of (?:it|them)|in front of (?:it|them) <(\d+)>"
 )
+_OF_TWO = re.compile(r"<(\d+)> and <(\d+)> <(\d+)> (?:on|to|at) (left|right|top|bottom)\b(?! of)")
+_PLACE = r"(?:at|on|in) (?:top|bottom|left|right|middle|center|centre|upper part|lower part)\b(?! of)"
+_SIGN = re.compile(
+    rf"\b{_PLACE} (?:(?!with |and )[\w-]+ ){{0,2}}(?:sign|board)\b"
+    rf"|\b(?:sign|board)\b(?: (?!and\b)[\w-]+){{0,3}}? {_PLACE}"
+)
+"""A sign with its place, which is none of the things' around it."""
 _BETWEEN = re.compile(r"<(\d+)> between <(\d+)>[^<]*? and <(\d+)>")
 
 
@@ -61,6 +68,7 @@ def places(text: str, names: list[str]) -> set[Place]:
     Relations are closed: of a row of three, all three pairs are given.
     """
     parts = [" ".join(_NOISE.sub(" ", part).split()) for part in re.split(r"[.;:?!]+(?:\s|$)", text)]
+    parts = [_SIGN.sub("sign", part) for part in parts]
     text = " ".join(part for part in parts if part)
     found = _stated(text).union(*(_of_both(part) for part in parts))
     axes = _along(parts)
@@ -105,6 +113,11 @@ def _stated(text: str) -> set[tuple[int, str, int]]:
     for words, (swap, relation) in _BESIDE.items():
         for match in re.finditer(rf"<(\d+)> with <(\d+)> (?:{words})\b", text):
             add(int(match[1]), int(match[2]), swap, relation)
+    for match in _OF_TWO.finditer(text):
+        first, second, one = (int(match[i]) for i in (1, 2, 3))
+        if one in (first, second):
+            relation = "left of" if match[4] in ("left", "right") else "above"
+            add(one, first + second - one, match[4] in ("right", "bottom"), relation)
     rows = [(match[4], match.group(1, 2, 3)) for match in _ROW.finditer(text)]
     rows += [(match[1], match.group(2, 3, 4)) for match in _FROM.finditer(text)]
     for start, row in rows:

@@ -46,8 +46,7 @@ def lost(triplet: Triplet) -> set[str]:
 
 
 def test_rich_captions_keep_all_that_short_prompts_ask(triplets):
-    wrong = [t for t in triplets if problems(t.short, t.rich, LEXICON)]
-    assert len(wrong) <= 4
+    assert not [(t.short, t.rich) for t in triplets if problems(t.short, t.rich, LEXICON)]
     assert {t.category for t in triplets} >= {"General", "Text", "Complex Text"}
     for t in triplets:
         assert t.reasoning.startswith(f"{t.category}: ")
@@ -139,7 +138,7 @@ def test_stickers_are_asked_for_in_several_ways():
     counts = [sum(way in t.short.replace("as sticker", "as a sticker") for t in stickers) for way in ways]
     assert all(count > 8 for count in counts)
     assert sum(counts) == len(stickers)
-    assert not any(problems(t.short, t.rich, LEXICON) for t in stickers[:40] if "sign" not in t.short)
+    assert not any(problems(t.short, t.rich, LEXICON) for t in stickers)
 
 
 def test_pages_keep_their_words_and_their_category():
