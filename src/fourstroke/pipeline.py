@@ -6,6 +6,7 @@ The parts come from a folder (`folder`) and draw what the model's sizes allow (`
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shutil
 import time
@@ -260,7 +261,8 @@ class Pipeline(LoraLoader):
         clock = Clock()
         enhanced: list[Enhanced] = []
         if enhance and self.enhancer is not None:
-            enhanced = [self.enhancer(p, images, seed=s) for p, s in zip(prompts, first, strict=True)]
+            rewrite = functools.partial(self.enhancer, images=images, transparent=transparent)
+            enhanced = [rewrite(p, seed=s) for p, s in zip(prompts, first, strict=True)]
             prompts = [e.prompt or e.request or p for e, p in zip(enhanced, prompts, strict=True)]
             ratios = {e.ratio for e in enhanced}
             if width is None and height is None and latents is None and not images and len(ratios) == 1:

@@ -16,10 +16,10 @@ from fourstroke.data.sample import Caption, Record, Sample, SampleError
 from fourstroke.enhance.bulk import read_triplets
 from fourstroke.enhance.degrade import degrade_dataset
 from fourstroke.enhance.endpoint import data_url
-from fourstroke.enhance.enhancer import EnhancerWarning, PromptEnhancer
+from fourstroke.enhance.enhancer import EnhancerWarning, PromptEnhancer, read_config
 from fourstroke.enhance.images import TextImageProcessor, images_in
 from fourstroke.enhance.local import EnhancerConfig, LocalModel, render
-from fourstroke.enhance.protocol import messages, write_answer
+from fourstroke.enhance.protocol import EDIT, messages, unseen, write_answer
 from fourstroke.enhance.small import SYSTEM_PROMPT, build_tokenizer
 from fourstroke.enhance.triplet import Triplet
 from fourstroke.recipe import RecipeError
@@ -170,8 +170,18 @@ def test_what_sees_is_trained_too(tmp_path, edits, seeing):
 
 
 def test_a_model_that_sees_nothing_says_so_and_trains_on_the_words(tmp_path, edits, capsys):
-    train_enhance_sft(_recipe(tmp_path, edits, None, model=TINY, steps=1))
+    folder = train_enhance_sft(_recipe(tmp_path, edits, None, model=TINY, steps=1))
     assert "the images of 12 edits are left out: this model sees none" in capsys.readouterr().out
+    assert read_config(folder).edits
+
+
+def test_edits_that_are_not_seen_say_that_they_are_edits(edits, seeing, enhancer):
+    seen = list(read_triplets(edits))
+    blind = [replace(t, inputs=()) for t in seen]
+    asked = dataset(blind, enhancer.backend, "s", 400)["prompt"]
+    assert [unseen("name it") in prompt for prompt in asked] == [t.kind == "edit" for t in blind]
+    assert not any(EDIT in row["prompt"] for row in dataset(seen, seeing, "s", 400))
+    assert not EnhancerConfig().edits
 
 
 def test_edits_whose_images_are_gone_are_left_out_and_told(tmp_path, edits, seeing, capsys):

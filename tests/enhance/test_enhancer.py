@@ -274,6 +274,45 @@ def test_a_small_enhancer_knows_what_it_does_not_know(enhancer):
         enhancer("make the circle red", [Image.new("RGB", (8, 8))])
 
 
+@pytest.mark.parametrize(
+    "request_", ["un circle rojo y un square", 'плакат с надписью "circle"', "красный круг и circle"]
+)
+def test_a_small_enhancer_is_not_asked_in_other_languages(request_):
+    backend = Scripted()
+    with pytest.warns(EnhancerWarning, match="knows English alone"):
+        out = PromptEnhancer(backend, SETTINGS)(request_)
+    assert (out.prompt, backend.seeds) == (request_, [])
+    said = Scripted(write_answer('Un circle rojo y un square, "x".', "1:1", ""))
+    out = PromptEnhancer(said, dataclasses.replace(SETTINGS, things=()))('un circle rojo y un square "x"')
+    assert out.warning is None
+
+
+class Heard(Scripted):
+    """Keeps what it was asked."""
+
+    def complete(self, messages, config, seed):
+        self.heard = messages[-1]["content"]
+        return super().complete(messages, config, seed)
+
+
+def test_a_transparent_picture_is_asked_for_without_losing_the_users_words():
+    right = write_answer("A red circle. The background is transparent.", "1:1", "")
+    for request, asked in (
+        ("red circle pls!", "red circle pls, on a transparent background"),
+        ("a red circle as a sticker", "a red circle as a sticker"),
+    ):
+        backend = Heard(right)
+        out = PromptEnhancer(backend, SETTINGS)(request, transparent=True)
+        assert (backend.heard, out.request, out.warning) == (asked, request, None)
+    opaque = write_answer("A red circle. The background is blue.", "1:1", "")
+    with pytest.warns(EnhancerWarning, match="the transparent background"):
+        out = PromptEnhancer(Scripted(opaque, opaque), SETTINGS)("red circle pls!", transparent=True)
+    assert out.prompt == out.request == "red circle pls!"
+    chinese = Heard(write_answer("一只猫，背景透明。", "1:1", ""))
+    out = PromptEnhancer(chinese)("一只猫", transparent=True)
+    assert (chinese.heard, out.warning) == ("一只猫, on a transparent background", None)
+
+
 def test_presence_penalty_counts_each_new_token_once():
     scores = PresencePenalty(1.5, 2)(torch.tensor([[0, 1, 2, 2]]), torch.zeros(1, 4))
     assert scores.tolist() == [[0.0, 0.0, -1.5, 0.0]]
@@ -311,6 +350,10 @@ def test_a_pipeline_carries_its_enhancer_and_draws_its_words(tiny, enhancer, tmp
     assert "enhance" in out.timings
     loaded.enhancer = PromptEnhancer(Scripted(write_answer("A red circle, lit.", "2:1", "")), SETTINGS)
     assert loaded("red circle pls", enhance=True, seed=1, width=32, height=32).images[0].size == (32, 32)
+    backend = Heard(write_answer("A red circle, lit, on a transparent background.", "2:1", ""))
+    loaded.enhancer = PromptEnhancer(backend, SETTINGS)
+    assert loaded("red circle pls", enhance=True, transparent=True, seed=1).images[0].mode == "RGBA"
+    assert backend.heard == "red circle pls, on a transparent background"
     assert loaded("red circle pls", seed=1).prompts == ["red circle pls"]  # only when asked for
     loaded.save_pretrained(tmp_path / "again") if isinstance(loaded.enhancer.backend, LocalModel) else None
 

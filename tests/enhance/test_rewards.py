@@ -88,6 +88,13 @@ def test_richness_rises_with_texture_light_and_a_second_colour():
     assert means[0] < means[1] / 2
 
 
+def test_what_has_nothing_behind_has_no_richness():
+    pictures = [np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3), np.uint8)]
+    found = find("rewards", "richness")()(_batch(["a"] * 2, ["b"] * 2, pictures)).tolist()
+    assert math.isnan(found[0])
+    assert found[1] == 0
+
+
 def test_rules_over_text():
     assert _read("valid", ["a", "b"], ["x", "y"]) == [1, 1]
     assert _read("words", ['"a" and "b"', "a"], ['now "a"', "b"]) == [0.5, 1]
@@ -106,10 +113,11 @@ def test_text_scores_count_invalid_answers_as_lost():
 
 def test_text_scores_look_from_the_request_to_the_rewrite():
     asked, given = "a red circle", 'A red circle above a square, with "x".'
-    right = {"valid", "words_kept", "language_kept", "things_kept", "places_kept"}
+    right = {"valid", "words_kept", "language_kept", "things_kept", "facts_kept", "places_kept"}
     assert {name for name, value in text_scores([asked], [given], LEXICON).items() if value.value} == right
     scores = text_scores([given], [asked], LEXICON)
-    assert {name for name, value in scores.items() if value.value} == {"valid", "language_kept", "nothing_invented"}
+    right = {"valid", "language_kept", "facts_kept", "nothing_invented"}
+    assert {name for name, value in scores.items() if value.value} == right
 
 
 def test_a_generator_draws_from_each_rows_own_noise():
@@ -122,6 +130,9 @@ def test_a_generator_draws_from_each_rows_own_noise():
         assert np.abs(pictures[index].astype(int) - generator.draw([captions[index]], [9])[0]).max() > 1
     assert not any(p.requires_grad for p in generator.pipe.transformer.parameters())
     assert pictures[0].shape == (64, 32, 3)
+    mixed = generator.draw(["a circle on a transparent background", captions[0]], [5, 1])
+    assert [picture.shape for picture in mixed] == [(64, 32, 4), (64, 32, 3)]
+    assert np.abs(mixed[1].astype(int) - pictures[0]).max() <= 1
 
 
 def _vision(serve, answers, **more):

@@ -11,7 +11,7 @@ import torch
 from fourstroke.data.sample import Caption, Record
 from fourstroke.registry import find
 from fourstroke.world import World, WorldConfig
-from fourstroke.world.enhancer_judge import PresenceJudge, WorldJudge, targets, train_judge
+from fourstroke.world.enhancer_judge import PresenceJudge, WorldJudge, _varied, targets, train_judge
 
 SHAPES = WorldConfig(width=32, height=32, sprites=0)
 
@@ -71,3 +71,17 @@ def test_presence_is_the_mean_over_what_is_stated():
         judge.head.bias[seen], judge.head.bias[missed] = 20.0, -20.0
     (presence,) = judge.score([World(SHAPES).render(scene)], _records([scene]))["presence"]
     assert abs(presence - 0.5) < 1e-6
+
+
+def test_it_learns_from_as_many_signs_as_the_world_has_and_reads_nothing_where_nothing_is_asked():
+    config = WorldJudge(world=replace(SHAPES, words=0.5, transparent=0.3), width=4, side=32)
+    world = World(_varied(config))
+    scenes = [world.scene(seed) for seed in range(80)]
+    assert 20 < sum(scene.sign is not None for scene in scenes) < 60
+    judge = PresenceJudge(config.world, width=4, side=32).eval()
+    scores = judge.score([world.render(scene) for scene in scenes], _records(scenes))
+    assert [np.isnan(value) for value in scores["presence"]] == [not scene.objects for scene in scenes]
+    clear = [scene.background.kind == "transparent" for scene in scenes]
+    assert [np.isnan(value) for value in scores["finish"]] == clear
+    assert any(clear)
+    assert not all(scene.objects for scene in scenes)

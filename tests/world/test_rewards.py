@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_consistency_is_the_share_of_stated_facts():
     verdict = _verdict(objects=(True, False), colours=(True,), relations=(False,), backgrounds=(False,))
     assert consistency(verdict) == 0.5
     assert consistency(verdict, states_background=True) == 0.4
-    assert consistency(_verdict()) == 0.0
+    assert math.isnan(consistency(_verdict()))
     for exact in (True, False):
         word = Reading(text="x", exact=exact, ned=0.5)
         assert consistency(_verdict(objects=(True,), word=word)) == (1 + exact) / 2
@@ -48,6 +49,7 @@ def test_things_are_counted_by_name_and_places_by_what_is_said():
     assert read("things", "a red circle", "A red circle.") == 1
     assert read("things", "a red circle", "A red circle and a square.") == 0.5
     assert read("things", "a red circle", "A square.") == 0
+    assert read("things", "a red circle", "Two red circles.") == 0.5
     request = "a red circle left of a green square"
     assert read("places", request, "A green square to the right of a red circle.") == 1
     assert read("places", request, "A green square to the left of a red circle.") == 0
@@ -65,6 +67,19 @@ def test_signs_are_judged_only_where_the_generator_draws_words():
         assert all((facts.sign is None) is (words == 0.0) for facts in judge.asked)
     with pytest.raises(ValueError, match="no scene"):
         reward(_batch(["a"], ["b"]))
+
+
+def test_what_is_asked_for_once_is_there_once():
+    world = World(replace(SHAPES, width=64, height=64, count_weights=(0.0, 1.0)))
+    scene = next(s for s in map(world.scene, range(99)) if len(s.objects) == 2 and s.background.kind == "flat")
+    one = replace(scene, objects=(replace(scene.objects[0], size=0.35),), relations=(), layout="alone")
+    first = one.objects[0]
+    twice = replace(one, objects=(replace(first, x=0.25, y=0.25), replace(first, x=0.75, y=0.75)))
+    reward = Consistency(world=world.config)
+    for drawn, share in ((one, 1.0), (twice, 2 / 3)):
+        record, picture = request("x", "x", (64, 64), {"scene": one}), world.render(drawn)
+        batch = RewardBatch([record], ["x"], lambda picture=picture: [picture])
+        assert reward(batch).tolist() == pytest.approx([share])
 
 
 class Noted:

@@ -1,4 +1,4 @@
-"""Whether a rewrite keeps what its request says: quoted words, language, named things, colours and places.
+"""Whether a rewrite keeps what its request says: quoted words, language, named things and what is said of them.
 
 Rules over text alone (Qwen-Image-2.0 report, prompt enhancer: "rule-based text constraints"); they serve as rewards in
 training and as the last gate at inference. Checks of things need a lexicon, so only the small families have them.
@@ -13,11 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from fourstroke.enhance.facts import Mention, altered, facts_of, transparent
 from fourstroke.enhance.places import Place, places
 
 QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»|「([^」]+)」|『([^』]+)』')
 VAGUE = re.compile(r"\b(something|anything|other things?|another thing|more things|things|stuff|else)\b", re.IGNORECASE)
 """Words that ask for a thing without naming it: the rewrite may choose one."""
+DESIGNED = re.compile(r"\b(poster|flyer|banner|cover|slide|menu|ticket|infographic)s?\b", re.IGNORECASE)
+"""Pages that the rewrite may give a thing of its choice, where a request names none."""
+_BEGUN = re.compile(r'["“„«「『].*$', re.DOTALL)
+"""What a quotation has so far, in a text without those that are closed."""
 FUNCTION_WORDS = {
     "en": "a an and are is in of on the to with that this it from no",
     "de": "ein eine einen einem einer der die das dem den und ist auf mit im von zu nicht unter über",
@@ -69,6 +74,17 @@ def language_kept(request: str, rewrite: str) -> bool:
     return language(asked) in (None, language(given)) or language(given) is None
 
 
+def is_english(text: str) -> bool:
+    """Whether a text may be English outside its quotations, as far as script and function words tell."""
+    text = unquoted(text)
+    return script(text) in (None, "LATIN") and language(text) in (None, "en")
+
+
+def wants_transparent(text: str) -> bool:
+    """Whether a text says outside its quotations that there is nothing behind its things."""
+    return transparent(unquoted(text))
+
+
 @dataclass(frozen=True)
 class Lexicon:
     """The things that a small generator can draw, and its colours; both in the singular, lower case."""
@@ -97,11 +113,23 @@ class Lexicon:
         things = [title for title in self.titles(request) if title not in given and title not in plain]
         return sorted(things) + sorted(self.colours_of(request) - self.colours_of(rewrite))
 
-    def invented(self, request: str, rewrite: str) -> list[str]:
-        """Things of the rewrite that the request does not name, if it leaves none open (`VAGUE`)."""
-        if VAGUE.search(unquoted(request)):
+    def invented(self, request: str, rewrite: str, *, begun: bool = False) -> list[str]:
+        """Things of the rewrite that the request does not name, if it leaves none open (`VAGUE`, `DESIGNED`).
+
+        The last words of one that is only `begun` may go on to mean another thing, or none, and are left aside.
+        """
+        plain, asked = unquoted(request), self._plain(request)
+        if VAGUE.search(plain) or (not asked and DESIGNED.search(plain)):
             return []
-        return sorted(self._plain(rewrite) - self._plain(request))
+        return sorted({thing for _, thing in self._found(rewrite, begun)} - asked)
+
+    def altered(self, request: str, rewrite: str) -> list[str]:
+        """Numbers, sizes and styles of the request's things, and transparency, that the rewrite does not keep."""
+        found = altered(*(facts_of(unquoted(text).lower(), self._mentions(text)) for text in (request, rewrite)))
+        asked, given = wants_transparent(request), wants_transparent(rewrite)
+        if self.things and asked != given:
+            found.append("the transparent background" if asked else "the opaque background")
+        return found
 
     def moved(self, request: str, rewrite: str) -> list[str]:
         """Places of the request that the rewrite does not give, and places in which it contradicts itself, in words."""
@@ -135,14 +163,38 @@ class Lexicon:
         """Things without their colours."""
         return {thing for _, thing in self._found(text)}
 
-    def _found(self, text: str) -> list[tuple[str, str]]:
-        """(title, thing) of everything that is named outside quotations, in order."""
-        return [self._named(match) for match in self._title.finditer(unquoted(text).lower())] if self.things else []
+    def _found(self, text: str, begun: bool = False) -> list[tuple[str, str]]:
+        """(title, thing) of everything that is named outside quotations, in order; see `invented` for `begun`."""
+        return [(mention.title, mention.thing) for mention in self._mentions(text, begun)]
+
+    def _mentions(self, text: str, begun: bool = False) -> list[Mention]:
+        """Everything that is named outside quotations, in order."""
+        if not self.things:
+            return []
+        text = unquoted(text).lower()
+        end = len(text)
+        if begun:
+            text = _BEGUN.sub("", text)
+            words = [match.end() for match in re.finditer(r"\S+", text)]
+            end = words[-self._longest - 1] if len(words) > self._longest else 0
+        matches = [match for match in self._title.finditer(text) if match.end() <= end]
+        return [Mention(*self._named(match), *match.span(), self._several(match)) for match in matches]
+
+    def _several(self, match: re.Match[str]) -> bool | None:
+        """Whether a match is a plural; None where a name has but one form."""
+        one = self._singular.get(match[2], match[2])
+        return None if match[2] == self._singular.get(one) else match[2] != one or match.end() > match.end(2)
 
     def _named(self, match: re.Match[str]) -> tuple[str, str]:
         """The title and the plain thing of a match: `red circle` and `circle`."""
         thing = self._singular.get(match[2], match[2])
         return f"{match[1]} {thing}" if match[1] else thing, thing
+
+    @cached_property
+    def _longest(self) -> int:
+        """Words that must follow a name before it is sure to be one: they may make it another, or one of `others`."""
+        names = (*self.things, *(several for several, _ in self.plurals))
+        return max(*(len(name.split()) for name in names), *(len(other.split()) + 1 for other in self.others), 1)
 
     @cached_property
     def _singular(self) -> dict[str, str]:
@@ -179,6 +231,7 @@ def problems(request: str, rewrite: str, lexicon: Lexicon) -> list[str]:
     if lexicon:
         found += [f"it lost the {title}" for title in lexicon.lost(request, rewrite)]
         found += _added(request, rewrite, lexicon)
+        found += [f"it does not keep {fact}" for fact in lexicon.altered(request, rewrite)]
         found += [f"it does not keep that {place}" for place in lexicon.moved(request, rewrite)]
     return found
 
@@ -186,19 +239,18 @@ def problems(request: str, rewrite: str, lexicon: Lexicon) -> list[str]:
 def hopeless(request: str, thoughts: str, rewrite: str, lexicon: Lexicon) -> list[str]:
     """Problems of an answer that is still being written which nothing that follows can mend.
 
-    What its thoughts add counts too: they are a small enhancer's plan. Last words may be the beginning of a name.
+    What its thoughts add counts too: they are a small enhancer's plan.
     """
-    longest = max(len(name.split()) for name in lexicon.things)
     found = []
     for text in (thoughts, rewrite):
-        found += _added(request, " ".join(text.split(" ")[:-longest]), lexicon)
+        found += _added(request, text, lexicon, begun=True)
         begun = text.rpartition('"')[2].rstrip("\ufffd") if text.count('"') % 2 else ""
         if begun and not any(asked.startswith(begun) for asked in quoted(request)):
             found.append(f'it added the words "{begun}"')
     return list(dict.fromkeys(found))
 
 
-def _added(request: str, rewrite: str, lexicon: Lexicon) -> list[str]:
+def _added(request: str, rewrite: str, lexicon: Lexicon, begun: bool = False) -> list[str]:
     """Things and words that a rewrite adds, in words."""
-    things = [f"it added a {title}" for title in lexicon.invented(request, rewrite)]
+    things = [f"it added a {title}" for title in lexicon.invented(request, rewrite, begun=begun)]
     return things + [f'it added the words "{text}"' for text in added_words(request, rewrite)]

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from fourstroke.checkpoint import config_of, read_json, read_text
 from fourstroke.device import Device, find_device, weights_dtype
 from fourstroke.enhance import protocol
-from fourstroke.enhance.checks import Lexicon, problems, quoted
+from fourstroke.enhance.checks import Lexicon, is_english, problems, quoted, wants_transparent
 from fourstroke.enhance.endpoint import Endpoint, EndpointError, data_url
 from fourstroke.enhance.images import load_image_processor
 from fourstroke.enhance.local import EnhancerConfig, HopelessCriteria, LocalModel
@@ -33,6 +33,8 @@ from fourstroke.folder import ENHANCER, find_model, lineage, part
 from fourstroke.pretrained import load_model, load_tokenizer
 from fourstroke.seeds import check_seed, following
 
+TRANSPARENT = ", on a transparent background"
+"""What a request for a transparent picture says last."""
 SETTINGS, SYSTEM_FILE = "enhancer.json", "system_prompt.txt"
 
 
@@ -75,13 +77,22 @@ class PromptEnhancer:
         own = self.config
         self.lexicon = Lexicon(own.things, own.colours, own.plurals, own.others)
 
-    def __call__(self, request: str | bytes, images: Sequence[Image.Image] = (), *, seed: int = 0) -> Enhanced:
+    def __call__(
+        self,
+        request: str | bytes,
+        images: Sequence[Image.Image] = (),
+        *,
+        seed: int = 0,
+        transparent: bool = False,
+    ) -> Enhanced:
         """The rewrite of a request, or the request itself with a warning; never an error of the model's making.
 
         Args:
             request: what the user wrote; control characters and broken UTF-8 are cleaned away.
-            images: of an editing request; they need a model that sees, here or behind an endpoint.
+            images: of an editing request; they need a model that sees, here or behind an endpoint, or one that has
+                learnt edits from words alone (`EnhancerConfig.edits`).
             seed: of the sampling, 0 to `seeds.MAX_SEED`.
+            transparent: ask for a transparent background, where the request does not say so itself.
 
         Raises:
             ValueError: for a seed that is none.
@@ -89,18 +100,20 @@ class PromptEnhancer:
         seed, start = check_seed(seed), time.perf_counter()
         request = protocol.clean(request)
         reason = self._unfit(request, images)
-        stop = (
-            HopelessCriteria(request, self.lexicon, self.backend.tokenizer)
-            if isinstance(self.backend, LocalModel)
-            else None
-        )
+        asked = f"{request.rstrip(' .,!?')}{TRANSPARENT}" if transparent and not wants_transparent(request) else request
+        lexicon = self.lexicon
+        kept = asked if lexicon else request  # which may be in any language
+        if images and self._blind:
+            asked, kept, images, lexicon = protocol.unseen(request), request, (), Lexicon()
+        stop = HopelessCriteria(kept, lexicon, self.backend.tokenizer) if isinstance(self.backend, LocalModel) else None
         for attempt in range(0 if reason else self.config.attempts):
             config = self._left(time.perf_counter() - start, stop.tokens if stop else 0)
             if config is None:
                 reason = f"its limits were reached before an answer passed ({reason or 'none came'})"
                 break
             try:
-                answer = self._ask(request, images, config, following(seed, attempt * 1_000_003), stop)
+                answer = self._ask(asked, images, config, following(seed, attempt * 1_000_003), stop)
+                self._check(kept, answer, lexicon)
             except protocol.AnswerError as error:
                 reason = f"the answer cannot be used: {error}"
             except RefusedError as error:
@@ -127,9 +140,11 @@ class PromptEnhancer:
             return "there are none"
         if len(request) > self.config.max_characters:
             return f"{len(request)} characters need no enhancing (the limit is {self.config.max_characters})"
-        if images and isinstance(self.backend, LocalModel) and self.backend.processor is None:
+        if images and self._blind and not self.config.edits:
             return "this enhancer sees no images; name an endpoint that does"
-        if self.lexicon and not self.lexicon.titles(request) and not quoted(request):
+        if self.lexicon and not is_english(request):
+            return "this small enhancer knows English alone"
+        if self.lexicon and not images and not self.lexicon.titles(request) and not quoted(request):
             return "they name nothing that this small enhancer knows"
         return ""
 
@@ -151,7 +166,7 @@ class PromptEnhancer:
         seed: int,
         stop: HopelessCriteria | None,
     ) -> protocol.Answer:
-        """One answer that passes the checks; raises `AnswerError` or `RefusedError` for any other."""
+        """One answer; raises `AnswerError` where there is none, `RefusedError` where it was ended as hopeless."""
         conversation = protocol.messages(request, self.system_prompt, [data_url(image) for image in images])
         if isinstance(self.backend, LocalModel):
             turn = self.backend.complete(conversation, config, seed, stop)
@@ -159,10 +174,17 @@ class PromptEnhancer:
             turn = self.backend.complete(conversation, config, seed)
         if stop and stop.found:
             raise RefusedError(", ".join(stop.found))
-        answer = protocol.parse_answer(turn)
-        if found := problems(request, answer.prompt, self.lexicon):
+        return protocol.parse_answer(turn)
+
+    def _check(self, kept: str, answer: protocol.Answer, lexicon: Lexicon) -> None:
+        """Raises `RefusedError` for a rewrite that does not keep what was asked for."""
+        if found := problems(kept, answer.prompt, lexicon):
             raise RefusedError(", ".join(found))
-        return answer
+
+    @property
+    def _blind(self) -> bool:
+        """Whether the model sees no images."""
+        return isinstance(self.backend, LocalModel) and self.backend.processor is None
 
     @classmethod
     def from_pretrained(

@@ -10,11 +10,13 @@ from typing import Protocol
 import numpy as np
 
 from fourstroke.chance import stable_fraction
+from fourstroke.enhance.checks import wants_transparent
 from fourstroke.enhance.endpoint import ImagesEndpoint
 from fourstroke.flow.sampler import seeded_noise
 from fourstroke.pipeline import Pipeline
 from fourstroke.sizes import sized
 from fourstroke.text import PromptTooLong
+from fourstroke.text.templates import transparent
 
 
 class Generator(Protocol):
@@ -24,7 +26,10 @@ class Generator(Protocol):
     height: int
 
     def draw(self, captions: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray]:
-        """A picture (height, width, 3) uint8 for each caption from the noise of its seed."""
+        """A picture (height, width, 3) uint8 for each caption from the noise of its seed.
+
+        One with a transparent background has four channels, straight alpha last.
+        """
 
 
 class PipelineGenerator:
@@ -44,21 +49,23 @@ class PipelineGenerator:
     def draw(self, captions: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray]:
         """As `Generator.draw`; the picture of a caption that is empty or too long to draw is black."""
         pictures = [np.zeros((self.height, self.width, 3), np.uint8) for _ in captions]
-        fitting = [index for index, caption in enumerate(captions) if caption.strip() and self._fits(caption)]
+        asked = [wants_transparent(caption) for caption in captions]
+        fitting = [index for index, text in enumerate(captions) if text.strip() and self._fits(text, asked[index])]
         grid, channels = self.pipe.info.grid(self.width, self.height), self.pipe.transformer.config.in_channels
-        for start in range(0, len(fitting), self.batch_size):
-            part = fitting[start : start + self.batch_size]
-            noise = seeded_noise([seeds[index] for index in part], math.prod(grid), channels)
-            out = self.pipe(
-                [captions[index] for index in part], width=self.width, height=self.height, latents=noise, seed=0
-            )
-            for index, image in zip(part, out.images, strict=True):
-                pictures[index] = np.asarray(image.convert("RGB"))
+        for clear in (False, True):
+            same = [index for index in fitting if asked[index] == clear]
+            for start in range(0, len(same), self.batch_size):
+                part = same[start : start + self.batch_size]
+                noise = seeded_noise([seeds[index] for index in part], math.prod(grid), channels)
+                texts = [captions[index] for index in part]
+                out = self.pipe(texts, width=self.width, height=self.height, latents=noise, seed=0, transparent=clear)
+                for index, image in zip(part, out.images, strict=True):
+                    pictures[index] = np.asarray(image)
         return pictures
 
-    def _fits(self, caption: str) -> bool:
+    def _fits(self, caption: str, clear: bool) -> bool:
         try:
-            self.pipe.text_encoder.tokenize([caption])
+            self.pipe.text_encoder.tokenize([transparent(caption) if clear else caption])
         except (PromptTooLong, ValueError):
             return False
         return True

@@ -50,6 +50,8 @@ class EnhancerConfig:
     """Longer requests say enough already: they come back as they are."""
     attempts: Count = 2
     """Tries, each from a seed of its own, until a rewrite passes the checks."""
+    edits: bool = False
+    """Whether a model that sees no images has learnt edits from words: it then answers requests with images."""
     things: tuple[str, ...] = ()
     colours: tuple[str, ...] = ()
     """What a small generator can draw; a request that names none of it comes back as it is."""

@@ -49,13 +49,16 @@ def rewrites(turns: Sequence[str]) -> list[str | None]:
 
 
 def text_scores(requests: Sequence[str], given: Sequence[str | None], lexicon: Lexicon) -> dict[str, Share | None]:
-    """Shares of requests: valid JSON; quoted words, language, things, places kept; nothing invented. Invalid: lost."""
+    """Shares of requests: valid JSON; quoted words, language, things, what is said of them and places kept;
+    nothing invented. Invalid: lost.
+    """
     pairs = list(zip(requests, given, strict=True))
     hits = {
         "valid": [text is not None for _, text in pairs],
         "words_kept": [text is not None and not lost_words(r, text) for r, text in pairs],
         "language_kept": [text is not None and language_kept(r, text) for r, text in pairs],
         "things_kept": [text is not None and not lexicon.lost(r, text) for r, text in pairs],
+        "facts_kept": [text is not None and not lexicon.altered(r, text) for r, text in pairs],
         "places_kept": [text is not None and not lexicon.moved(r, text) for r, text in pairs],
         "nothing_invented": [text is not None and not lexicon.invented(r, text) for r, text in pairs],
     }

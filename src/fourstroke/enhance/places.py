@@ -10,12 +10,12 @@ import re
 from itertools import pairwise, permutations
 
 Place = tuple[str, str, str]
-"""(a, "left of" or "above", b), or (a, "at", "left" | "right" | "top" | "bottom" | "center") for a lone thing."""
+"""(a, "left of" | "above" | "in front of", b), or of a lone one (a, "at", "left" | "right" | "top" | … | "center")."""
 
 _NOISE = re.compile(
-    r"\b(an?|the|one|two|three|four|large|medium-sized|small|side|of picture|of the picture"
+    r"\b(an?|the|one|two|three|four|large|medium-sized|small|side by side|side|of picture|of the picture"
     r"|flat|flat-style|glossy 3d|clip-art|rendered"
-    r"|is|are|stands?|standing|sits?|alone|can be seen|which|there|placed|also|side by side"
+    r"|is|are|that stands?|stands?|standing|sits?|alone|can be seen|which|there|placed|also"
     r"|in an? (?:row|column|group)(?! from))(?![\w-])|[^\w<>\s-]"
 )
 _LEFT = r"(?:(?:to|on|at) )?left of"
@@ -25,6 +25,8 @@ _RELATIONS = {
     _RIGHT: (1, "left of"),
     r"above|over|on top of|atop": (0, "above"),
     r"below|under|underneath|beneath": (1, "above"),
+    r"in front of|overlapping|(?:that )?(?:hid(?:es|ing)|cover(?:s|ing)) part of": (0, "in front of"),
+    r"(?:partly )?(?:behind|hidden by|covered by)": (1, "in front of"),
 }
 """Ways to say a relation: which of its two things comes first in (a, relation, b), and the relation."""
 _BESIDE = {
@@ -46,6 +48,17 @@ _ROW = re.compile(r"<(\d+)>(?: and)? <(\d+)> and <(\d+)> in (?:row|column) from 
 _FROM = re.compile(r"from (left|right|top|bottom) to \w+ (?:one sees )?<(\d+)>(?: and)? <(\d+)> and <(\d+)>")
 _THEN = re.compile(r"<(\d+)> [^<]*then <(\d+)> then <(\d+)>")
 _PAIR_BELOW = re.compile(r"at (top|bottom) <(\d+)> on left and <(\d+)> on right")
+_IN_FRONT = re.compile(
+    r"in foreground <(\d+)>|<(\d+)> in (?:foreground|front(?! of))"
+    r"|<(\d+)> in front of (?:it|them)|in front of (?:it|them) <(\d+)>"
+)
+_OF_TWO = re.compile(r"<(\d+)> and <(\d+)> <(\d+)> (?:on|to|at) (left|right|top|bottom)\b(?! of)")
+_PLACE = r"(?:at|on|in) (?:top|bottom|left|right|middle|center|centre|upper part|lower part)\b(?! of)"
+_SIGN = re.compile(
+    rf"\b{_PLACE} (?:(?!with |and )[\w-]+ ){{0,2}}(?:sign|board)\b"
+    rf"|\b(?:sign|board)\b(?: (?!and\b)[\w-]+){{0,3}}? {_PLACE}"
+)
+"""A sign with its place, which is none of the things' around it."""
 _BETWEEN = re.compile(r"<(\d+)> between <(\d+)>[^<]*? and <(\d+)>")
 
 
@@ -55,6 +68,7 @@ def places(text: str, names: list[str]) -> set[Place]:
     Relations are closed: of a row of three, all three pairs are given.
     """
     parts = [" ".join(_NOISE.sub(" ", part).split()) for part in re.split(r"[.;:?!]+(?:\s|$)", text)]
+    parts = [_SIGN.sub("sign", part) for part in parts]
     text = " ".join(part for part in parts if part)
     found = _stated(text).union(*(_of_both(part) for part in parts))
     axes = _along(parts)
@@ -70,6 +84,9 @@ def places(text: str, names: list[str]) -> set[Place]:
         for b_, other, c in found
         if b == b_ and relation == other and a != c
     }
+    if len(names) == 2:
+        nearer = {int(index) for match in _IN_FRONT.finditer(text) for index in match.groups() if index}
+        found |= {(index, "in front of", 1 - index) for index in nearer}
     if len(names) == 1:
         return {(names[0], "at", where) for part in parts for where in _lone(part)}
     return {(names[a], relation, names[b]) for a, relation, b in found if a != b}
@@ -96,6 +113,11 @@ def _stated(text: str) -> set[tuple[int, str, int]]:
     for words, (swap, relation) in _BESIDE.items():
         for match in re.finditer(rf"<(\d+)> with <(\d+)> (?:{words})\b", text):
             add(int(match[1]), int(match[2]), swap, relation)
+    for match in _OF_TWO.finditer(text):
+        first, second, one = (int(match[i]) for i in (1, 2, 3))
+        if one in (first, second):
+            relation = "left of" if match[4] in ("left", "right") else "above"
+            add(one, first + second - one, match[4] in ("right", "bottom"), relation)
     rows = [(match[4], match.group(1, 2, 3)) for match in _ROW.finditer(text)]
     rows += [(match[1], match.group(2, 3, 4)) for match in _FROM.finditer(text)]
     for start, row in rows:

@@ -69,9 +69,11 @@ class Replica:
         """As `ModelRunner.prefix_tokens`."""
         return await asyncio.to_thread(self.engine.model.prefix_tokens, prompt, slots)
 
-    async def enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
+    async def enhance(
+        self, prompt: str, images: Sequence[Image.Image], seed: int, transparent: bool = False
+    ) -> Enhanced:
         """The rewrite of a prompt."""
-        return await asyncio.to_thread(self.engine.model.enhance, prompt, images, seed)
+        return await asyncio.to_thread(self.engine.model.enhance, prompt, images, seed, transparent)
 
     async def draw(self, request: GenerationRequest, previews: int, user: str) -> AsyncIterator[Event]:
         """The events of one picture; whoever stops listening cancels it."""
@@ -113,9 +115,9 @@ class Remote:
         """As `ModelRunner.prefix_tokens`."""
         return int(self._ask(lambda: self.handle.prefix_tokens.remote(prompt, list(slots))))
 
-    def enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
+    def enhance(self, prompt: str, images: Sequence[Image.Image], seed: int, transparent: bool = False) -> Enhanced:
         """As `ModelRunner.enhance`."""
-        found: Enhanced = self._ask(lambda: self.handle.enhance.remote(prompt, list(images), seed))
+        found: Enhanced = self._ask(lambda: self.handle.enhance.remote(prompt, list(images), seed, transparent))
         return found
 
     def _ask(self, call: Callable[[], DeploymentResponse]) -> Any:

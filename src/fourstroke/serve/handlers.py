@@ -90,7 +90,7 @@ class RequestHandler:
             await self._count(asked.negative_prompt)
         rewrite = None
         if asked.enhance:
-            rewrite = await self._enhance(asked.prompt, edit.inputs, seed)
+            rewrite = await self._enhance(asked.prompt, edit.inputs, seed, asked.transparent)
             try:
                 tokens = await self._count(rewrite.prompt)
             except ApiError:
@@ -187,7 +187,9 @@ class RequestHandler:
         except NeverFits as error:
             raise errors.of_engine(error) from None
 
-    async def _enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
+    async def _enhance(
+        self, prompt: str, images: Sequence[Image.Image], seed: int, transparent: bool = False
+    ) -> Enhanced:
         """One rewrite after the other; as many may wait as pictures may."""
         model = self.engine.model
         if not model.card.enhances:
@@ -199,7 +201,7 @@ class RequestHandler:
         self._rewrites += 1
         try:
             async with asyncio.timeout(self.config.request_seconds), self._enhancing:
-                return await asyncio.to_thread(model.enhance, prompt, images, seed)
+                return await asyncio.to_thread(model.enhance, prompt, images, seed, transparent)
         except (TimeoutError, ValueError) as error:
             raise errors.of_engine(error) from None
         finally:

@@ -44,5 +44,5 @@ class ServedModel(Protocol):
     def prefix_tokens(self, prompt: str, slots: Sequence[int]) -> int:
         """Tokens before the target, for a prompt of any length and input images of so many vision slots."""
 
-    def enhance(self, prompt: str, images: Sequence[Image.Image], seed: int) -> Enhanced:
+    def enhance(self, prompt: str, images: Sequence[Image.Image], seed: int, transparent: bool = False) -> Enhanced:
         """The rewrite of a prompt; `ValueError` where the model has no enhancer."""

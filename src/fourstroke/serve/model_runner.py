@@ -95,7 +95,7 @@ class ModelRunner:
             words = len(encoder.tokenizer(templates.chat(prompt, slots))["input_ids"])
         return words - encoder.system_length + (tokens_per_slot(self.pipe.info) - 1) * sum(slots)
 
-    def enhance(self, prompt: str, images: abc.Sequence[Image.Image], seed: int) -> Enhanced:
+    def enhance(self, prompt: str, images: abc.Sequence[Image.Image], seed: int, transparent: bool = False) -> Enhanced:
         """The rewrite of a prompt, or the prompt itself with a warning.
 
         Raises:
@@ -105,7 +105,7 @@ class ModelRunner:
             enhancer = self.pipe.enhancer
             if enhancer is None:
                 raise ValueError(f"{self.pipe.info.name} has no prompt enhancer")
-            return enhancer(prompt, images, seed=seed)
+            return enhancer(prompt, images, seed=seed, transparent=transparent)
 
     def use_lora(self, lora: Strengths) -> None:
         """Evaluate with these adapters from now on; they stand beside the weights, so that no weight is touched."""

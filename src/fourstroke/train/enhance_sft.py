@@ -131,10 +131,12 @@ def _fine_tune(trl: Any, recipe: EnhanceSftRecipe, checkpoint: str | None) -> Pa
     if recipe.base is None or read_config(Path(recipe.base)).things:  # one of the small ones, for the first time or on
         known = dataclasses.asdict(lexicon) | {"colours": tuple(sorted(lexicon.colours))}
         settings = dataclasses.replace(settings, **known)
+    if local.processor is None and any(triplet.kind == "edit" for triplet in triplets):
+        settings = dataclasses.replace(settings, edits=True)
 
     def score() -> dict[str, float]:
         local.model = trainer.model
-        requests = [triplet.short for triplet in held_out]
+        requests = [request(triplet) for triplet in held_out]
         greedy = dataclasses.replace(settings, temperature=0.0)
         images = [[data_url(open_image(file)) for file in triplet.inputs] for triplet in held_out]
         turns = answers(local, requests, system, greedy, images=images)
@@ -171,6 +173,11 @@ def _fine_tune(trl: Any, recipe: EnhanceSftRecipe, checkpoint: str | None) -> Pa
     return out / "model"
 
 
+def request(triplet: Triplet) -> str:
+    """What is asked; an edit whose images are not seen says that it is one, so that none other is taken for it."""
+    return protocol.unseen(triplet.short) if triplet.kind == "edit" and not triplet.inputs else triplet.short
+
+
 def dataset(triplets: Iterable[Triplet], local: LocalModel, system: str, longest: int) -> Dataset:
     """Prompt and completion as text, in the model's own template, and for a model that sees the images of edits.
 
@@ -183,7 +190,7 @@ def dataset(triplets: Iterable[Triplet], local: LocalModel, system: str, longest
         if not all(Path(file).is_file() for file in triplet.inputs):
             gone += 1
             continue
-        prompt = render(tokenizer, protocol.messages(triplet.short, system, triplet.inputs))
+        prompt = render(tokenizer, protocol.messages(request(triplet), system, triplet.inputs))
         completion = protocol.write_answer(triplet.rich, triplet.wh_ratio, triplet.reasoning)
         if local.processor is not None:  # TRL ends texts alone
             completion += tokenizer.eos_token
@@ -237,7 +244,7 @@ def _model(recipe: EnhanceSftRecipe, triplets: list[Triplet]) -> tuple[LocalMode
         some = triplets[:: -(-len(triplets) // TOKENIZER_TRIPLETS)]
         texts = (text for t in some for text in (t.short, t.reasoning, t.rich))
         config = recipe.model or SmallEnhancerConfig()
-        tokenizer = build_tokenizer(itertools.chain(texts, [SYSTEM_PROMPT] * 8), config.vocab_size)
+        tokenizer = build_tokenizer(itertools.chain(texts, [SYSTEM_PROMPT, protocol.EDIT] * 8), config.vocab_size)
         return LocalModel(build_model(config, tokenizer), tokenizer), SYSTEM_PROMPT
     dtype = torch.bfloat16 if torch.cuda.is_available() and recipe.lora is not None else torch.float32
     images = load_image_processor(recipe.base) if any(triplet.inputs for triplet in triplets) else None

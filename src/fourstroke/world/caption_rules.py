@@ -19,11 +19,12 @@ from fourstroke.enhance.checks import Lexicon, lost_words, quoted
 from fourstroke.enhance.degrade import PROBABILITIES, Odds, summarise, wh_ratio
 from fourstroke.enhance.triplet import Annotation, RejectedError, Step, Triplet
 from fourstroke.world import short_prompts
+from fourstroke.world.atlas import THINGS
 from fourstroke.world.caption import category_of, size_word, with_article
 from fourstroke.world.captions.saying import read_names
 from fourstroke.world.compose import SHAPES
 from fourstroke.world.degrading.edits import degrade_edit
-from fourstroke.world.degrading.pages import PageDraft
+from fourstroke.world.degrading.pages import PAGE_PROBABILITIES, PageDraft
 from fourstroke.world.degrading.scenes import SceneDraft
 from fourstroke.world.degrading.surroundings import Surroundings
 from fourstroke.world.edits.graph import Edit
@@ -80,12 +81,13 @@ class SceneDegrader:
         second_edition: bool = False,
     ) -> None:
         self.odds, self.lexicon, self.second_edition = odds, lexicon or Lexicon(), second_edition
+        self.page_odds = PAGE_PROBABILITIES if odds is PROBABILITIES else odds
 
     def degrade(self, annotation: Annotation, seed: int) -> Triplet:
         """The triplet of a caption whose `meta` holds its scene, or of an edit's description.
 
         Raises:
-            RejectedError: for a caption without a scene graph, or one whose quoted words are not its scene's.
+            RejectedError: for a caption without a scene graph, or one whose quoted words are not its graph's.
         """
         rng = generator(seed, STREAM)
         if annotation.kind == "edit":
@@ -97,7 +99,9 @@ class SceneDegrader:
         if (page := annotation.meta.get("page")) is not None:
             page = page if isinstance(page, Page) else Page.from_dict(page)
             said = PageDraft(page, annotation.text, rng)
-            return self._taken_apart(annotation, seed, said, category_of_page(page), split_of_page(page), rng, page)
+            category = category_of_page(page)
+            odds = self.page_odds[category]
+            return self._taken_apart(annotation, seed, said, category, odds, split_of_page(page), rng, page)
         scene = scene_of(annotation.meta)
         if scene is None:
             raise RejectedError("it has no scene graph: rules need one, take an endpoint for captions from elsewhere")
@@ -105,7 +109,8 @@ class SceneDegrader:
         if quoted(annotation.text) != words:
             raise RejectedError(f"its quoted words are {quoted(annotation.text)}, those of its scene are {words}")
         draft = (SceneDraft if self.second_edition else Draft)(scene, annotation.text, rng)
-        triplet = self._taken_apart(annotation, seed, draft, category_of(scene), split_of(scene), rng, scene)
+        category = category_of(scene)
+        triplet = self._taken_apart(annotation, seed, draft, category, self.odds[category], split_of(scene), rng, scene)
         states = {"states_background": draft.background_stated, "states_style": draft.style_stated}
         return replace(triplet, meta={"scene": draft.facts.to_dict(), **states})
 
@@ -115,18 +120,20 @@ class SceneDegrader:
         seed: int,
         draft: Said,
         category: str,
+        odds_of: Mapping[str, Odds],
         split: Split | None,
         rng: np.random.Generator,
         size: Scene | Page,
     ) -> Triplet:
         steps: list[Step] = []
-        for strategy, odds in self.odds[category].items():
+        for strategy, odds in odds_of.items():
             draw = rng.random()
             blur = odds.drop <= draw < odds.drop + odds.blur
             if draw < odds.drop + odds.blur and (thought := draft.lose(strategy, blur)):
                 steps.append(Step(strategy=strategy, probability=odds.blur if blur else odds.drop, thought=thought))
         short = draft.text(rng, split or "train")
-        assert not lost_words(annotation.text, short)
+        if lost := lost_words(annotation.text, short):
+            raise RejectedError(f"the short prompt would lose its words {lost}")
         first = f"{category}: {draft.asked([step.strategy for step in steps])}."
         return Triplet(
             short=short,
@@ -258,8 +265,9 @@ def scene_of(meta: Mapping[str, Any]) -> Scene | None:
 
 
 def lexicon_of(world: World) -> Lexicon:
-    """All that a world can draw, and its colours."""
-    things = (*world.sprites, *(SHAPES if world.config.shapes else ()))
+    """All that a world can draw, and its colours; of the second edition with all that its posters show."""
+    shown = [name for name in THINGS if name not in world.sprites] if world.config.things else []
+    things = (*world.sprites, *shown, *(SHAPES if world.config.shapes else ()))
     plurals = tuple((read_names()[thing]["en"]["many"], thing) for thing in things) if world.config.things else ()
     others = (*PAGES, *(f"{colour} mark" for colour in COLOURS))  # a square poster, a square navy mark
     return Lexicon(things, tuple({*SHAPE_COLOURS, *BACKGROUND_COLOURS, *BOARD_COLOURS}), plurals, others)

@@ -72,18 +72,22 @@ class PresenceJudge(nn.Module):
 
     @torch.inference_mode()
     def score(self, pictures: Sequence[np.ndarray], records: Sequence[Record]) -> dict[str, list[float]]:
-        """`presence`, the mean over the things that a record's scene states, and `finish` of each picture."""
+        """`presence`, the mean over the things that a record's scene states, and `finish` of each picture.
+
+        NaN where nothing is asked: no things are stated, or no background is wanted.
+        """
         if not pictures:
             return {"presence": [], "finish": []}
         scores = self(torch.cat([tensor(p, self.side) for p in pictures])).sigmoid()
-        presence = []
+        presence, finish = [], []
         for row, record in zip(scores, records, strict=True):
             scene = scene_of(record.meta)
             if scene is None:
                 raise ValueError(f"{record.name} has no scene; the judge of the world knows its own pictures only")
             asked = [self.titles.index(entry.title) for entry in scene.objects]
-            presence.append(float(row[asked].mean()) if asked else 1.0)
-        return {"presence": presence, "finish": scores[:, -1].tolist()}
+            presence.append(float(row[asked].mean()) if asked else math.nan)
+            finish.append(math.nan if scene.background.kind == "transparent" else float(row[-1]))
+        return {"presence": presence, "finish": finish}
 
 
 def train_judge(config: WorldJudge, folder: Path | None = None, seed: int = 7) -> PresenceJudge:
@@ -153,6 +157,4 @@ def _stage(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _varied(config: WorldJudge) -> WorldConfig:
-    return replace(
-        config.world, textures=config.textures, lights=config.lights, words=0.0, backgrounds=(0.7, 0.15, 0.15)
-    )
+    return replace(config.world, textures=config.textures, lights=config.lights, backgrounds=(0.7, 0.15, 0.15))

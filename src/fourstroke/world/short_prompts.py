@@ -102,6 +102,8 @@ FRAMES = (
     "my daughter wants {}",
     "would be cool: {}",
 )
+STICKER = "as a sticker"
+TRANSPARENT = ("on a transparent background", "with a transparent background", STICKER, STICKER)
 LEFT_OPEN = ("something else", "another thing", "something next to it")
 
 
@@ -202,7 +204,7 @@ def background_phrase(background: Background, rng: np.random.Generator) -> tuple
     """The background as a phrase, as a vague phrase, and as a thought."""
     first, second = background.colour, background.second
     if background.kind == "transparent":
-        return "on a transparent background", "as a sticker", "transparent"
+        return pick(rng, TRANSPARENT), STICKER, "transparent"
     if background.kind == "flat":
         vague = ("on a plain background", "on a nice background")
         return f"on {with_article(f'{first} background')}", pick(rng, vague), f"flat {first}"

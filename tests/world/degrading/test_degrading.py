@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fourstroke.enhance.checks import problems, quoted, unquoted
+from fourstroke.enhance.checks import hopeless, problems, quoted, unquoted
 from fourstroke.enhance.degrade import PROBABILITIES, Odds, degrade_dataset
-from fourstroke.enhance.triplet import CATEGORIES, Triplet
+from fourstroke.enhance.protocol import unfinished, write_answer
+from fourstroke.enhance.triplet import CATEGORIES, Annotation, RejectedError, Triplet
 from fourstroke.recipe import load_recipe
 from fourstroke.world import World, WorldConfig
 from fourstroke.world.caption_rules import SceneDegrader, WorldRules, lexicon_of, scene_of, world_triplets
@@ -44,8 +46,7 @@ def lost(triplet: Triplet) -> set[str]:
 
 
 def test_rich_captions_keep_all_that_short_prompts_ask(triplets):
-    wrong = [t for t in triplets if problems(t.short, t.rich, LEXICON)]
-    assert len(wrong) <= 4
+    assert not [(t.short, t.rich) for t in triplets if problems(t.short, t.rich, LEXICON)]
     assert {t.category for t in triplets} >= {"General", "Text", "Complex Text"}
     for t in triplets:
         assert t.reasoning.startswith(f"{t.category}: ")
@@ -115,6 +116,31 @@ def test_held_out_scenes_are_asked_for_in_wordings_that_training_never_saw(monke
     assert used == {"trained", "heldout"}
 
 
+def test_pages_are_asked_for_as_people_do():
+    posters = PosterData(pages=PageConfig(kinds=(1, 0, 0, 0, 0, 0)), samples=150).open()
+    found = list(degrade_dataset(posters, WorldRules(world=CONFIG).open()))
+    shown = [t for t in found if LEXICON.titles(t.rich)]
+    named = sum(bool(LEXICON.titles(t.short)) for t in shown)
+    assert {picture.name for i in range(150) for picture in posters.record(i).meta["page"].pictures} - {*WORLD.sprites}
+    assert len(shown) == sum(bool(posters.record(i).meta["page"].pictures) for i in range(150))
+    assert 0.5 < named / len(shown) < 0.8
+    assert all(("Picture: " in t.reasoning) == (not LEXICON.titles(t.short)) for t in shown)
+    assert sum("layout" in lost(t) for t in found) > 75
+    assert len({unquoted(t.short).split("  ")[0] for t in found}) > 20
+    assert not LEXICON.invented('a poster that says "SALE"', 'A poster: "SALE" above a cat.')
+    assert LEXICON.invented('a poster with a dog that says "SALE"', 'A dog and a cat, "SALE".') == ["cat"]
+    assert LEXICON.invented('a board that says "SALE"', 'A board, "SALE", above a cat.') == ["cat"]
+
+
+def test_stickers_are_asked_for_in_several_ways():
+    stickers = world_triplets(World(replace(CONFIG, transparent=1.0)), 80)
+    ways = ("transparent background", "as a sticker", "sticker of ")
+    counts = [sum(way in t.short.replace("as sticker", "as a sticker") for t in stickers) for way in ways]
+    assert all(count > 8 for count in counts)
+    assert sum(counts) == len(stickers)
+    assert not any(problems(t.short, t.rich, LEXICON) for t in stickers)
+
+
 def test_pages_keep_their_words_and_their_category():
     rules = WorldRules(world=CONFIG).open()
     pages = PosterData(pages=PageConfig(kinds=(1, 0.3, 0, 0.3, 0.5, 0.5)), samples=60).open()
@@ -128,6 +154,35 @@ def test_pages_keep_their_words_and_their_category():
         assert not problems(t.short, t.rich, LEXICON)
         assert ("paper" in unquoted(t.short)) == ("background" not in lost(t))
         assert len(t.short) < len(t.rich)
+
+
+def test_a_text_that_a_page_bears_twice_is_asked_for_twice_and_words_of_another_page_are_rejected():
+    rules = WorldRules(world=CONFIG).open()
+    record = PosterData(pages=PageConfig(kinds=(0, 0, 0, 0, 0, 1), words=(2, 8)), samples=60).open().record(0)
+    page = record.meta["page"]
+    line = page.lines[0]
+    twice = replace(page, lines=(replace(line, text="9-21", block=0), replace(line, text="9-21", block=1)), charts=())
+    rich = 'On a sign stands "9-21" and below it "9-21".'
+    for seed in range(20):
+        short = rules.degrade(Annotation(text=rich, meta={"page": twice}), seed).short
+        assert quoted(short) == ["9-21", "9-21"]
+    with pytest.raises(RejectedError, match="would lose its words"):
+        rules.degrade(Annotation(text='A sign that says "open".', meta={"page": twice.to_dict()}), 0)
+
+
+def test_right_answers_are_hopeful_as_far_as_they_are_written(triplets):
+    pages = PosterData(pages=PageConfig(kinds=(1, 0.3, 0, 0.3, 0.5, 0.5)), samples=20).open()
+    edits = EditData(edits=EditConfig(world=CONFIG), samples=20).open()
+    rules = WorldRules(world=CONFIG).open()
+    for t in [*degrade_dataset(pages, rules), *triplets[:20], *degrade_dataset(edits, rules)]:
+        turn = write_answer(t.rich, t.wh_ratio, t.reasoning)
+        for end in range(4, len(turn), 4):
+            thoughts, prompt, _ = unfinished(turn[:end])
+            assert not hopeless(t.short, thoughts, prompt, LEXICON), (t.short, turn[:end])
+    request = 'a sign that says "hot dog stand"'
+    for begun in ("A square", "A square poster on pl", 'A square poster says "hot dog', "A square navy"):
+        assert not hopeless(request, "", begun, LEXICON)
+    assert hopeless(request, "", "A square and a sign and", LEXICON) == ["it added a square"]
 
 
 def test_edits_are_asked_for_and_said_plainly():

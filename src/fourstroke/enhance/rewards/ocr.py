@@ -27,4 +27,6 @@ class Ocr(Reward):
         if not any(asked):
             return torch.ones(len(batch))
         pairs = zip(asked, batch.pictures, strict=True)
-        return torch.tensor([likeness(texts, read_lines(x, script_of(texts))) if texts else 1.0 for texts, x in pairs])
+        return torch.tensor(
+            [likeness(texts, read_lines(x[..., :3], script_of(texts))) if texts else 1.0 for texts, x in pairs]
+        )

@@ -42,7 +42,7 @@ class RewardBatch:
 
     @cached_property
     def pictures(self) -> list[np.ndarray]:
-        """What the frozen generator drew of each rewrite, (height, width, 3) uint8."""
+        """What the frozen generator drew of each rewrite, as `Generator.draw` gives it."""
         return self._draw()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,13 +18,13 @@ LIVELY = 24.0
 
 @dataclass(frozen=True, kw_only=True)
 class Richness(Reward):
-    """How much the outer frame of the picture varies (`richness`)."""
+    """How much the outer frame of the picture varies (`richness`); NaN of one that is to have nothing there."""
 
     kind: ClassVar[str] = "richness"
 
     def __call__(self, batch: RewardBatch) -> Tensor:
         """From the pixels alone."""
-        return torch.tensor([richness(picture) for picture in batch.pictures])
+        return torch.tensor([math.nan if x.shape[2] == 4 else richness(x) for x in batch.pictures])
 
 
 def richness(picture: np.ndarray) -> float:

@@ -87,14 +87,18 @@ class SceneDraft(Surroundings):
         """The short prompt."""
         kind = kind_of(self.facts)
         fields = self._fields(self.facts, kind, rng)
-        behind = [phrase for phrase in self.phrases.values() if phrase]
+        plain = [wording for wording in wordings_of("en", kind, "trained") if wording.startswith("{")]
+        first = [wording for wording in plain if wording.startswith("{a}")]
+        sticker = self.phrases["background"] == short_prompts.STICKER and bool(first) and rng.random() < 0.5
+        if sticker:
+            fields["a"] = f"a sticker of {fields['a']}"
+        behind = [text for key, text in self.phrases.items() if text and not (sticker and key == "background")]
         apart = len(behind) > 1 or len(self.facts.units) > 1
         fields["tail"] = (", " if apart else " ") + ", ".join(behind) if behind else ""
         if self.left_open:
             return f"{fields['a']} and {self.left_open}{fields['tail']}"
         found = wordings_of("en", kind, "trained" if split == "train" else "heldout")
-        plain = [wording for wording in wordings_of("en", kind, "trained") if wording.startswith("{")]
-        text = pick(rng, found if self.casual else plain).format_map(fields)
+        text = pick(rng, first if sticker else found if self.casual else plain).format_map(fields)
         return short_prompts.careless(text, rng) if self.casual else text
 
     def asked(self, lost: Collection[str]) -> str:
