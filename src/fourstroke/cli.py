@@ -231,7 +231,10 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     speedrun.add_argument("--n", type=int, default=200, help="prompts and scenes to measure on")
     speedrun.add_argument("--hours", type=float, help="scale the stages' limits to fit (default: those of the recipes)")
     speedrun.add_argument(
-        "--processes", type=int, default=1, help="share the training of autoencoder, transformer and student among so many"
+        "--processes",
+        type=int,
+        default=1,
+        help="share the long stages among so many",
     )
     speedrun.add_argument("--json", action="store_true", help="print one JSON object")
     speedrun.set_defaults(run=commands.speedrun)
