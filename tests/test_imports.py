@@ -50,7 +50,7 @@ TIERS = (
 TIER = {name: rank for rank, names in enumerate(TIERS) for name in names}
 """A part imports those of lower rank; `world` may import all that is not the command line, and nobody imports it."""
 
-INFERENCE = {"enhancer", "local", "images", "protocol", "checks", "places", "endpoint"}
+INFERENCE = {"enhancer", "local", "images", "protocol", "checks", "facts", "places", "endpoint"}
 """Modules of `enhance` that the pipeline uses, as the part `enhancer`; the others make data and rewards."""
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from fourstroke.checkpoint import CheckpointError
 from fourstroke.enhance.enhancer import EnhancerWarning, PromptEnhancer
 from fourstroke.enhance.local import EnhancerConfig, HopelessCriteria, LocalModel, PresencePenalty
-from fourstroke.enhance.protocol import ANSWER_OPEN, messages, write_answer
+from fourstroke.enhance.protocol import ANSWER_OPEN, messages, unseen, write_answer
 from fourstroke.folder import ModelInfo, find_model
 from fourstroke.pipeline import NoEffectWarning, Pipeline
 from fourstroke.sizes import shaped
@@ -285,6 +285,25 @@ def test_a_small_enhancer_is_not_asked_in_other_languages(request_):
     said = Scripted(write_answer('Un circle rojo y un square, "x".', "1:1", ""))
     out = PromptEnhancer(said, dataclasses.replace(SETTINGS, things=()))('un circle rojo y un square "x"')
     assert out.warning is None
+
+
+def test_an_enhancer_that_learnt_edits_answers_them_without_their_images(enhancer, monkeypatch):
+    asked, heard = 'make it violet, "x" stays', []
+    rewrite = 'Make the circle violet. "x" stays. Keep everything else exactly as before.'
+
+    def complete(messages, config, seed, stop=None):
+        heard.append(messages[-1]["content"])
+        return write_answer(rewrite, "1:1", "")
+
+    monkeypatch.setattr(enhancer.backend, "complete", complete)
+    learnt = PromptEnhancer(enhancer.backend, dataclasses.replace(SETTINGS, edits=True), "s")
+    image = Image.new("RGB", (8, 8))
+    out = learnt(asked, [image])  # which names nothing that scenes could hold
+    assert (out.warning, out.prompt, heard) == (None, rewrite, [unseen(asked)])
+    with pytest.warns(EnhancerWarning, match='lost the words "y"'):
+        learnt('make it violet, "y" stays', [image])
+    with pytest.warns(EnhancerWarning, match="it lost the square, it added a circle"):
+        learnt("a square")
 
 
 class Heard(Scripted):

@@ -48,7 +48,7 @@ class Mention(NamedTuple):
 
 
 @dataclass
-class Facts:
+class ThingFacts:
     """What is said of a thing, wherever it is named; empty where nothing is."""
 
     numbers: set[int] = field(default_factory=set)
@@ -63,7 +63,7 @@ def transparent(text: str) -> bool:
     return _TRANSPARENT.search(text.lower()) is not None
 
 
-def altered(request: dict[str, Facts], rewrite: dict[str, Facts]) -> list[str]:
+def altered(request: dict[str, ThingFacts], rewrite: dict[str, ThingFacts]) -> list[str]:
     """What a request says of its things that the rewrite says otherwise, or no more, in words; both by `facts_of`.
 
     What has no colour in the request may have one in the rewrite. Things that the rewrite lost are left aside.
@@ -88,14 +88,14 @@ def altered(request: dict[str, Facts], rewrite: dict[str, Facts]) -> list[str]:
     return found
 
 
-def facts_of(text: str, mentions: Sequence[Mention]) -> dict[str, Facts]:
+def facts_of(text: str, mentions: Sequence[Mention]) -> dict[str, ThingFacts]:
     """By title, what a text (lower case, without quotations) says of the things that it names.
 
     A style that is said of the whole is that of all things without a colour that have none of their own.
     """
-    found: dict[str, Facts] = {}
+    found: dict[str, ThingFacts] = {}
     for mention in mentions:
-        facts = found.setdefault(mention.title, Facts())
+        facts = found.setdefault(mention.title, ThingFacts())
         before, after = text[: mention.start], text[mention.end :]
         numbered = _read_before(before, facts)
         if match := _OF_THEM.match(after):
@@ -120,7 +120,7 @@ def facts_of(text: str, mentions: Sequence[Mention]) -> dict[str, Facts]:
     return found
 
 
-def _read_before(text: str, facts: Facts) -> bool:
+def _read_before(text: str, facts: ThingFacts) -> bool:
     """Read the words right before a thing into its facts; returns whether one of them is a number."""
     for word in reversed(text.replace(",", " ").split()):
         if word in _SIZES:
