@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,10 @@ HELP = {
     "cyrillic": "reading Cyrillic needs Tesseract with Russian: apt install tesseract-ocr tesseract-ocr-rus",
 }
 """By script, what is missing where `can_read` says no."""
+
+
+Span = tuple[float, float, float, float]
+"""Top, bottom, left and right of a box."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +98,23 @@ def read_line(pixels: np.ndarray, script: str = "latin") -> str:
 
 
 def read_lines(pixels: np.ndarray, script: str = "latin") -> list[str]:
-    """All texts in (H, W, 3) uint8 RGB, top to bottom. Raises ValueError if what reads the script is not installed."""
-    return [text for text, _ in sorted(_read(pixels, script), key=lambda item: (item[1][0], item[1][2]))]
+    """All texts in (H, W, 3) uint8 RGB, row by row from the top, those of a row from left to right.
+
+    Raises:
+        ValueError: if what reads the script is not installed.
+    """
+    rows: list[list[tuple[str, Span]]] = []
+    for item in sorted(_read(pixels, script), key=lambda item: item[1][0]):
+        middle = (item[1][0] + item[1][1]) / 2
+        if rows and rows[-1][0][1][0] <= middle <= rows[-1][0][1][1]:
+            rows[-1].append(item)
+        else:
+            rows.append([item])
+    return [text for row in rows for text, _ in sorted(row, key=lambda item: item[1][2])]
 
 
-def _read(pixels: np.ndarray, script: str) -> list[tuple[str, tuple[float, float, float, float]]]:
-    """Texts with the top, bottom, left and right of their boxes."""
+def _read(pixels: np.ndarray, script: str) -> list[tuple[str, Span]]:
+    """Texts with their boxes."""
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     scale = max(1.0, READING_SIDE / min(picture.size))
     if scale > 1:
@@ -116,17 +132,24 @@ def _read(pixels: np.ndarray, script: str) -> list[tuple[str, tuple[float, float
     return list(zip(map(str, answer.txts), spans, strict=True))
 
 
-def _tesseract(picture: Image.Image, span: tuple[float, float, float, float], script: str) -> str:
-    """The letters and digits of a line between top, bottom, left and right."""
+def _tesseract(picture: Image.Image, span: Span, script: str) -> str:
+    """The letters and digits in a box, with points and colons between digits."""
     if not can_read(script):
         raise ValueError(HELP[script])
     top, bottom, left, right = span
     line = io.BytesIO()
     picture.crop((round(left), round(top), round(right), round(bottom))).save(line, "PNG")
-    command = ["tesseract", "-", "-", "-l", TESSERACT[script], "--psm", "7"]
-    told = subprocess.run(command, input=line.getvalue(), capture_output=True, check=True)
-    seen = told.stdout.decode("utf-8", "replace")
-    return " ".join("".join(c if c.isalnum() else " " for c in seen).split())
+    for mode in ("7", "8"):  # a line; where it sees none, a word
+        command = ["tesseract", "-", "-", "-l", TESSERACT[script], "--psm", mode]
+        told = subprocess.run(command, input=line.getvalue(), capture_output=True, check=True)
+        if seen := _letters(told.stdout.decode("utf-8", "replace")):
+            return seen
+    return ""
+
+
+def _letters(text: str) -> str:
+    """Words of letters and digits, one space between them; points, commas and colons stay between digits."""
+    return " ".join(re.sub(r"(?!(?<=\d)[.,:](?=\d))[\W_]", " ", text).split())
 
 
 def levenshtein(a: str, b: str) -> int:

@@ -49,6 +49,17 @@ def changed(prompts, pictures, judge=JUDGE) -> float:
     return sum(bool(v.changed) for v in verdicts) / len(verdicts)
 
 
+def test_a_thing_that_stayed_where_it_was_has_not_moved():
+    """However near its new place is."""
+    world = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro-world2" / "world.yaml")
+    moves = EditConfig(world=world, kinds=tuple(float(kind == "move") for kind in KINDS))
+    edits = held_out_edits(Edits(moves), 24)
+    judge, shift = Judge(world), [e.edit.after.objects[0].x - e.edit.before[0].objects[0].x for e in edits]
+    assert any(0 < abs(x) < 0.15 for x in shift)
+    assert changed(edits, [edit.before[0] for edit in edits], judge) == 0
+    assert changed(edits, [edit.after for edit in edits], judge) > 0.95
+
+
 def test_edits_are_fixed_and_held_out(prompts):
     again = held_out_edits(Edits(CONFIG), 2, first=4)
     assert [p.instruction for p in again] == [p.instruction for p in prompts[4:6]]

@@ -145,7 +145,17 @@ def _changed(judge: Judge, prompt: EditPrompt, picture: np.ndarray) -> bool | No
         return False
     if kind in ("add", "combine") and (relation := _relation(scene, edit.new)) is not None:
         return holds(scene, relation, matches)
+    there = [(index, seen) for index in edit.new if (seen := matches[index]) is not None]
+    if kind == "move" and not all(_moved(edit, index, seen) for index, seen in there):
+        return False
     return all(_near(scene.objects[index], matches[index]) for index in edit.new)
+
+
+def _moved(edit: Edit, index: int, seen: Detection) -> bool:
+    """Whether a thing is nearer to its new place than to its old one."""
+    places = [edit.before[0].objects[edit.old[edit.new.index(index)]], edit.after.objects[index]]
+    old, new = (max(abs(seen.x - place.x), abs(seen.y - place.y)) for place in places)
+    return new < old
 
 
 def _is(entry: Object, seen: Detection | None) -> bool:
