@@ -53,11 +53,13 @@ def test_a_thing_that_stayed_where_it_was_has_not_moved():
     """However near its new place is."""
     world = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro-world2" / "world.yaml")
     moves = EditConfig(world=world, kinds=tuple(float(kind == "move") for kind in KINDS))
-    edits = held_out_edits(Edits(moves), 24)
-    judge, shift = Judge(world), [e.edit.after.objects[0].x - e.edit.before[0].objects[0].x for e in edits]
-    assert any(0 < abs(x) < 0.15 for x in shift)
-    assert changed(edits, [edit.before[0] for edit in edits], judge) == 0
-    assert changed(edits, [edit.after for edit in edits], judge) > 0.95
+    drawn = held_out_edits(Edits(moves), 120)
+    places = [[(thing.x, thing.y) for thing in (e.edit.before[0].objects[0], e.edit.after.objects[0])] for e in drawn]
+    near = [e for e, (a, b) in zip(drawn, places, strict=True) if max(abs(a[0] - b[0]), abs(a[1] - b[1])) < 0.15]
+    assert len(near) > 5
+    judge = Judge(world)
+    assert changed(near, [edit.before[0] for edit in near], judge) == 0
+    assert changed(near, [edit.after for edit in near], judge) > 0.95
 
 
 def test_edits_are_fixed_and_held_out(prompts):
