@@ -49,8 +49,8 @@ def test_a_grid_beyond_the_teachers_costs():
 
 
 def test_edits_count_as_much_as_scenes_and_should_leave_the_rest_alone():
-    teacher = {**TEACHER, "edits/changed": 0.9, "edits/outside_psnr": 30.0}
-    assert score({**teacher, "edits/changed": 0.4}, teacher) == pytest.approx(0.6)
+    teacher = {**TEACHER, "edits/right": 0.9, "edits/outside_psnr": 30.0}
+    assert score({**teacher, "edits/right": 0.4}, teacher) == pytest.approx(0.6)
     assert score({**teacher, "edits/outside_psnr": 29.5}, teacher) == pytest.approx(0.85)
     assert score({**teacher, "edits/outside_psnr": 24.0}, teacher) == pytest.approx(0.75)
 

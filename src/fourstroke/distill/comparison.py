@@ -36,8 +36,8 @@ ABSOLUTE = {"grid_artefact"}
 """Metrics that are next to nothing for a teacher, so that ratios say nothing."""
 QUALITY, LIKENESS = "composition", "likeness"
 """Metrics that a validator may give: how much of what was asked is there, and how well it is drawn; 0 to 1."""
-EDITED, OUTSIDE = "edits/changed", "edits/outside_psnr"
-"""The same of edits: the share that is made, and how well the rest was kept, in dB."""
+EDITED, OUTSIDE = "edits/right", "edits/outside_psnr"
+"""The same of edits: the share that is made and keeps the rest, and how well it does, in dB."""
 OUTSIDE_SLACK, OUTSIDE_WEIGHT = 1.0, 0.02
 """dB less than the teacher's that cost nothing, and what a further one costs."""
 
@@ -170,7 +170,7 @@ def score(student: Metrics, teacher: Metrics) -> float:
     """The rule by which the best checkpoint is kept; higher is better.
 
     Composition where a validator measures it, else minus the error against the teacher; the mean of it and the share
-    of edits that are made where another measures that. Less what diversity lacks to 0.9 of the teacher's, what
+    of edits that are right where another measures that. Less what diversity lacks to 0.9 of the teacher's, what
     saturation is off by beyond 5 %, what a grid stands out by beyond half a grey level, what edits change beside what
     they should, and what likeness lacks: where composition is at its ceiling, only likeness sees a bent face.
     """

@@ -15,13 +15,14 @@ from fourstroke.folder import ModelInfo
 from fourstroke.recipe import load_kind, load_recipe
 from fourstroke.registry import find
 from fourstroke.world import World, WorldConfig
-from fourstroke.world.dataset import WorldData
+from fourstroke.world.dataset import PosterData, WorldData
 from fourstroke.world.edits import Edits
 from fourstroke.world.judging import stickers
 from fourstroke.world.judging.composition import held_out_prompts
 from fourstroke.world.judging.judge import Judge
+from fourstroke.world.judging.pages import TWO_LINES
 from fourstroke.world.judging.stickers import judge_sticker, overlap
-from fourstroke.world.pages import Pages
+from fourstroke.world.pages import PageConfig, Pages
 
 RECIPES = Path(__file__).parents[3] / "recipes" / "micro-world2"
 DATA = load_kind("datasets", RECIPES / "data.yaml")
@@ -106,6 +107,17 @@ def test_true_edits_are_right_and_others_are_not(truth):
     assert right["outside_psnr"] > 35
     assert wrong["changed"] < 0.35
     assert wrong["outside_psnr"] < 25
+
+
+@needs_reader
+def test_as_many_posters_of_two_lines_are_asked_as_pages():
+    pages = PageConfig(scripts=("latin", "chinese"), snap=16)
+    rows = asked("pages", 10, PosterData(pages=pages))
+    two = {name: row for name, row in rows.items() if name.startswith(TWO_LINES)}
+    assert len(two) == 3
+    assert len(two[TWO_LINES]) == 10 == sum(len(row) for name, row in two.items() if name != TWO_LINES)
+    without = replace(pages, kinds=(0, 0, 0, 0, 0, 1))
+    assert TWO_LINES not in asked("pages", 4, PosterData(pages=without))
 
 
 @needs_reader

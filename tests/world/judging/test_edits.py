@@ -113,6 +113,17 @@ def test_what_covers_a_thing_has_not_removed_it(prompts):
     assert judge_edit(JUDGE, prompt, picture).changed is False
 
 
+def test_made_with_the_rest_ruined_is_not_right(prompts):
+    prompt = next(p for p in prompts if p.edit.kind == "recolour" and (allowed(p.edit) == 0).mean() > 0.3)
+    picture = prompt.after.copy()
+    assert judge_edit(JUDGE, prompt, picture).right is True
+    picture[allowed(prompt.edit) == 0, :3] += 80
+    verdict = judge_edit(JUDGE, prompt, picture)
+    assert (verdict.changed, verdict.right) == (True, False)
+    row = summarise_edits([prompt, prompt], [verdict, judge_edit(JUDGE, prompt, prompt.after)])["all"]
+    assert (row["changed"]["value"], row["right"]["value"]) == (1.0, 0.5)
+
+
 def test_pictures_a_little_off_are_right(prompts):
     moved = [np.roll(p.after, (2, -2), (0, 1)) for p in prompts]
     assert changed(prompts, moved) > 0.9

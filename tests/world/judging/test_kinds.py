@@ -117,7 +117,7 @@ def test_a_validator_of_edits_tells_made_ones_from_pictures_left_as_they_are(tmp
         return lambda prompt, **options: Output([pictures[prompt]], [prompt], [options["seed"]])
 
     found = validator.run(answering(right), tmp_path, 3)
-    assert found["edits/changed"] > 0.9
+    assert found["edits/right"] == found["edits/changed"] > 0.9
     assert found["edits/outside_psnr"] > 40
     assert (tmp_path / "edits-step-000003.png").exists()
     assert validator.run(answering(left), tmp_path, 4)["edits/changed"] < 0.1

@@ -2,6 +2,8 @@
 
 Both are judged from the pixels: `changed` by the judge of scenes (`Judge`), `outside_psnr` against the first picture
 before, where the edit allows no change (`edits.allowed`). Each alone is easily won: by drawing anew, or by copying.
+Nor do the two means together say enough: where only bare ground has to stay it does so at 50 dB, which makes up for
+things that are ruined elsewhere. `right` is the share of edits that are made and keep the rest, in one picture.
 """
 
 from __future__ import annotations
@@ -42,6 +44,9 @@ BARE = 24.0
 """Mean difference in levels up to which a place shows what is behind what was removed."""
 BEST_PSNR = 60.0
 """In dB; that of equal pictures."""
+KEPT_PSNR = 19.0
+"""In dB, from which the rest is kept: the autoencoder of micro-world2 alone reaches it in every one of 400 edits, and a
+picture in which every other thing was replaced in 1 of 20."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +70,11 @@ class EditVerdict:
     """Whether what is asked is there; None for words that nothing can read, RapidOCR not being installed."""
     outside_psnr: float
     """In dB, over the pixels that may not change; 60 at most."""
+
+    @property
+    def right(self) -> bool | None:
+        """Changed, and the rest kept; None where `changed` is."""
+        return self.changed and self.outside_psnr >= KEPT_PSNR
 
 
 def held_out_edits(edits: Edits, n: int, captions: Captions = "mixed", first: int = 0) -> list[EditPrompt]:
@@ -199,14 +209,16 @@ def judge_edits(
 
 
 def summarise_edits(prompts: Sequence[EditPrompt], verdicts: Sequence[EditVerdict]) -> dict[str, dict[str, Any]]:
-    """By kind that occurs, and for `all`: the number of `edits`, `changed` and `outside_psnr` with 95 % intervals."""
+    """By kind that occurs, and for `all`: the number of `edits`; `changed`, `right`, `outside_psnr` with intervals."""
     found: dict[str, dict[str, Any]] = {}
     for name in ("all", *KINDS):
         rows = [v for p, v in zip(prompts, verdicts, strict=True) if name in ("all", p.edit.kind)]
         if rows:
+            read = [int(v.changed is not None) for v in rows]
             found[name] = {
                 "edits": len(rows),
-                "changed": plain(share([bool(v.changed) for v in rows], [int(v.changed is not None) for v in rows])),
+                "changed": plain(share([bool(v.changed) for v in rows], read)),
+                "right": plain(share([bool(v.right) for v in rows], read)),
                 "outside_psnr": plain(mean([v.outside_psnr for v in rows])),
             }
     return found
@@ -250,6 +262,7 @@ def evaluate_edits(
         "guidance": pipe.info.guidance_scale if guidance is None else guidance,
         "seconds_per_picture": seconds,
         "changed": summary["all"]["changed"],
+        "right": summary["all"]["right"],
         "outside_psnr": summary["all"]["outside_psnr"],
         "edits": summary,
     }
@@ -260,14 +273,14 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"{result['model']}: {result['n']} held-out edits, {result['steps']} steps, guidance {result['guidance']:g}, "
         f"{result['seconds_per_picture']:.2f} s a picture",
-        f"{'':<12} {'edits':>5} {'changed':>9}   {'95 %':^13}   {'outside':>8}   {'95 %':^11}",
+        f"{'':<12} {'edits':>5} {'changed':>9}   {'95 %':^13}   {'right':>7}   {'outside':>8}   {'95 %':^11}",
     ]
     for name, row in result["edits"].items():
         changed, psnr = row["changed"], row["outside_psnr"]
-        told = f"{'not read':>9}   {'':<13}"
+        told = f"{'not read':>9}   {'':<13}   {'':>7}"
         if changed is not None:
             spread = f"{100 * changed['low']:>5.1f} – {100 * changed['high']:>5.1f}"
-            told = f"{100 * changed['value']:>7.1f} %   {spread}"
+            told = f"{100 * changed['value']:>7.1f} %   {spread}   {100 * row['right']['value']:>5.1f} %"
         spread = f"{psnr['low']:.1f} – {psnr['high']:.1f}"
         lines.append(f"{name:<12} {row['edits']:>5} {told}   {psnr['value']:>5.1f} dB   {spread}")
     return "\n".join(lines)

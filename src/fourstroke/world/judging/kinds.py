@@ -173,7 +173,9 @@ class EditsJudge:
         self.edits = held_out_edits(Edits(config.edits), config.n, config.captions, config.first)
 
     def run(self, pipe: Pipeline, folder: Path, step: int) -> dict[str, float]:
-        """`edits/changed`, the share of edits that are made, and `edits/outside_psnr` in dB; a sheet of the first."""
+        """Of edits the shares made, `edits/changed`, and made with the rest kept, `edits/right`, and
+        `edits/outside_psnr` in dB; a sheet of the first.
+        """
         from fourstroke import progress
         from fourstroke.files import save_image
         from fourstroke.world.judging.edits import draw_edits, edit_sheet, judge_edits
@@ -185,6 +187,7 @@ class EditsJudge:
         save_image(edit_sheet(self.edits, pictures, verdicts), folder / f"edits-step-{step:06d}.png")
         found = {
             "edits/changed": _mean([verdict.changed for verdict in verdicts if verdict.changed is not None]),
+            "edits/right": _mean([verdict.right for verdict in verdicts if verdict.right is not None]),
             "edits/outside_psnr": _mean([verdict.outside_psnr for verdict in verdicts]),
         }
         return {name: value for name, value in found.items() if not math.isnan(value)}

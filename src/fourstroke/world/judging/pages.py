@@ -38,6 +38,7 @@ from fourstroke.world.pages.pages import PageConfig, Pages
 
 NUMBERS = ((1, 3), (4, 10), (11, 25), (26, 10_000))
 """Fewest and most words of the groups that scores are given for."""
+TWO_LINES = "posters of two lines"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +144,7 @@ def group_pages(prompts: Sequence[PagePrompt]) -> dict[str, list[int]]:
         groups[f"{least} to {most} words" if most < NUMBERS[-1][1] else f"{least} words and more"] = inside
     for kind in KINDS:
         groups[f"{kind}s"] = [i for i, prompt in enumerate(prompts) if prompt.page.kind == kind]
-    groups["posters of two lines"] = [i for i in groups["posters"] if len(prompts[i].page.lines) == 2]
+    groups[TWO_LINES] = [i for i in groups["posters"] if len(prompts[i].page.lines) == 2]
     return {name: indices for name, indices in groups.items() if indices}
 
 

@@ -15,7 +15,7 @@ from fourstroke.world.edits import KINDS, Edits
 from fourstroke.world.find import edits_of
 from fourstroke.world.judging.chapters.asking import find_config
 from fourstroke.world.judging.composition import Prompt, held_out_prompts
-from fourstroke.world.judging.edits import EditPrompt, held_out_edits, judge_edit
+from fourstroke.world.judging.edits import KEPT_PSNR, EditPrompt, held_out_edits, judge_edit
 from fourstroke.world.judging.judge import Judge
 from fourstroke.world.judging.stickers import judge_sticker
 from fourstroke.world.world import World
@@ -29,7 +29,8 @@ class EditsChapter:
     title: ClassVar[str] = "Edits"
     about: ClassVar[str] = (
         "Whether what is asked is there (changed), and the PSNR against the picture before where the edit may change "
-        "nothing, 60 dB at most. Either alone is easily had, by drawing anew or by copying."
+        f"nothing, 60 dB at most. Either alone is easily had, by drawing anew or by copying; right is changed and at "
+        f"least {KEPT_PSNR:g} dB."
     )
     units: ClassVar[Mapping[str, Unit]] = {"outside_psnr": "dB"}
 
@@ -80,6 +81,7 @@ def _edit_question(judge: Judge, prompt: EditPrompt) -> Question:
         found: dict[str, tuple[float, float]] = {}
         if verdict.changed is not None:
             found["changed"] = float(verdict.changed), 1
+            found["right"] = float(bool(verdict.right)), 1
         return found | {"outside_psnr": (verdict.outside_psnr, 1)}
 
     scene = prompt.edit.after

@@ -16,7 +16,8 @@ from fourstroke.world.find import pages_of
 from fourstroke.world.judging.chapters.asking import find_config
 from fourstroke.world.judging.composition import Prompt, held_out_prompts
 from fourstroke.world.judging.judge import opaque
-from fourstroke.world.judging.pages import PagePrompt, group_pages, judge_page, page_prompts
+from fourstroke.world.judging.pages import TWO_LINES, PagePrompt, group_pages, judge_page, page_prompts
+from fourstroke.world.pages.graph import KINDS
 from fourstroke.world.words import SIGN_FONTS
 from fourstroke.world.world import World
 
@@ -65,7 +66,7 @@ class PagesChapter:
     units: ClassVar[Mapping[str, Unit]] = {"words_ned": ""}
 
     def rows(self, data: DatasetConfig, n: int, info: ModelInfo) -> Rows:
-        """All, by script, number of words and kind."""
+        """All, by script, number of words and kind; and as many posters of two lines, all and by script."""
         if not can_read():
             raise LeftOutError(NO_READER)
         try:
@@ -75,7 +76,15 @@ class PagesChapter:
         config = replace(config, scripts=tuple(filter(readable, config.scripts)))
         prompts = page_prompts(config, n)
         questions = [_page_question(prompt) for prompt in prompts]
-        return {name: [questions[index] for index in group] for name, group in group_pages(prompts).items()}
+        found = {name: [questions[index] for index in group] for name, group in group_pages(prompts).items()}
+        if config.kinds[KINDS.index("poster")]:
+            posters = replace(config, kinds=tuple(float(kind == "poster") for kind in KINDS))
+            drawn = [prompt for prompt in page_prompts(posters, 3 * n) if len(prompt.page.lines) == 2][:n]
+            found[TWO_LINES] = [_page_question(prompt) for prompt in drawn]
+            for script in sorted({prompt.page.script for prompt in drawn}):
+                own = [q for p, q in zip(drawn, found[TWO_LINES], strict=True) if p.page.script == script]
+                found[f"{TWO_LINES}, {script}"] = own
+        return {name: chosen for name, chosen in found.items() if chosen}
 
 
 def _length(prompt: Prompt) -> int:
