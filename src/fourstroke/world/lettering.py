@@ -68,13 +68,18 @@ def _set_word(word: str, script: str, file_name: str, width: int, height: int, p
     return np.asarray(mask, np.float32) / 255.0
 
 
+def letter_pixels(script: str, file_name: str, pitch: float, height: int) -> int:
+    """The font's size, in pixels, of letters that take ``pitch`` pixels each on a board of ``height``."""
+    em = 64 * pitch / load_font(file_name, 64).getlength(WIDEST[script])
+    return max(6, int(min(em, 0.66 * height)))
+
+
 def _layout(
     word: str, script: str, file_name: str, width: int, height: int, pitch: float
 ) -> tuple[ImageFont.FreeTypeFont, Starts]:
     """The font at its size, and where the letters start: at a pitch if there is one, else together and as large."""
     if pitch:
-        em = 64 * pitch / load_font(file_name, 64).getlength(WIDEST[script])
-        font = load_font(file_name, max(6, int(min(em, 0.66 * height))))
+        font = load_font(file_name, letter_pixels(script, file_name, pitch, height))
         ascent = font.getmetrics()[0]
         begin, y = (width - pitch * len(word)) / 2, round(height / 2 + 0.35 * font.size) - ascent
         slots = ((round(begin + pitch * place), font.getlength(letter)) for place, letter in enumerate(word))

@@ -10,10 +10,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from fourstroke.chance import pick
-from fourstroke.fonts import load_font
 from fourstroke.world.atlas import THINGS, sprite_picture, styles_of
 from fourstroke.world.graph import Split
-from fourstroke.world.lettering import WIDEST
+from fourstroke.world.lettering import letter_pixels
 from fourstroke.world.pages.colours import THEMES, Theme, differ, stand_out
 from fourstroke.world.pages.graph import Accent, Align, Chart, Page, PageKind, Picture, Role, TextLine, place_of
 from fourstroke.world.pages.phrases import Case, Writer
@@ -21,8 +20,6 @@ from fourstroke.world.pages.type import CAPITAL, FONTS, CrowdedError, Fitted, fi
 from fourstroke.world.snap import BOARD, LATENT, PITCHES
 
 Valign = Literal["top", "middle", "bottom"]
-BOARD_LETTERS = 0.66 * BOARD
-"""Font pixels of letters on boards, at most."""
 PAIRS = (
     ("bold sans-serif", "sans-serif"),
     ("bold sans-serif", "bold sans-serif"),
@@ -149,20 +146,7 @@ class Draft:
             width = line.box[2] - line.box[0]
             left = frame.left + {"left": 0, "center": (frame.width - width) // 2, "right": frame.width - width}[align]
             used.append(Frame(left, baseline + line.box[1], left + width, baseline + line.box[3]))
-            self.lines.append(
-                TextLine(
-                    text=text,
-                    role=role,
-                    block=self.blocks,
-                    script=self.script,
-                    font=font,
-                    ink=ink or self.theme.ink,
-                    size=round(CAPITAL * fitted.pixels, 2),
-                    align=align,
-                    pitch=0,
-                    **place_of(used[-1], self.width, self.height),
-                )
-            )
+            self._line(text, role, used[-1], font, ink or self.theme.ink, fitted.pixels, align)
             baseline += fitted.pitch
         self.blocks += 1
         return Frame(min(f.left for f in used), used[0].top, max(f.right for f in used), used[-1].bottom)
@@ -172,26 +156,13 @@ class Draft:
     ) -> None:
         """One line whose letters fill whole latents from a column of them on, around the middle of a row."""
         pitch, file_name = PITCHES[self.script][0], FONTS[self.script][font]
-        pixels = int(min(64 * pitch / load_font(file_name, 64).getlength(WIDEST[self.script]), BOARD_LETTERS))
+        pixels = letter_pixels(self.script, file_name, pitch, BOARD)
         box = typeset(text, self.script, file_name, pixels, pitch).box
         x, baseline = column * LATENT, round((row + 0.5) * LATENT + 0.35 * pixels)
-        ends = x + box[0], baseline + box[1], x + box[2], baseline + box[3]
-        if min(ends) < 0 or ends[2] > self.width or ends[3] > self.height:
+        ends = Frame(x + box[0], baseline + box[1], x + box[2], baseline + box[3])
+        if min(ends) < 0 or ends.right > self.width or ends.bottom > self.height:
             raise CrowdedError
-        self.lines.append(
-            TextLine(
-                text=text,
-                role=role,
-                block=self.blocks,
-                script=self.script,
-                font=font,
-                ink=ink,
-                size=round(CAPITAL * pixels, 2),
-                align=align,
-                pitch=pitch,
-                **place_of(ends, self.width, self.height),
-            )
-        )
+        self._line(text, role, ends, font, ink, pixels, align, pitch)
         self.blocks += 1
 
     def same_size(
@@ -250,6 +221,25 @@ class Draft:
             charts=tuple(self.charts),
             pictures=tuple(self.pictures),
             accents=tuple(self.accents),
+        )
+
+    def _line(
+        self, text: str, role: Role, ends: Frame, font: str, ink: str, pixels: int, align: Align, pitch: int = 0
+    ) -> None:
+        """A line of the present block whose ink has these ends; `pixels` is the font's size."""
+        self.lines.append(
+            TextLine(
+                text=text,
+                role=role,
+                block=self.blocks,
+                script=self.script,
+                font=font,
+                ink=ink,
+                size=round(CAPITAL * pixels, 2),
+                align=align,
+                pitch=pitch,
+                **place_of(ends, self.width, self.height),
+            )
         )
 
     def _thing(self, style: str) -> str:
