@@ -1,6 +1,6 @@
 """Training speed of autoencoders on this machine: whole steps of recipes, taking turns.
 
-    python benchmarks/vae_training.py recipes/micro/vae.yaml recipes/micro/vae-pages.yaml
+    python benchmarks/vae_training.py recipes/micro/vae.yaml recipes/mini/vae.yaml
 
 A step renders its pictures, goes forth and back, and moves the weights. Nothing is written.
 """

@@ -1,6 +1,6 @@
 """Where a transformer of the drawn world still errs: its velocity's error on background, things, boards and letters.
 
-    python studies/cells.py --model MODEL --world recipes/micro-world2/signs.yaml
+    python studies/cells.py --model MODEL --world recipes/micro/signs.yaml
 
 Held-out scenes with their rich captions are noised to some levels; the squared error of the predicted velocity,
 averaged over channels, is told apart by what the picture shows at each cell of 16 x 16 pixels. The mean loss hides

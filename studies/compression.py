@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = study_arguments(__doc__.split("\n")[0], "compression")
     parser.add_argument("--pages", type=int, default=READ_PAGES, help="pages that are read; 0 reads none")
     parser.add_argument("--minutes", type=float, help="of each run, at full length, by --recipe; in place of --steps")
-    parser.add_argument("--recipe", type=Path, default=Path("recipes/micro/vae-pages.yaml"), help="with --minutes")
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/micro/vae.yaml"), help="with --minutes")
     parser.add_argument("--width", type=float, action="append", help="times the recipe's, with --minutes; repeatable")
     arguments = parser.parse_args(argv)
     if arguments.minutes:

@@ -1,6 +1,6 @@
 """Which things a model of the drawn world gets right: by size, style, number and layout; words by length.
 
-    python studies/objects.py --model MODEL --world recipes/micro-world2/world.yaml --n 96 --sheet objects.png
+    python studies/objects.py --model MODEL --world recipes/micro/world.yaml --n 96 --sheet objects.png
 
 New scenes of the combinations that training may show, with short English captions; the judge looks at what is drawn.
 """

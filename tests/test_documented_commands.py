@@ -17,7 +17,6 @@ from fourstroke.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "models/micro/README.md")]
-PAGES += [ROOT / "models" / "micro-world2" / "README.md"]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
 STARTS = ("fourstroke", ".venv/bin/fourstroke")
 ELLIPSES = ("...", "…")

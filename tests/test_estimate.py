@@ -161,7 +161,7 @@ def test_a_teacher_that_is_yet_to_be_trained_is_told(monkeypatch, capsys, tmp_pa
     recipe = RECIPE.parents[1] / "micro" / "distill.yaml"
     monkeypatch.chdir(tmp_path)
     assert main(["estimate", str(recipe)]) == 2
-    assert "no model at runs/micro/dit/model" in capsys.readouterr().err
+    assert "no model at runs/micro/edits/model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

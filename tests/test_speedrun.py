@@ -31,20 +31,21 @@ def tiny_recipes(tmp_path):
     """The micro family's own files with every size cut down: shapes alone, 32 pixels, three steps a stage."""
     folder = tmp_path / "recipes" / "tiny"
     folder.mkdir(parents=True)
-    names = ("world", "crowded", "vae", "text", "dit")
-    world, crowded, vae, text, dit = (
-        yaml.safe_load((RECIPES / "micro" / f"{name}.yaml").read_text()) for name in names
-    )
-    for each in (world, crowded):
-        each |= {"width": 32, "height": 32, "sprites": 0}
+    names = ("vae", "text", "dit")
+    vae, text, dit = (yaml.safe_load((RECIPES / "micro" / f"{name}.yaml").read_text()) for name in names)
+    world = {"width": 32, "height": 32, "sprites": 0, "words": 0.0}
+    scenes = {"kind": "world", "world": "world.yaml"}
+    vae["data"] = text["data"] = text["labels"] = dit["semantics"]["labels"] = scenes
     vae["model"] |= {"base_dim": 4, "decoder_base_dim": 4}
+    for key in ("phases", "balanced"):
+        del vae[key]
     vae |= {"batch_size": 2, "sizes": [[32, 32]], "statistics": 32, "run": {"out": "x", "steps": 3}}
     text |= {"batch_size": 2, "tokenizer_captions": 64, "run": {"out": "x", "steps": 3}}
     dit["model"] |= {"num_layers": 1, "num_attention_heads": 1}
     dit["semantics"]["block"] = 1
     dit["info"] |= {"name": "tiny", "width": 32, "height": 32, "num_inference_steps": 2}
-    dit["data"] |= {"samples": 64, "held_out": 32}
-    dit["validators"][0] |= {"prompts": 4, "steps": 2}
+    dit["data"] = scenes | {"samples": 64, "held_out": 32}
+    dit["validators"] = [scenes | {"prompts": 4, "steps": 2}]
     dit |= {"held_out": 32, "batch_size": 2, "noise_samples": 2, "sheet": 2, "run": {"out": "x", "steps": 3}}
     edits = {
         name: dit[name]
@@ -53,9 +54,15 @@ def tiny_recipes(tmp_path):
     (folder / "edits.yaml").write_text(
         yaml.safe_dump(edits | {"init": "x", "noise_samples": 2, "optimizer": {"lr": 1.0e-4}})
     )
-    for name in ("data", "evaluate"):
-        (folder / f"{name}.yaml").write_text((RECIPES / "micro" / f"{name}.yaml").read_text())
-    for name, tree in zip(names, (world, crowded, vae, text, dit), strict=True):
+    (folder / "evaluate.yaml").write_text((RECIPES / "micro" / "evaluate.yaml").read_text())
+    trees = {
+        "data": {"kind": "mixture", "parts": [{"data": scenes}]},
+        "world": world,
+        "vae": vae,
+        "text": text,
+        "dit": dit,
+    }
+    for name, tree in trees.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
     return folder.parent
 
@@ -143,7 +150,7 @@ def test_an_interrupt_of_shared_stages_saves_and_is_no_traceback(tiny_recipes, t
     assert 0 < state["step"] < 10**6
 
 
-@pytest.mark.parametrize("family", ["micro", "micro-world2", "mini"])
+@pytest.mark.parametrize("family", ["micro", "mini"])
 def test_the_whole_chain_of_a_family_is_read(family):
     """Every stage that it has loads with what the chain gives it, and begins with what the stage before has left."""
     folder = RECIPES / family
@@ -167,7 +174,7 @@ def test_hours_scale_every_limit_and_leave_a_tenth():
         own = stage_minutes(RECIPES / "micro")
         ratios = {stage: minutes[stage] / own[stage] for stage in own}
         assert max(ratios.values()) == pytest.approx(min(ratios.values()), rel=0.01)
-    assert limits(RECIPES / "micro", 1.0)["distill"][1] == "warm.steps=21"
+    assert limits(RECIPES / "micro", 1.0)["distill"][1] == "warm.steps=13"
     assert len(limits(RECIPES / "micro", 9.0)["distill"]) == 1  # no longer a warm-up
     assert not any(limits(RECIPES / "micro", None).values())
     for stage, recipe in {"vae": VaeRecipe, "distill": DistillRecipe}.items():
@@ -177,7 +184,7 @@ def test_hours_scale_every_limit_and_leave_a_tenth():
 
 def test_a_plan_says_what_the_time_is_worth(monkeypatch):
     text = plan("micro", RECIPES / "micro", limits(RECIPES / "micro", 3.0))
-    assert "vae 27.3" in text
+    assert "vae 23" in text
     assert "the bundled micro took 9.6 hours" in text
     assert "this run has 28 % of that time" in text
     assert "bundled" not in plan("micro", RECIPES / "micro", limits(RECIPES / "micro", None))

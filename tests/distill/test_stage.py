@@ -299,7 +299,7 @@ def test_max_minutes_ends_in_a_model(recipe):
     assert (run.out / "state" / "state.json").exists()
 
 
-@pytest.mark.parametrize("family", ["micro", "micro-world2", "mini", "7b"])
+@pytest.mark.parametrize("family", ["micro", "mini", "7b"])
 def test_bundled_recipes_are_valid(family):
     recipe = load_recipe(DistillRecipe, RECIPES / family / "distill.yaml")
     assert len(recipe.sigmas) == 4

@@ -403,7 +403,7 @@ def test_the_speedrun_trains_both_stages_once(tmp_path):
     assert train_enhancer(Chain(tmp_path / "none", runs, limited), tmp_path / "generator") is None
 
 
-@pytest.mark.parametrize("family", ["micro", "micro-world2", "mini"])
+@pytest.mark.parametrize("family", ["micro", "mini"])
 def test_recipes_are_read(family):
     sft = load_recipe(EnhanceSftRecipe, RECIPES / family / "enhance-sft.yaml")
     rl = load_recipe(EnhanceRlRecipe, RECIPES / family / "enhance-rl.yaml")

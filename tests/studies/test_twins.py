@@ -11,7 +11,7 @@ import yaml
 from fourstroke.recipe import load_recipe
 from fourstroke.train.vae import VaeRecipe
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "micro" / "vae-pages.yaml"
+RECIPE = Path(__file__).parents[2] / "recipes" / "micro" / "vae.yaml"
 
 
 def test_the_twin_has_one_halving_less_and_the_same_size():
@@ -36,7 +36,7 @@ def test_a_tiny_study_measures_against_minutes_and_goes_on(tmp_path, monkeypatch
     for name, value in {"SCENES": 2, "PAGES": 2, "READ": 0}.items():
         monkeypatch.setattr(twins, name, value)
     tree = yaml.safe_load(RECIPE.read_text())
-    tree["data"]["parts"][0]["data"]["world"] = str(RECIPE.parent / "world.yaml")
+    tree["data"]["parts"][0]["data"]["world"] = str(RECIPE.parent / "free.yaml")
     tree["model"] |= {"base_dim": 8, "decoder_base_dim": 8}
     tree["losses"] = {"l1": 1.0}
     tree |= {"batch_size": 2, "sizes": [[32, 32]], "phases": [], "statistics": 8}

@@ -22,7 +22,7 @@ from fourstroke.vae import Autoencoder, AutoencoderConfig
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork
 from fourstroke.vae.objective import DEFAULT_LOSSES
 from fourstroke.vae.objective.alignment import AlignmentConfig, AlignmentTerm
-from fourstroke.vae.objective.pictures import L1, Edge
+from fourstroke.vae.objective.pictures import L1, Edge, Squared
 from fourstroke.world import Background, Object, Scene, Sign, World, WorldConfig
 from fourstroke.world.cells import UNKNOWN, CellNames, cell_labels
 from fourstroke.world.dataset import PosterData, WorldData
@@ -187,7 +187,12 @@ def test_recipes_are_read(tmp_path: Path) -> None:
     assert load_recipe(FeaturesRecipe, recipes / "micro" / "features.yaml").model.factor == 16
     words = ["losses.alignment.features=f", "losses.alignment.weight=0.2", "data={kind: folder, path: photos}"]
     recipe = load_recipe(VaeRecipe, recipes / "micro" / "vae.yaml", words)
-    assert recipe.losses == (L1(), Edge(), AlignmentConfig(features=Path("f"), weight=0.2))
+    assert recipe.losses == (
+        L1(),
+        Edge(weight=0.5),
+        Squared(weight=10.0),
+        AlignmentConfig(features=Path("f"), weight=0.2),
+    )
     assert recipe.data == FolderData(path=Path("photos"))
     with pytest.raises(RecipeError, match="steps=0"):
         build(AlignmentConfig, {"features": "f", "steps": 0})

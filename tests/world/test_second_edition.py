@@ -17,7 +17,7 @@ from fourstroke.world.stamps import object_stamp
 from fourstroke.world.units import HIDDEN, NARROWEST, SMALLEST, STEP
 from fourstroke.world.words import WORDS, choose_words, letters_of
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "micro-world2" / "world.yaml"
+RECIPE = Path(__file__).parents[2] / "recipes" / "micro" / "world.yaml"
 CONFIG = load_recipe(WorldConfig, RECIPE)
 WORLD = World(CONFIG)
 SCENES = [WORLD.scene(seed) for seed in range(600)]

@@ -24,7 +24,7 @@ from fourstroke.world.edits.world import EditConfig
 from fourstroke.world.graph import Scene
 from fourstroke.world.pages.pages import PageConfig
 
-CONFIG = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro-world2" / "world.yaml")
+CONFIG = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro" / "world.yaml")
 WORLD = World(CONFIG)
 LEXICON = lexicon_of(WORLD)
 DROPPED = {category: {name: Odds(drop=1.0) for name in odds} for category, odds in PROBABILITIES.items()}

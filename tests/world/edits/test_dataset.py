@@ -15,7 +15,7 @@ from fourstroke.world import WorldConfig, split_of
 from fourstroke.world.edits import EditConfig
 from fourstroke.world.edits.dataset import EditData
 
-WORLD = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro-world2" / "world.yaml")
+WORLD = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro" / "world.yaml")
 CONFIG = EditData(edits=EditConfig(world=WORLD), samples=60, held_out=20)
 
 

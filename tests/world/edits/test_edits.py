@@ -18,7 +18,7 @@ from fourstroke.world.graph import Scene
 from fourstroke.world.snap import snapped
 from fourstroke.world.words import letters_of
 
-CONFIG = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro-world2" / "world.yaml")
+CONFIG = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro" / "world.yaml")
 EDITS = Edits(EditConfig(world=CONFIG))
 SEEDS = range(240)
 

@@ -24,7 +24,7 @@ from fourstroke.world.judging.pages import TWO_LINES
 from fourstroke.world.judging.stickers import judge_sticker, overlap
 from fourstroke.world.pages import PageConfig, Pages
 
-RECIPES = Path(__file__).parents[3] / "recipes" / "micro-world2"
+RECIPES = Path(__file__).parents[3] / "recipes" / "micro"
 DATA = load_kind("datasets", RECIPES / "data.yaml")
 INFO = ModelInfo(width=128, height=128)
 CHAPTERS = ("composition", "counts", "edits", "languages", "pages", "relations", "stickers", "wordings", "words")

@@ -137,9 +137,9 @@ def test_prompts_and_pictures_must_pair_up() -> None:
 def test_the_world_of_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--data"):
         find_world(None, tmp_path, "no-such-family")
-    assert find_world(None, tmp_path, "micro").width == 96
-    (tmp_path / "data.json").write_text(json.dumps({"kind": "world", "world": {"width": 128}}))
     assert find_world(None, tmp_path, "micro").width == 128
+    (tmp_path / "data.json").write_text(json.dumps({"kind": "world", "world": {"width": 96}}))
+    assert find_world(None, tmp_path, "micro").width == 96
     with pytest.raises(ValueError, match="no recipe"):
         find_world(tmp_path / "missing.yaml", tmp_path, "micro")
     (tmp_path / "data.json").write_text(json.dumps({"kind": "world_pages"}))

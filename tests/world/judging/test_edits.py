@@ -34,7 +34,9 @@ from fourstroke.world.judging.edits import (
 from fourstroke.world.judging.judge import Judge
 from fourstroke.world.judging.kinds import Editing
 
-WORLD = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro" / "edits-world.yaml")
+WORLD = WorldConfig(
+    width=96, height=96, things=18, count_weights=(0.5, 0.42, 0.08), words=0.0, textures=0.25, lights=0.25, sizes=0.2
+)
 CONFIG = EditConfig(world=WORLD, kinds=tuple(float(kind not in ("words", "restyle")) for kind in KINDS))
 JUDGE = Judge(WORLD)
 
@@ -51,7 +53,7 @@ def changed(prompts, pictures, judge=JUDGE) -> float:
 
 def test_a_thing_that_stayed_where_it_was_has_not_moved():
     """However near its new place is."""
-    world = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro-world2" / "world.yaml")
+    world = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro" / "world.yaml")
     moves = EditConfig(world=world, kinds=tuple(float(kind == "move") for kind in KINDS))
     drawn = held_out_edits(Edits(moves), 120)
     places = [[(thing.x, thing.y) for thing in (e.edit.before[0].objects[0], e.edit.after.objects[0])] for e in drawn]
@@ -141,7 +143,7 @@ def test_only_what_may_not_change_counts_outside(prompts):
 
 
 def test_things_restyled_and_in_groups_are_judged():
-    world = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro-world2" / "world.yaml")
+    world = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro" / "world.yaml")
     world = dataclasses.replace(world, words=0.0, things=24, transparent=0.0)
     config = EditConfig(world=world, kinds=(1, 1, 0, 0, 0, 0, 2, 0, 0, 0))
     prompts = held_out_edits(Edits(config), 8)

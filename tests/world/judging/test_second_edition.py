@@ -75,7 +75,7 @@ def test_ground_truth_is_right(judge, prompts, pictures):
 
 @pytest.mark.slow
 def test_ground_truth_of_the_whole_world_is_right():
-    path = Path(__file__).parents[3] / "recipes" / "micro-world2" / "world.yaml"
+    path = Path(__file__).parents[3] / "recipes" / "micro" / "world.yaml"
     config = load_recipe(WorldConfig, path, ["words=0.0"])
     world = World(config)
     prompts = held_out_prompts(world, 200)

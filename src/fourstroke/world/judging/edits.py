@@ -45,7 +45,7 @@ BARE = 24.0
 BEST_PSNR = 60.0
 """In dB; that of equal pictures."""
 KEPT_PSNR = 19.0
-"""In dB, from which the rest is kept: the autoencoder of micro-world2 alone reaches it in every one of 400 edits, and a
+"""In dB, from which the rest is kept: the autoencoder of micro alone reaches it in every one of 400 edits, and a
 picture in which every other thing was replaced in 1 of 20."""
 
 
