@@ -91,7 +91,7 @@ def test_edits_are_distilled_as_the_pipeline_draws_them(factor, tmp_path):
     (tmp_path / "edits.jsonl").write_text(json.dumps({"prompt": "make it blue", "images": ["red.png"]}))
     grid = pipe.info.grid(64, 32)
     words, edits = Prompts(tmp_path, [PromptLine("a cat", "a cat")]), PromptsData(path=tmp_path / "edits.jsonl")
-    batch = Batches(pipe, words, (64, 32), 1, edits.open(), 1.0).make(0, torch.Generator().manual_seed(0))
+    batch = Batches(pipe, words, [(64, 32)], 1, edits.open(), 1.0).make(0, torch.Generator().manual_seed(0))
     assert (batch.grid, batch.inputs.grids) == (grid, (grid,))
     x, t = seeded_noise([1], math.prod(grid), KINDS[factor][1]), torch.ones(1)
     with torch.no_grad():

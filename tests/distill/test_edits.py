@@ -60,7 +60,7 @@ def edit_recipe(recipe, edits):
 
 
 def _batches(pipe, count, edits, share):
-    return Batches(pipe, WORDS, (64, 64), count, PromptsData(path=edits).open(), share)
+    return Batches(pipe, WORDS, [(64, 64)], count, PromptsData(path=edits).open(), share)
 
 
 def _names(batches, steps):
@@ -72,11 +72,25 @@ def _names(batches, steps):
 def test_parts_of_a_mixture_are_drawn_from_by_their_weights_one_in_a_batch():
     few, many = Prompts(Path("few.txt"), LINES[:1]), Prompts(Path("many.txt"), [PromptLine("two", "two")] * 50)
     never = Prompts(Path("never.txt"), [PromptLine("never", "never")])
-    batches = Batches(small_pipeline(), Mixture([few, many, never], [3.0, 1.0, 0.0]), (64, 64), 2)
+    batches = Batches(small_pipeline(), Mixture([few, many, never], [3.0, 1.0, 0.0]), [(64, 64)], 2)
     found = _names(batches, 60)
     assert set(found) == {"a", "two"}
     assert 72 < found["a"] < 108
     assert {count % 2 for count in found.values()} == {0}
+
+
+def test_prompts_are_drawn_at_several_sizes_one_in_a_batch_and_edits_at_the_first(edits):
+    pipe, sizes = small_pipeline(), [(64, 64), (96, 64), (96, 64)]
+    batches, plain = (Batches(pipe, WORDS, some, 2, PromptsData(path=edits).open(), 0.5) for some in (sizes, sizes[:1]))
+    made, at_one = (
+        [each.make(step, torch.Generator().manual_seed(step)) for step in range(60)] for each in (batches, plain)
+    )
+    grids = Counter(batch.grid for batch in made if not batch.pictures)
+    assert set(grids) == {pipe.info.grid(64, 64), pipe.info.grid(96, 64)}
+    assert 12 < grids[pipe.info.grid(96, 64)] < 28
+    assert [batch.grid for batch in made if batch.pictures] == [batch.grid for batch in at_one if batch.pictures]
+    with pytest.raises(ValueError, match="100 is no side of a picture here"):
+        Batches(pipe, WORDS, [(64, 64), (100, 64)], 2)
 
 
 def test_edits_whose_shapes_are_known_are_not_read_beforehand(edits):
@@ -99,7 +113,7 @@ def test_edits_whose_shapes_are_known_are_not_read_beforehand(edits):
             return Sample(record=self.record(index), image=picture, inputs=(picture,) * (1 + index % 2))
 
     known, pipe = Known(), small_pipeline()
-    batches = Batches(pipe, WORDS, (64, 64), 2, Mixture([known, PromptsData(path=edits).open()], [1.0, 0.0]), 1.0)
+    batches = Batches(pipe, WORDS, [(64, 64)], 2, Mixture([known, PromptsData(path=edits).open()], [1.0, 0.0]), 1.0)
     assert not known.read
     made = [batches.make(step, torch.Generator().manual_seed(step)) for step in range(12)]
     assert {prompt for batch in made for prompt in batch.prompts} == {"go on"}
@@ -110,7 +124,7 @@ def test_edits_whose_shapes_are_known_are_not_read_beforehand(edits):
 def test_edits_among_the_prompts_are_refused(edits):
     both = Mixture([WORDS, PromptsData(path=edits).open()], [1.0, 1.0])
     with pytest.raises(ValueError, match=r"data holds edits \(edits\): give them as `edits`"):
-        Batches(small_pipeline(), both, (64, 64), 2)
+        Batches(small_pipeline(), both, [(64, 64)], 2)
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -71,28 +71,32 @@ class Group:
 class Batches:
     """Makes the batch of a step: `count` prompts, or, in a share of the steps, as many edits.
 
-    Prompts are drawn at `size` (width, height) and edits at its area. Of several captions of a sample one is taken,
-    each in turn. With `latents` prompts come with their pictures, scaled and cropped to the size.
+    Prompts are drawn at one of `sizes` (width, height), another in each batch, and edits at the first one's area. Of
+    several captions of a sample one is taken, each in turn. With `latents` prompts come with their pictures, scaled and
+    cropped to the size.
     The parts of a mixture are drawn from by their weights, one in each batch. A sample that cannot be used is named,
     and the next one stands in for it.
 
     Raises:
-        ValueError: if `data` holds edits, or `edits` none that can be used.
+        ValueError: if `data` holds edits, or `edits` none that can be used, or a size is not of whole latents.
     """
 
     def __init__(
         self,
         pipe: Pipeline,
         data: Dataset,
-        size: Size,
+        sizes: Sequence[Size],
         count: int,
         edits: Dataset | None = None,
         share: float = 0.0,
         latents: bool = False,
     ) -> None:
         self.pipe, self.data, self.edits, self.count = pipe, data, edits, count
-        self.info = dataclasses.replace(pipe.info, width=size[0], height=size[1])
-        self.grid, self.latents = pipe.info.grid(*size), latents
+        factor = pipe.info.factor
+        if odd := [side for size in sizes for side in size if side % factor]:
+            raise ValueError(f"{odd[0]} is no side of a picture here: make it a multiple of {factor} pixels")
+        (width, height), self.sizes, self.latents = sizes[0], sizes, latents
+        self.info = dataclasses.replace(pipe.info, width=width, height=height)
         self._named: set[str] = set()
         self._records: dict[int, Record] = {}
         self.parts = _parts(data)
@@ -107,15 +111,17 @@ class Batches:
 
     def _words(self, turn: int, generator: torch.Generator) -> Batch:
         """Prompts alone; `turn` counts such batches, in which the captions of a sample take turns."""
+        several = len(self.sizes) > 1
+        size = self.sizes[int(torch.randint(len(self.sizes), (), generator=generator)) if several else 0]
 
         def read(index: int) -> tuple[str, Image.Image | None]:
             prompt = self._caption(self.data.record(index), turn)
-            return prompt, self._picture(index) if self.latents else None
+            return prompt, self._picture(index, size) if self.latents else None
 
         found = self._read(self.data, _chosen(self.parts, generator), generator, read)
         prompts, pictures = [prompt for prompt, _ in found], [picture for _, picture in found if picture is not None]
         latents = encode_images(self.pipe.autoencoder, pictures).float() if self.latents else None
-        return Batch(prompts=prompts, text=self._encode(prompts), grid=self.grid, latents=latents)
+        return Batch(prompts=prompts, text=self._encode(prompts), grid=self.info.grid(*size), latents=latents)
 
     def _edits(self, turn: int, generator: torch.Generator) -> Batch:
         """Edits of one shape; the target has their last image's size."""
@@ -197,9 +203,8 @@ class Batches:
         self.pipe.text_encoder.tokenize([text])
         return text
 
-    def _picture(self, index: int) -> Image.Image:
-        """The picture at the size of the batch, RGBA; what does not fit its shape is cut off on both sides alike."""
-        size = self.info.width, self.info.height
+    def _picture(self, index: int, size: Size) -> Image.Image:
+        """The picture at a size, RGBA; what does not fit its shape is cut off on both sides alike."""
         return ImageOps.fit(Image.fromarray(self.data.sample(index).image), size, Image.Resampling.LANCZOS)
 
     def _name(self, dataset: Dataset, index: int, error: ValueError) -> None:

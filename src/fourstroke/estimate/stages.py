@@ -145,7 +145,8 @@ def distill_needs(recipe: DistillRecipe, text_tokens: int = 400, ranks: int = 1)
     check_text(text_tokens)
     model, sharding = Checkpoint.find(recipe.teacher), Sharding(ranks=ranks)
     config, info = model.transformer, model.info
-    grid = grid_of(info, recipe.width or info.width, recipe.height or info.height)
+    sizes = (recipe.width or info.width, recipe.height or info.height), *recipe.more_sizes
+    grid = max((grid_of(info, *size) for size in sizes), key=math.prod)
     frozen = getattr(torch, recipe.dtype)
     lora = LoraConfig(rank=recipe.lora_rank) if recipe.lora_rank else None
     parameters = count(config)

@@ -79,9 +79,11 @@ class DistillRecipe:
 
     `sigmas` are the student's noise levels, from 1 down, without the final 0; `noise_samples` noises share each prompt;
     `flow_weight` is that of the flow-matching loss on real latents at the first step (Qwen-Image-Flash: keeps
-    structure, costs quality). Prompts of `data` are drawn at `width` x `height` (None: the teacher's own size), edits
-    of `edits`, in `edit_share` of the steps, at the same area. Held-out prompts of `data` are drawn for `validation`,
-    and whatever else `validators` look at. `dtype` is that of what stays frozen; what is trained is float32.
+    structure, costs quality). Prompts of `data` are drawn at `width` x `height` (None: the teacher's own size) and at
+    `more_sizes`, all equally often, another in each batch; name one more than once to draw it oftener. Edits of
+    `edits`, in `edit_share` of the steps, have the area of the first size, which is also that of the comparison.
+    Held-out prompts of `data` are drawn for `validation`, and whatever else `validators` look at. `dtype` is that of
+    what stays frozen; what is trained is float32.
     """
 
     teacher: str
@@ -90,6 +92,7 @@ class DistillRecipe:
     data: Data
     width: Count | None = None
     height: Count | None = None
+    more_sizes: tuple[tuple[Count, Count], ...] = ()
     edits: Data | None = None
     edit_share: PositiveFraction = 0.5
     sigmas: tuple[PositiveFraction, ...]
@@ -146,7 +149,13 @@ class DistillStage:
         self.specialists = load_specialists(recipe.specialists, base, len(recipe.sigmas))
         size: Size = recipe.width or base.info.width, recipe.height or base.info.height
         self.batches = Batches(
-            base, data, size, recipe.batch_size, edits, recipe.edit_share, latents=bool(recipe.flow_weight)
+            base,
+            data,
+            (size, *recipe.more_sizes),
+            recipe.batch_size,
+            edits,
+            recipe.edit_share,
+            latents=bool(recipe.flow_weight),
         )
         prompts = held_out_prompts(held_out, recipe.validation.prompts)
         judges = [config.open() for config in recipe.validators]
