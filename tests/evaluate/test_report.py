@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -13,9 +13,11 @@ import pytest
 
 from fourstroke import registry
 from fourstroke.cli import main
+from fourstroke.evaluate import reconstruction
+from fourstroke.evaluate.reconstruction import copies
 from fourstroke.evaluate.report.chapter import ALL, LeftOutError, Question, summarise
 from fourstroke.evaluate.report.command import ReportCommand
-from fourstroke.evaluate.report.page import page, read_logs
+from fourstroke.evaluate.report.page import CEILING, page, read_logs
 from fourstroke.evaluate.report.report import make_report, open_report
 from fourstroke.evaluate.report.runner import Column
 from fourstroke.pipeline import Pipeline
@@ -52,9 +54,22 @@ class Nothing(Greys):
         raise LeftOutError("there is <nothing> to hear")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Whites(Greys):
+    """White stickers are asked for."""
+
+    kind: ClassVar[str] = "whites"
+
+    def rows(self, data, n, info):
+        white = np.full((32, 32, 4), 255, np.uint8)
+        rows = super().rows(data, n, info)
+        known = {id(q): replace(q, transparent=True, truth=lambda: white) for q in rows[ALL]}
+        return {name: [known[id(q)] for q in row] for name, row in rows.items()} | {"others": rows[ALL][:1]}
+
+
 @pytest.fixture(autouse=True)
 def _offered(monkeypatch):
-    for kind in (Greys, Nothing):
+    for kind in (Greys, Whites, Nothing):
         monkeypatch.setitem(registry._offered["chapters"], kind.kind, f"{__name__}:{kind.__name__}")
 
 
@@ -133,6 +148,30 @@ def test_other_weights_and_other_steps_are_other_pictures(tiny_folder, tmp_path,
     weights = next((other / "transformer").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-4] + b"seed")
     assert Column(model=str(other)).key != column.key
+
+
+def test_the_autoencoder_shows_what_models_could_reach(tiny_folder, tiny, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(reconstruction, "copies", lambda *given: made.append(given) or copies(*given))
+    columns = [Column(model=str(tiny_folder), steps=steps) for steps in (None, 2)]
+    report = open_report(columns, [Whites()], None, 3, tmp_path)
+    make_report(report, lambda report: None)
+    assert [len(pictures) for _, pictures in made] == [3]  # both models have the same autoencoder
+    (copy,) = copies(tiny.autoencoder, [np.full((32, 32, 4), 255, np.uint8)])
+    for found in report.parts[0].found:
+        assert found[ALL]["ceiling"]["mean"]["value"] == pytest.approx(brightness([copy])["mean"][0])
+        assert found["the first"]["ceiling"]["mean"]["count"] == 1
+        assert "ceiling" not in found["others"]
+    text = page(report, {}, 1)
+    assert text.count(CEILING) == 2
+    assert text.index("tiny, 3 steps</td>") < text.index("tiny, 2 steps</td>") < text.index(CEILING)
+    report.parts[0].found[1][ALL]["ceiling"] = {}
+    assert page(report, {}, 1).count(CEILING) == 2  # now below the first model
+    alone = open_report(columns[:1], [Whites()], None, 3, tmp_path)
+    assert not alone.runners[0].waiting(alone.parts[0].questions)
+    make_report(alone, lambda report: None)
+    assert len(made) == 1
+    assert page(alone, {}, 1).count(CEILING) == 2
 
 
 def test_the_page_stands_alone_and_says_what_is_left_out(tiny_folder, tmp_path, capsys):

@@ -66,6 +66,18 @@ def shares(
     return {name: value.value for name, value in found.items()}
 
 
+def test_true_pictures_are_those_that_are_asked_for(truth):
+    world = replace(SMALL, words=0.25, scripts=("latin",), sign_fonts=())
+    data = WorldData(world=world)
+    edits = replace(DATA.parts[2].data, edits=replace(DATA.parts[2].data.edits, world=world))
+    found = {name: asked(name, 4, edits if name == "edits" else data) for name in ("composition", "stickers", "edits")}
+    found |= {"words": asked("words", 4, data)} if can_read() else {}
+    for name, rows in found.items():
+        for question in next(iter(rows.values())):
+            assert np.array_equal(question.truth(), truth[question.prompt, question.seeds[0]]), name
+            assert question.copied().key != question.key
+
+
 def test_they_ask_what_they_say(truth):
     data = WorldData(world=SMALL)
     style = asked("composition", 8, data)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from fourstroke.data.sample import SampleError
 from fourstroke.evaluate.statistics import mean
@@ -23,6 +25,7 @@ from fourstroke.world.edits.dataset import EditData
 from fourstroke.world.judging import edits as judging
 from fourstroke.world.judging.edits import (
     EditPrompt,
+    autoencoder_psnrs,
     draw_edits,
     evaluate_edits,
     held_out_edits,
@@ -168,10 +171,26 @@ def test_words_are_read_where_that_is_possible(monkeypatch):
     assert result["words"]["edits"] == 1
 
 
+class Dimming(nn.Module):
+    """An autoencoder that leaves every colour 16 levels darker."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def encode(self, x):
+        return x
+
+    def decode(self, z):
+        return torch.cat([z[:, :3] - 16 / 127.5, z[:, 3:]], 1)
+
+
 class Truth(Pipeline):
     """Draws the picture that each instruction asks for, and keeps what it was given."""
 
     def __init__(self, prompts):
+        self.transformer = self.autoencoder = Dimming()
+        self.offload = "none"
         self.info = ModelInfo(name="truth", width=96, height=96, num_inference_steps=4)
         self.after = {prompt.instruction: prompt.after for prompt in prompts}
         self.given = []
@@ -192,8 +211,12 @@ def test_an_evaluation_tells_of_every_kind(prompts, tmp_path):
     draw_edits(lent := Truth([combined]), [combined])
     assert [len(images) for images in lent.given] == [2]
     json.dumps(result, allow_nan=False)
+    assert autoencoder_psnrs(pipe, prompts, batch=4) == pytest.approx([20 * math.log10(255 / 16)] * 14, abs=0.5)
+    assert result["autoencoder_psnr"]["value"] < result["outside_psnr"]["value"] - 10
+    assert result["edits"]["all"]["autoencoder_psnr"] == result["autoencoder_psnr"]
     text = table(result)
     assert "6 held-out edits" in text
+    assert text.splitlines()[2].endswith(f"{result['autoencoder_psnr']['value']:.1f} dB")
     assert {"all", *result["edits"]} <= {line.split()[0] for line in text.splitlines()[2:]}
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 3 * 192

@@ -6,6 +6,7 @@ a dataset lets it ask. Drawing, keeping, counting and showing are the report's.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +52,8 @@ class Question:
     """To edit, each (H, W, 4) uint8."""
     original: np.ndarray | None = None
     """(H, W, 3 or 4) uint8, of sides that the autoencoder takes."""
+    truth: Callable[[], np.ndarray] | None = None
+    """Draws the picture that is asked for, (H, W, 3 or 4) uint8."""
 
     @cached_property
     def key(self) -> str:
@@ -60,6 +63,11 @@ class Question:
         for image in (*self.images, *(() if self.original is None else (self.original,))):
             found.update(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes())
         return found.hexdigest()[:20]
+
+    def copied(self) -> Question:
+        """The same, answered by the autoencoder's copy of the true picture: a model cannot be expected to do better."""
+        assert self.truth is not None
+        return dataclasses.replace(self, original=self.truth(), truth=None, images=(), seeds=(0,))
 
 
 class Chapter(Protocol):

@@ -20,6 +20,8 @@ from fourstroke.evaluate.report.report import Part, Report
 OWN = STYLE.with_name("report.css")
 SHORT = {"iou", "ned", "psnr", "ssim"}
 """Written in capitals."""
+CEILING = "true pictures through the autoencoder"
+"""Whose figures are the most that the models above can be expected to reach."""
 LONGEST = 280
 """Letters of a prompt that stand below its picture; the whole one is its title."""
 
@@ -102,7 +104,7 @@ def _chapter(report: Report, part: Part, show: int) -> Iterator[str]:
         return
     names = list(dict.fromkeys(key for place in there for row in part.found[place].values() for key in row["readings"]))  # type: ignore[union-attr]
     yield '<div class="scroll"><table><thead><tr><th></th>'
-    yield "<th>model</th>" if len(report.columns) > 1 else ""
+    yield "<th>model</th>" if _named(part) else ""
     yield from (f"<th>{escape(_label(name))}</th>" for name in names)
     yield "</tr></thead><tbody>"
     for row in part.rows:
@@ -112,16 +114,29 @@ def _chapter(report: Report, part: Part, show: int) -> Iterator[str]:
 
 
 def _rows(report: Report, part: Part, row: str, names: Sequence[str], there: Sequence[int]) -> Iterator[str]:
-    """A row of each model; the first one's name holds for all."""
-    for order, place in enumerate(there):
+    """A row of each model, and one of true pictures through its autoencoder, unless the next model has the same."""
+    lines: list[tuple[str, Mapping[str, Any]]] = []
+    count, last = 0, None
+    for place in there:
         found = (part.found[place] or {}).get(row)
         if found is None:
             continue
-        kind = " ".join(["more"] * (order > 0) + ["joined"] * (order + 1 < len(there)))
-        head = f"{escape(row)}<i>{found['questions']} prompts</i>" if not order else ""
-        model = f'<td class="model">{escape(report.columns[place].name)}</td>' if len(report.columns) > 1 else ""
-        cells = "".join(_cell(found["readings"].get(name), part.chapter.units.get(name, "%")) for name in names)
-        yield f'<tr class="{kind}"><th>{head}</th>{model}{cells}</tr>'
+        if last not in (None, found.get("ceiling")):
+            lines.append((CEILING, last))
+        count, last = found["questions"], found.get("ceiling")
+        lines.append((report.columns[place].name, found["readings"]))
+    lines += [(CEILING, last)] if last else []
+    for order, (name, readings) in enumerate(lines):
+        kind = " ".join(["more"] * (order > 0) + ["joined"] * (order + 1 < len(lines)) + ["quiet"] * (name == CEILING))
+        head = f"{escape(row)}<i>{count} prompts</i>" if not order else ""
+        told = f'<td class="model">{escape(name)}</td>' if _named(part) else ""
+        cells = "".join(_cell(readings.get(key), part.chapter.units.get(key, "%")) for key in names)
+        yield f'<tr class="{kind}"><th>{head}</th>{told}{cells}</tr>'
+
+
+def _named(part: Part) -> bool:
+    """Whether the table says whose figures they are."""
+    return len(part.found) > 1 or any("ceiling" in row for found in part.found for row in (found or {}).values())
 
 
 def _cell(value: Mapping[str, float] | None, unit: Unit) -> str:

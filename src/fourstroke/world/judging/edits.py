@@ -24,6 +24,7 @@ from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import Device
 from fourstroke.evaluate.data import find_data
 from fourstroke.evaluate.reading import can_read, compare, read_line
+from fourstroke.evaluate.reconstruction import copies
 from fourstroke.evaluate.statistics import mean, share
 from fourstroke.files import save_image
 from fourstroke.folder import find_model
@@ -130,10 +131,28 @@ def draw_edits(
 
 def judge_edit(judge: Judge, prompt: EditPrompt, picture: np.ndarray) -> EditVerdict:
     """Judge a picture, (H, W, 3 or 4) uint8 of the size of those before."""
+    return EditVerdict(changed=_changed(judge, prompt, picture), outside_psnr=outside_psnr(prompt, picture))
+
+
+def outside_psnr(prompt: EditPrompt, picture: np.ndarray) -> float:
+    """In dB, against the first picture before, over the pixels that may not change; 60 at most."""
     kept = allowed(prompt.edit) == 0
     difference = opaque(picture).astype(float)[kept] - opaque(prompt.before[0]).astype(float)[kept]
     error = max(float((difference**2).mean()), 255**2 / 10 ** (BEST_PSNR / 10))
-    return EditVerdict(changed=_changed(judge, prompt, picture), outside_psnr=10 * float(np.log10(255**2 / error)))
+    return 10 * float(np.log10(255**2 / error))
+
+
+def autoencoder_psnrs(pipe: Pipeline, prompts: Sequence[EditPrompt], batch: int = 8) -> list[float]:
+    """The `outside_psnr` of what is asked through the pipeline's autoencoder: more is not to be had of its edits."""
+    found = []
+    with pipe.autoencoder_there():
+        for start in range(0, len(prompts), batch):
+            part = prompts[start : start + batch]
+            pictures = copies(pipe.autoencoder, [prompt.after for prompt in part])
+            for prompt, picture in zip(part, pictures, strict=True):
+                channels = 4 if prompt.edit.after.background.kind == "transparent" else 3
+                found.append(outside_psnr(prompt, picture[..., :channels]))
+    return found
 
 
 def _changed(judge: Judge, prompt: EditPrompt, picture: np.ndarray) -> bool | None:
@@ -208,11 +227,17 @@ def judge_edits(
     return verdicts
 
 
-def summarise_edits(prompts: Sequence[EditPrompt], verdicts: Sequence[EditVerdict]) -> dict[str, dict[str, Any]]:
-    """By kind that occurs, and for `all`: the number of `edits`; `changed`, `right`, `outside_psnr` with intervals."""
+def summarise_edits(
+    prompts: Sequence[EditPrompt], verdicts: Sequence[EditVerdict], ceilings: Sequence[float] = ()
+) -> dict[str, dict[str, Any]]:
+    """By kind that occurs, and for `all`: the number of `edits`; `changed`, `right`, `outside_psnr` with intervals.
+
+    `autoencoder_psnr` too, where the `ceilings` of the `outside_psnr` are given, one an edit.
+    """
     found: dict[str, dict[str, Any]] = {}
     for name in ("all", *KINDS):
         rows = [v for p, v in zip(prompts, verdicts, strict=True) if name in ("all", p.edit.kind)]
+        most = [c for p, c in zip(prompts, ceilings, strict=True) if name in ("all", p.edit.kind)] if ceilings else []
         if rows:
             read = [int(v.changed is not None) for v in rows]
             found[name] = {
@@ -220,7 +245,7 @@ def summarise_edits(prompts: Sequence[EditPrompt], verdicts: Sequence[EditVerdic
                 "changed": plain(share([bool(v.changed) for v in rows], read)),
                 "right": plain(share([bool(v.right) for v in rows], read)),
                 "outside_psnr": plain(mean([v.outside_psnr for v in rows])),
-            }
+            } | ({"autoencoder_psnr": plain(mean(most))} if most else {})
     return found
 
 
@@ -252,7 +277,7 @@ def evaluate_edits(
     verdicts = judge_edits(Judge(config.world), prompts, pictures, progress.pictures("judging"))
     if sheet is not None:
         save_image(edit_sheet(prompts, pictures, verdicts), sheet)
-    summary = summarise_edits(prompts, verdicts)
+    summary = summarise_edits(prompts, verdicts, autoencoder_psnrs(pipe, prompts))
     return {
         "model": pipe.info.name,
         "n": n,
@@ -264,16 +289,18 @@ def evaluate_edits(
         "changed": summary["all"]["changed"],
         "right": summary["all"]["right"],
         "outside_psnr": summary["all"]["outside_psnr"],
+        "autoencoder_psnr": summary["all"]["autoencoder_psnr"],
         "edits": summary,
     }
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result of `evaluate_edits` as lines of text."""
+    """The result of `evaluate_edits` as lines of text; `at most` is what the autoencoder leaves of what is asked."""
     lines = [
         f"{result['model']}: {result['n']} held-out edits, {result['steps']} steps, guidance {result['guidance']:g}, "
         f"{result['seconds_per_picture']:.2f} s a picture",
-        f"{'':<12} {'edits':>5} {'changed':>9}   {'95 %':^13}   {'right':>7}   {'outside':>8}   {'95 %':^11}",
+        f"{'':<12} {'edits':>5} {'changed':>9}   {'95 %':^13}   {'right':>7}   {'outside':>8}   {'95 %':^11}   "
+        f"{'at most':>8}",
     ]
     for name, row in result["edits"].items():
         changed, psnr = row["changed"], row["outside_psnr"]
@@ -282,7 +309,8 @@ def table(result: dict[str, Any]) -> str:
             spread = f"{100 * changed['low']:>5.1f} – {100 * changed['high']:>5.1f}"
             told = f"{100 * changed['value']:>7.1f} %   {spread}   {100 * row['right']['value']:>5.1f} %"
         spread = f"{psnr['low']:.1f} – {psnr['high']:.1f}"
-        lines.append(f"{name:<12} {row['edits']:>5} {told}   {psnr['value']:>5.1f} dB   {spread}")
+        most = f"{row['autoencoder_psnr']['value']:.1f} dB"
+        lines.append(f"{name:<12} {row['edits']:>5} {told}   {psnr['value']:>5.1f} dB   {spread}   {most:>8}")
     return "\n".join(lines)
 
 

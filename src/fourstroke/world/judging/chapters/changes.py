@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from fourstroke.world.judging.composition import Prompt, held_out_prompts
 from fourstroke.world.judging.edits import KEPT_PSNR, EditPrompt, held_out_edits, judge_edit
 from fourstroke.world.judging.judge import Judge
 from fourstroke.world.judging.stickers import judge_sticker
+from fourstroke.world.render import render_scene
 from fourstroke.world.world import World
 
 
@@ -93,6 +95,7 @@ def _edit_question(judge: Judge, prompt: EditPrompt) -> Question:
         seeds=(prompt.seed,),
         transparent=scene.background.kind == "transparent",
         images=prompt.before,
+        truth=lambda: prompt.after,
     )
 
 
@@ -108,5 +111,6 @@ def _sticker_question(judge: Judge, prompt: Prompt) -> Question:
         }
 
     return Question(
-        prompt=prompt.caption, judge=read, judged="sticker", size=prompt.size, seeds=(prompt.seed,), transparent=True
-    )
+        prompt=prompt.caption, judge=read, judged="sticker", size=prompt.size, seeds=(prompt.seed,), transparent=True,
+        truth=partial(render_scene, prompt.scene),
+    )  # fmt: skip

@@ -35,7 +35,7 @@ class CompositionChapter:
         """All, by kind of caption, and by style."""
         config = find_config(data)
         prompts = held_out_prompts(World(config), n)
-        pairs = list(zip(prompts, ask(config, prompts), strict=True))
+        pairs = list(zip(prompts, ask(config, prompts, truth=True), strict=True))
         found: dict[str, list[Question]] = {ALL: [question for _, question in pairs]}
         for name, rich in (("short captions", False), ("rich captions", True)):
             found[name] = [question for prompt, question in pairs if prompt.rich == rich]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from fourstroke.world.judging.composition import Prompt, held_out_prompts
 from fourstroke.world.judging.judge import opaque
 from fourstroke.world.judging.pages import TWO_LINES, PagePrompt, group_pages, judge_page, page_prompts
 from fourstroke.world.pages.graph import KINDS
+from fourstroke.world.render import render_scene
 from fourstroke.world.words import SIGN_FONTS
 from fourstroke.world.world import World
 
@@ -101,7 +103,7 @@ def _word_question(prompt: Prompt) -> Question:
 
     return Question(
         prompt=prompt.caption, judge=read, judged="word", size=prompt.size, seeds=(prompt.seed,),
-        transparent=prompt.transparent,
+        transparent=prompt.transparent, truth=partial(render_scene, prompt.scene),
     )  # fmt: skip
 
 
