@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fourstroke.evaluate.paired import difference_of, intervals, mean_of, prompt_means, wins_of
+from fourstroke.evaluate.paired import compare_shares, difference_of, intervals, mean_of, prompt_means, wins_of
 
 TRIALS = 2500
 
@@ -66,3 +66,36 @@ def test_all_right_is_not_certain_and_one_prompt_has_no_width() -> None:
     assert (one.low, one.value, one.high, one.count) == (0.5, 0.5, 0.5, 1)
     same = mean_of(dict.fromkeys("abc", 0.5))
     assert (same.low, same.high) == (0.5, 0.5)
+
+
+def test_shares_are_compared_as_tables_tell_them() -> None:
+    ours, theirs = [(1.0, 1.0), (2.0, 4.0), (0.0, 0.0)], [(1.0, 1.0), (1.0, 4.0), (1.0, 1.0)]
+    assert compare_shares(ours, theirs).value == pytest.approx(3 / 5 - 3 / 6)
+    assert compare_shares(ours, theirs, ratio=True).value == pytest.approx(3 / 5 / (3 / 6))
+    assert compare_shares(ours, theirs).count == 2
+    same = compare_shares(theirs, theirs, ratio=True)
+    assert (same.low, same.value, same.high) == (1.0, 1.0, 1.0)
+    apart = compare_shares(theirs, theirs, paired=False)
+    assert apart.low < apart.value == 0 < apart.high
+    assert compare_shares(ours, [(0.0, 0.0)] * 3) is None
+    assert compare_shares(ours, [(0.0, 1.0)] * 3, ratio=True) is None
+    one = compare_shares([(1.0, 1.0)], [(0.0, 1.0)])
+    assert (one.low, one.value, one.high) == (1.0, 1.0, 1.0)
+    with pytest.raises(ValueError, match="mismatch"):
+        compare_shares(ours, theirs[:2])
+    assert compare_shares(ours, theirs[:2], paired=False) is not None
+
+
+@pytest.mark.parametrize(("how", "truth"), [({}, -0.1), ({"ratio": True}, 0.8), ({"paired": False}, -0.1)])
+def test_intervals_of_shares_cover_the_truth(how: dict[str, bool], truth: float) -> None:
+    rng, n, covered = np.random.default_rng(1), 50, []
+    for _ in range(400):
+        counts = rng.integers(1, 4, n)
+        hard = rng.uniform(0, 0.2, n)
+        sides = []
+        for middle in (0.4, 0.5):
+            hard = rng.uniform(0, 0.2, n) if how.get("paired") is False else hard
+            sides.append(np.stack([rng.binomial(counts, middle - 0.1 + hard), counts], 1))
+        found = compare_shares(*sides, **how)
+        covered.append(found.low <= truth <= found.high)
+    assert 0.91 <= np.mean(covered) <= 0.98

@@ -8,7 +8,7 @@ out by as much (Hesterberg 2015, expanded percentile interval).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -51,6 +51,37 @@ def wins_of(ours: Mapping[str, float], theirs: Mapping[str, float], higher: bool
     return mean_of(won) if won else None
 
 
+def compare_shares(
+    ours: Sequence[tuple[float, float]],
+    theirs: Sequence[tuple[float, float]],
+    *,
+    paired: bool = True,
+    ratio: bool = False,
+) -> Share | None:
+    """ours - theirs, or ours / theirs, each being sum / count over prompts, given as a pair for each prompt.
+
+    Both are over all things that are counted, as in tables, so that prompts weigh as much as there is to count in them.
+    If `paired`, prompts are the same in the same order, and are resampled together. (0, 0) is a prompt of which nothing
+    is counted; None if nothing is on one side, or theirs is 0 in a ratio.
+    """
+    rng = np.random.default_rng(SEED)
+    pairs = [np.asarray(side, float).reshape(-1, 2) for side in (ours, theirs)]
+    asked = [int((side[:, 1] > 0).sum()) for side in pairs]
+    if not min(asked):
+        return None
+    counts = [np.concatenate([np.ones((1, len(side))), _counts(rng, len(side))]) for side in pairs]
+    if paired:
+        counts[1] = counts[0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        first, second = ((count @ side[:, 0]) / (count @ side[:, 1]) for count, side in zip(counts, pairs, strict=True))
+        value, *drawn = first / second if ratio else first - second
+    drawn = np.asarray(drawn)[np.isfinite(drawn)]
+    if not np.isfinite(value):
+        return None
+    low, high = _ends(drawn, min(asked)) if min(asked) > 1 else (value, value)
+    return Share(float(value), float(min(low, value)), float(max(high, value)), min(asked))
+
+
 def _resampled(values: Mapping[str, float]) -> Share:
     mean, low, high = intervals(np.asarray([*values.values()], float))
     return Share(float(mean), float(low), float(high), len(values))
@@ -62,10 +93,19 @@ def intervals(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     n, means = values.shape[-1], values.mean(-1)
     if n < 2:
         return means, means, means
-    counts = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), RESAMPLES)
-    outer = NormalDist().cdf((n / (n - 1)) ** 0.5 * _student(n - 1))
-    low, high = np.quantile(values @ counts.T.astype(float) / n, [1 - outer, outer], axis=-1)
+    low, high = _ends(values @ _counts(np.random.default_rng(SEED), n).T / n, n)
     return means, np.minimum(low, means), np.maximum(high, means)
+
+
+def _counts(rng: np.random.Generator, n: int) -> np.ndarray:
+    """How often each of n prompts is in each resample, (RESAMPLES, n)."""
+    return rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
+
+
+def _ends(drawn: np.ndarray, n: int) -> np.ndarray:
+    """The ends of the interval of what resamples of n prompts came to, (..., RESAMPLES) -> (2, ...)."""
+    outer = NormalDist().cdf((n / (n - 1)) ** 0.5 * _student(n - 1))
+    return np.quantile(drawn, [1 - outer, outer], axis=-1)
 
 
 def _student(freedom: int) -> float:

@@ -93,6 +93,10 @@ def test_they_ask_what_they_say(truth):
     for questions in zip(*spoken.values(), strict=True):
         assert len({q.prompt for q in questions}) == 4
         assert len({truth[q.prompt, q.seeds[0]].tobytes() for q in questions}) == 1
+    for name in ("wordings", "relations"):
+        for contrast in find("chapters", name).contrasts:
+            ours, theirs = (asked(name, 4, data)[row] for row in (contrast.ours, contrast.theirs))
+            assert contrast.paired == ([q.seeds for q in ours] == [q.seeds for q in theirs] and name == "wordings")
     stated = asked("relations", 4, data)
     assert list(stated) == ["stated", "not stated", "in front of"]
 
@@ -105,6 +109,7 @@ def test_true_pictures_are_right_and_others_are_not(truth):
         right, wrong = shares(questions, truth), shares(questions, truth, turned=True)
         assert right[fact] > 0.97, name
         assert wrong[fact] < 0.35, name
+    assert shares(asked("composition", 6, data)[ALL], truth)["composition"] > 0.97
     unstated = shares(asked("relations", 6, data)["not stated"], truth)
     assert unstated["objects"] > 0.97
     assert "relations" not in unstated
@@ -136,6 +141,7 @@ def test_as_many_posters_of_two_lines_are_asked_as_pages():
 def test_true_words_are_read_and_others_are_not(truth):
     data = WorldData(world=replace(SMALL, words=0.25, width=256, height=256, scripts=("latin",), snap=0, sign_fonts=()))
     rows = asked("words", 6, data)
+    assert rows[ALL] == rows["latin"]
     assert sum(len(row) for name, row in rows.items() if "letters" in name) == len(rows["latin"]) == 6
     right, wrong = shares(rows["latin"], truth), shares(rows["latin"], truth, turned=True)
     assert right["words_exact"] > 0.8

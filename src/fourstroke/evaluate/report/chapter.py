@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -70,6 +70,16 @@ class Question:
         return dataclasses.replace(self, original=self.truth(), truth=None, images=(), seeds=(0,))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """Two rows of a chapter whose difference is told: `ours` minus `theirs`."""
+
+    ours: str
+    theirs: str
+    paired: bool = True
+    """Whether both ask of the same things, in the same order."""
+
+
 class Chapter(Protocol):
     """A part of a report."""
 
@@ -82,6 +92,15 @@ class Chapter(Protocol):
 
     def rows(self, data: DatasetConfig, n: int, info: ModelInfo) -> Rows:
         """Questions on held-out samples, about n in each row that is worth it; raises LeftOutError."""
+
+
+@runtime_checkable
+class ComparedChapter(Chapter, Protocol):
+    """A chapter that also says what is compared."""
+
+    contrasts: ClassVar[Sequence[Contrast]]
+    bars: ClassVar[Mapping[str, float]]
+    """By reading, what share of its teacher's a student should keep."""
 
 
 def summarise(readings: Sequence[Scores]) -> dict[str, Share]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fourstroke.data.sample import DatasetConfig
 from fourstroke.evaluate.report.chapter import Chapter, LeftOutError, Question, Rows, Scores, summarise
+from fourstroke.evaluate.report.contrasts import Found, compare_models, compare_rows
 from fourstroke.evaluate.report.runner import Column, ColumnRunner, Kept
 from fourstroke.progress import Progress
 from fourstroke.version import __version__
@@ -22,6 +23,8 @@ class Part:
     chapter: Chapter
     rows: Rows
     found: list[dict[str, dict[str, Any]] | None] = field(default_factory=list)
+    differences: list[Found] = field(default_factory=list)
+    """Between rows, and between the first model and the others."""
 
     @property
     def questions(self) -> list[Question]:
@@ -62,7 +65,8 @@ class Report:
             for column, runner in zip(self.columns, self.runners, strict=True)
         ]
         chapters = [
-            {"kind": part.chapter.kind, "title": part.chapter.title, "models": part.found} for part in self.parts
+            {"kind": p.chapter.kind, "title": p.chapter.title, "models": p.found, "differences": p.differences}
+            for p in self.parts
         ]
         told = {"fourstroke": __version__, "done": self.done, "models": models}
         return told | {"chapters": chapters, "left_out": self.left_out}
@@ -115,6 +119,9 @@ def make_report(report: Report, on_chapter: Callable[[Report], None]) -> None:
                 most = runner.answer([question.copied() for question in part.known], progress.add)
                 ceilings = {id(question): scores for question, scores in zip(part.known, most, strict=True)}
                 part.found[place] = {name: _found(runner, row, ceilings) for name, row in part.rows.items() if row}
+                part.differences += compare_rows(part.chapter, part.rows, runner)
+                if place:
+                    part.differences += compare_models(part.chapter, part.rows, report.runners[0], runner)
                 on_chapter(report)
             runner.close()
 

@@ -15,6 +15,7 @@ from fourstroke.evaluate.report.chapter import LeftOutError, Question, Scores
 from fourstroke.world.find import world_of
 from fourstroke.world.judging.composition import Prompt, facts, held_out_prompts
 from fourstroke.world.judging.judge import Judge
+from fourstroke.world.judging.kinds import COMPOSITION
 from fourstroke.world.render import render_scene
 from fourstroke.world.world import World, WorldConfig
 
@@ -49,10 +50,12 @@ def ask(config: WorldConfig, prompts: Sequence[Prompt], truth: bool = False) -> 
         def read(pictures: Sequence[np.ndarray]) -> Scores:
             verdict = judge.verdict(pictures[0], prompt.scene)
             found = {name: (sum(each), len(each)) for name, each in facts(prompt, verdict).items()}
+            parts = [found[name] for name in COMPOSITION]
+            found["composition"] = sum(right for right, _ in parts), sum(count for _, count in parts)
             return found | {"all_right": (float(verdict.right), 1)}
 
         return Question(
-            prompt=prompt.caption, judge=read, judged="scene", size=prompt.size, seeds=(prompt.seed,),
+            prompt=prompt.caption, judge=read, judged="facts", size=prompt.size, seeds=(prompt.seed,),
             transparent=prompt.transparent, truth=partial(render_scene, prompt.scene) if truth else None,
         )  # fmt: skip
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from fourstroke.data.sample import DatasetConfig
-from fourstroke.evaluate.report.chapter import ALL, LeftOutError, Question, Rows, Unit
+from fourstroke.evaluate.report.chapter import ALL, Contrast, LeftOutError, Question, Rows, Unit
 from fourstroke.folder import ModelInfo
 from fourstroke.world.atlas import STYLES
 from fourstroke.world.captions import LANGUAGES
@@ -27,9 +27,12 @@ class CompositionChapter:
     title: ClassVar[str] = "Composition"
     about: ClassVar[str] = (
         "Held-out combinations, half in short and half in rich captions; a fact counts where the caption states it. "
+        "Composition is the share of all objects, colours, relations, styles, counts and, by NED, words. "
         "Rows of a style are scenes whose things are all of it."
     )
     units: ClassVar[Mapping[str, Unit]] = UNITS
+    contrasts: ClassVar[Sequence[Contrast]] = ()
+    bars: ClassVar[Mapping[str, float]] = {"composition": 0.97}
 
     def rows(self, data: DatasetConfig, n: int, info: ModelInfo) -> Rows:
         """All, by kind of caption, and by style."""
@@ -80,6 +83,8 @@ class RelationsChapter:
         "stands in front. Things should be as right in all of them."
     )
     units: ClassVar[Mapping[str, Unit]] = UNITS
+    contrasts: ClassVar[Sequence[Contrast]] = (Contrast(ours="not stated", theirs="stated", paired=False),)
+    bars: ClassVar[Mapping[str, float]] = {}
 
     def rows(self, data: DatasetConfig, n: int, info: ModelInfo) -> Rows:
         """An arm of n prompts each."""
@@ -107,6 +112,8 @@ class WordingsChapter:
         "The same held-out scenes and noise, in sentences of the training captions, and in some that these never have."
     )
     units: ClassVar[Mapping[str, Unit]] = UNITS
+    contrasts: ClassVar[Sequence[Contrast]] = (Contrast(ours="held out", theirs="trained"),)
+    bars: ClassVar[Mapping[str, float]] = {}
 
     def rows(self, data: DatasetConfig, n: int, info: ModelInfo) -> Rows:
         """An arm each."""
