@@ -16,7 +16,7 @@ from fourstroke.recipe import load_kind, load_recipe
 from fourstroke.registry import find
 from fourstroke.world import World, WorldConfig
 from fourstroke.world.dataset import PosterData, WorldData
-from fourstroke.world.edits import Edits
+from fourstroke.world.edits import KINDS, Edits
 from fourstroke.world.judging import stickers
 from fourstroke.world.judging.composition import held_out_prompts
 from fourstroke.world.judging.judge import Judge
@@ -118,7 +118,12 @@ def test_true_pictures_are_right_and_others_are_not(truth):
 def test_true_edits_are_right_and_others_are_not(truth):
     edits = replace(DATA.parts[2].data.edits, world=SMALL, kinds=(1, 1, 1, 1, 1, 1, 1, 0, 1, 1))
     rows = asked("edits", 6, replace(DATA.parts[2].data, edits=edits))
-    assert sum(len(row) for name, row in rows.items() if name != ALL) == 6
+    assert sum(len(row) for name, row in rows.items() if name in KINDS) == 6
+    (contrast,) = find("chapters", "edits").contrasts
+    pairs = list(zip(rows[contrast.ours], rows[contrast.theirs], strict=True))
+    assert contrast.paired
+    assert all(np.array_equal(ours.truth(), theirs.truth()) for ours, theirs in pairs)
+    assert all(ours.seeds == theirs.seeds and ours.prompt != theirs.prompt for ours, theirs in pairs)
     right, wrong = shares(rows[ALL], truth), shares(rows[ALL], truth, turned=True)
     assert right["changed"] > 0.97
     assert right["outside_psnr"] > 35

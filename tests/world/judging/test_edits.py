@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from fourstroke.folder import ModelInfo
 from fourstroke.pipeline import Output, Pipeline
 from fourstroke.recipe import load_recipe
 from fourstroke.world import WorldConfig, split_of
+from fourstroke.world.captions.wordings import wordings_of
 from fourstroke.world.dataset import WorldData
 from fourstroke.world.edits import KINDS, EditConfig, Edits, allowed
 from fourstroke.world.edits.dataset import EditData
@@ -31,6 +33,7 @@ from fourstroke.world.judging.edits import (
     held_out_edits,
     judge_edit,
     judge_edits,
+    reword,
     summarise_edits,
     table,
 )
@@ -72,6 +75,20 @@ def test_edits_are_fixed_and_held_out(prompts):
     assert {prompt.edit.kind for prompt in prompts} == set(KINDS) - {"words", "restyle"}
     short, rich = (held_out_edits(Edits(CONFIG), 1, captions)[0].instruction for captions in ("short", "rich"))
     assert len(rich) > len(short)
+
+
+def test_held_out_wordings_ask_for_the_same_in_other_sentences(prompts):
+    edits, captions = Edits(CONFIG), "short"
+    other = held_out_edits(edits, 4, captions, wordings="heldout")
+    trained = held_out_edits(edits, 4, captions)
+    assert [p.edit for p in other] == [p.edit for p in trained]
+    assert [p.instruction for p in reword(edits, trained, "heldout", captions)] == [p.instruction for p in other]
+    for prompt in other:
+        lines = map(re.escape, wordings_of("edits-en", prompt.edit.kind, "heldout"))
+        assert any(re.fullmatch(re.sub(r"\\{\w+\\}", ".+", line), prompt.instruction) for line in lines)
+    rich = reword(edits, prompts, "heldout")
+    assert all(len(new.instruction) > 0.5 * len(old.instruction) for new, old in zip(rich, prompts, strict=True))
+    assert all(new.instruction != old.instruction for new, old in zip(rich, prompts, strict=True))
 
 
 def test_seeds_without_an_edit_are_passed_over(monkeypatch, prompts):
@@ -203,6 +220,8 @@ class Truth(Pipeline):
 def test_an_evaluation_tells_of_every_kind(prompts, tmp_path):
     pipe = Truth(prompts[:6])
     data = EditData(edits=CONFIG)
+    reworded = evaluate_edits(Truth(reword(Edits(CONFIG), prompts[:2], "heldout")), data=data, n=2, wordings="heldout")
+    assert "2 held-out edits, held-out wordings" in table(reworded)
     result = evaluate_edits(pipe, data=data, n=6, sheet=tmp_path / "sheet.png")
     assert result["edits"]["all"]["changed"]["value"] == 1.0
     assert sum(row["edits"] for name, row in result["edits"].items() if name != "all") == 6

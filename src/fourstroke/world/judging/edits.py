@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from fourstroke.folder import find_model
 from fourstroke.pipeline import Pipeline
 from fourstroke.progress import OnPicture
 from fourstroke.seeds import check_seed
+from fourstroke.world.captions import Wordings
 from fourstroke.world.edits import KINDS, Edit, Edits, allowed
 from fourstroke.world.find import edits_of
 from fourstroke.world.graph import Object, Relation, Scene
@@ -78,9 +79,12 @@ class EditVerdict:
         return self.changed and self.outside_psnr >= KEPT_PSNR
 
 
-def held_out_edits(edits: Edits, n: int, captions: Captions = "mixed", first: int = 0) -> list[EditPrompt]:
+def held_out_edits(
+    edits: Edits, n: int, captions: Captions = "mixed", first: int = 0, wordings: Wordings = "trained"
+) -> list[EditPrompt]:
     """The edits of the first n held-out seeds from `first` on; `mixed` words even seeds shortly and odd ones richly.
 
+    `wordings="heldout"` asks for what changes in sentences that no training instruction has.
     Seeds for whose kind the world has no scene are passed over; raises ValueError if most of them are.
     """
     first = check_seed(first, "first")
@@ -95,10 +99,22 @@ def held_out_edits(edits: Edits, n: int, captions: Captions = "mixed", first: in
                 raise
             continue
         before, after = edits.render(edit)
-        rich = captions == "rich" or (captions == "mixed" and seed % 2 == 1)
-        asked = edits.instruction(edit, rich, seed)
+        asked = edits.instruction(edit, _rich(captions, seed), seed, wordings)
         prompts.append(EditPrompt(seed=seed, edit=edit, instruction=asked, before=tuple(before), after=after))
     return prompts
+
+
+def reword(
+    edits: Edits, prompts: Sequence[EditPrompt], wordings: Wordings, captions: Captions = "mixed"
+) -> list[EditPrompt]:
+    """The same edits in other sentences."""
+    return [
+        replace(p, instruction=edits.instruction(p.edit, _rich(captions, p.seed), p.seed, wordings)) for p in prompts
+    ]
+
+
+def _rich(captions: Captions, seed: int) -> bool:
+    return captions == "rich" or (captions == "mixed" and seed % 2 == 1)
 
 
 def draw_edits(
@@ -256,6 +272,7 @@ def evaluate_edits(
     n: int = 100,
     captions: Captions = "mixed",
     first: int = 0,
+    wordings: Wordings = "trained",
     steps: int | None = None,
     guidance: float | None = None,
     device: Device | None = None,
@@ -264,13 +281,14 @@ def evaluate_edits(
     """Draw n held-out edits with a model, judge the pictures, and write a sheet of the first ones.
 
     `model` is a pipeline, a folder, a hub id, or None for the best bundled one; `data` a dataset of kind `world_edits`
-    (or a mixture with one) or its file, or None for the checkpoint's own; `steps` and `guidance` of None are the
+    (or a mixture with one) or its file, or None for the checkpoint's own; `captions`, `first` and `wordings` are those
+    of `held_out_edits`; `steps` and `guidance` of None are the
     checkpoint's.
     """
     folder = None if isinstance(model, Pipeline) else find_model(model)
     pipe = model if isinstance(model, Pipeline) else Pipeline.from_pretrained(folder, device=device)
     config = edits_of(find_data(data, folder, pipe.info.name) if data is None or isinstance(data, Path) else data)
-    prompts = held_out_edits(Edits(config), n, captions, first)
+    prompts = held_out_edits(Edits(config), n, captions, first, wordings)
     start = time.perf_counter()
     pictures = draw_edits(pipe, prompts, steps=steps, guidance=guidance, on_picture=progress.pictures("drawing"))
     seconds = (time.perf_counter() - start) / n
@@ -283,6 +301,7 @@ def evaluate_edits(
         "n": n,
         "captions": captions,
         "first": first,
+        "wordings": wordings,
         "steps": steps or pipe.info.own_steps,
         "guidance": pipe.info.guidance_scale if guidance is None else guidance,
         "seconds_per_picture": seconds,
@@ -297,7 +316,8 @@ def evaluate_edits(
 def table(result: dict[str, Any]) -> str:
     """The result of `evaluate_edits` as lines of text; `at most` is what the autoencoder leaves of what is asked."""
     lines = [
-        f"{result['model']}: {result['n']} held-out edits, {result['steps']} steps, guidance {result['guidance']:g}, "
+        f"{result['model']}: {result['n']} held-out edits{', held-out wordings' * (result['wordings'] == 'heldout')}, "
+        f"{result['steps']} steps, guidance {result['guidance']:g}, "
         f"{result['seconds_per_picture']:.2f} s a picture",
         f"{'':<12} {'edits':>5} {'changed':>9}   {'95 %':^13}   {'right':>7}   {'outside':>8}   {'95 %':^11}   "
         f"{'at most':>8}",
