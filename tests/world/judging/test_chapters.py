@@ -98,7 +98,8 @@ def test_they_ask_what_they_say(truth):
             ours, theirs = (asked(name, 4, data)[row] for row in (contrast.ours, contrast.theirs))
             assert contrast.paired == ([q.seeds for q in ours] == [q.seeds for q in theirs] and name == "wordings")
     stated = asked("relations", 4, data)
-    assert list(stated) == ["stated", "not stated", "in front of"]
+    assert list(stated) == ["stated", "not stated", "in front of", "sizes"]
+    assert "sizes" not in asked("relations", 2, WorldData(world=replace(SMALL, sizes=0.0)))
 
 
 def test_true_pictures_are_right_and_others_are_not(truth):
@@ -110,6 +111,9 @@ def test_true_pictures_are_right_and_others_are_not(truth):
         assert right[fact] > 0.97, name
         assert wrong[fact] < 0.35, name
     assert shares(asked("composition", 6, data)[ALL], truth)["composition"] > 0.97
+    sizes = asked("relations", 12, data)["sizes"]
+    assert {q.judge([truth[q.prompt, q.seeds[0]]])["sizes"] for q in sizes} == {(1, 1)}
+    assert shares(sizes, truth, turned=True)["sizes"] < 0.35
     unstated = shares(asked("relations", 6, data)["not stated"], truth)
     assert unstated["objects"] > 0.97
     assert "relations" not in unstated

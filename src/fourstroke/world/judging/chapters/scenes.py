@@ -79,8 +79,9 @@ class RelationsChapter:
     kind: ClassVar[str] = "relations"
     title: ClassVar[str] = "Relations, stated or not"
     about: ClassVar[str] = (
-        "Two and three things whose captions say how they stand, others whose captions do not, and pairs of which one "
-        "stands in front. Things should be as right in all of them."
+        "Two and three things whose captions say how they stand, others whose captions do not, pairs of which one "
+        "stands in front, and pairs of a small and a large thing. Things should be as right in all of them; sizes are "
+        "where the large one is seen larger."
     )
     units: ClassVar[Mapping[str, Unit]] = UNITS
     contrasts: ClassVar[Sequence[Contrast]] = (Contrast(ours="not stated", theirs="stated", paired=False),)
@@ -89,7 +90,7 @@ class RelationsChapter:
     def rows(self, data: DatasetConfig, n: int, info: ModelInfo) -> Rows:
         """An arm of n prompts each."""
         config = second_edition(data)
-        several = (0.0, *config.count_weights[1:])
+        several, sizes = (0.0, *config.count_weights[1:]), config.sizes
         if not sum(several):
             raise LeftOutError("the world has things one by one")
         config = replace(config, words=0.0, count_weights=several, groups=0.0, sizes=0.0)
@@ -99,6 +100,8 @@ class RelationsChapter:
         if config.overlaps and several[1]:
             pairs = replace(config, unstated=0.0, overlaps=1.0, count_weights=(0.0, 1.0))
             found["in front of"] = arm(pairs, n)
+        if sizes and several[1]:
+            found["sizes"] = arm(replace(config, sizes=1.0, overlaps=0.0, count_weights=(0.0, 1.0)), n)
         return found
 
 
