@@ -8,12 +8,13 @@ out by as much (Hesterberg 2015, expanded percentile interval).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
 
-from fourstroke.evaluate.statistics import SEED, Share, Z, wilson
+from fourstroke.evaluate.statistics import SEED, Share, Z, share, wilson
 
 RESAMPLES = 2000
 
@@ -52,34 +53,44 @@ def wins_of(ours: Mapping[str, float], theirs: Mapping[str, float], higher: bool
 
 
 def compare_shares(
-    ours: Sequence[tuple[float, float]],
-    theirs: Sequence[tuple[float, float]],
-    *,
-    paired: bool = True,
-    ratio: bool = False,
+    ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]], *, ratio: bool = False
 ) -> Share | None:
-    """ours - theirs, or ours / theirs, each being sum / count over prompts, given as a pair for each prompt.
+    """ours - theirs, or ours / theirs, of the same prompts in the same order, a pair of sum and count for each.
 
-    Both are over all things that are counted, as in tables, so that prompts weigh as much as there is to count in them.
-    If `paired`, prompts are the same in the same order, and are resampled together. (0, 0) is a prompt of which nothing
-    is counted; None if nothing is on one side, or theirs is 0 in a ratio.
+    Both are sum / count over all prompts, as in tables, so that prompts weigh as much as there is to count in them.
+    (0, 0) is a prompt of which nothing is counted; None if nothing is on one side, or theirs is 0 in a ratio.
     """
-    rng = np.random.default_rng(SEED)
-    pairs = [np.asarray(side, float).reshape(-1, 2) for side in (ours, theirs)]
-    asked = [int((side[:, 1] > 0).sum()) for side in pairs]
-    if not min(asked):
+    sides = [np.asarray(side, float).reshape(-1, 2) for side in (ours, theirs)]
+    asked = min(int((side[:, 1] > 0).sum()) for side in sides)
+    n = len(sides[0])
+    if not asked:
         return None
-    counts = [np.concatenate([np.ones((1, len(side))), _counts(rng, len(side))]) for side in pairs]
-    if paired:
-        counts[1] = counts[0]
+    counts = np.concatenate([np.ones((1, n)), _counts(np.random.default_rng(SEED), n)])
     with np.errstate(divide="ignore", invalid="ignore"):
-        first, second = ((count @ side[:, 0]) / (count @ side[:, 1]) for count, side in zip(counts, pairs, strict=True))
+        first, second = ((counts @ side[:, 0]) / (counts @ side[:, 1]) for side in sides)
         value, *drawn = first / second if ratio else first - second
-    drawn = np.asarray(drawn)[np.isfinite(drawn)]
     if not np.isfinite(value):
         return None
-    low, high = _ends(drawn, min(asked)) if min(asked) > 1 else (value, value)
-    return Share(float(value), float(min(low, value)), float(max(high, value)), min(asked))
+    kept = np.asarray(drawn)[np.isfinite(drawn)]
+    low, high = _ends(kept, asked) if asked > 1 else (value, value)
+    return Share(float(value), float(min(low, value)), float(max(high, value)), asked)
+
+
+def difference_apart(ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]]) -> Share | None:
+    """ours - theirs of different prompts, given as for `compare_shares`.
+
+    The interval is put together from those of both shares, so that it has a width where all is right on both sides
+    (Zou and Donner 2008, MOVER).
+    """
+    first, second = (
+        share([total for total, _ in side], [round(count) for _, count in side]) for side in (ours, theirs)
+    )
+    if first is None or second is None:
+        return None
+    value = first.value - second.value
+    low = value - math.hypot(first.value - first.low, second.high - second.value)
+    high = value + math.hypot(first.high - first.value, second.value - second.low)
+    return Share(value, low, high, min(sum(count > 0 for _, count in side) for side in (ours, theirs)))
 
 
 def _resampled(values: Mapping[str, float]) -> Share:

@@ -113,7 +113,7 @@ def _chapter(report: Report, part: Part, show: int) -> Iterator[str]:
     for row in part.rows:
         yield from _rows(report, part, row, names, there)
     yield "</tbody></table></div>"
-    yield from _differences(part)
+    yield from _differences(part, names)
     yield from _sheet(report, part, there, show)
 
 
@@ -143,12 +143,12 @@ def _named(part: Part) -> bool:
     return len(part.found) > 1 or any("ceiling" in row for found in part.found for row in (found or {}).values())
 
 
-def _differences(part: Part) -> Iterator[str]:
+def _differences(part: Part, names: Sequence[str]) -> Iterator[str]:
     """A table of what is compared; what a model keeps of another is a share, the rest are differences."""
     if not part.differences:
         return
-    names = list(dict.fromkeys(name for each in part.differences for name in each["readings"]))
-    yield '<div class="scroll"><table><thead><tr><th>differences</th>'
+    names = [name for name in names if any(name in each["readings"] for each in part.differences)]
+    yield '<div class="scroll differences"><table><thead><tr><th>differences</th>'
     yield from (f"<th>{escape(_label(name))}</th>" for name in names)
     yield "</tr></thead><tbody>"
     for each in part.differences:
