@@ -11,7 +11,7 @@ from typing import Any
 from fourstroke.data.sample import DatasetConfig
 from fourstroke.evaluate.report.chapter import Chapter, LeftOutError, Question, Rows, Scores, summarise
 from fourstroke.evaluate.report.contrasts import Found, compare_models, compare_rows
-from fourstroke.evaluate.report.runner import Column, ColumnRunner, Kept
+from fourstroke.evaluate.report.runner import AnswerStore, Column, ColumnRunner
 from fourstroke.progress import Progress
 from fourstroke.version import __version__
 
@@ -98,9 +98,9 @@ def open_report(
             parts.append(Part(chapter=chapter, rows=rows, found=[None] * len(columns)))
     if not parts:
         raise ValueError(f"there is nothing to report: {'; '.join(left_out.values())}")
-    copies = {key: Kept(folder / key) for key in {column.autoencoder_key for column in columns}}
+    copies = {key: AnswerStore(folder / key) for key in {column.autoencoder_key for column in columns}}
     runners = [
-        ColumnRunner(column, Kept(folder / column.key), copies[column.autoencoder_key], batch, device)
+        ColumnRunner(column, AnswerStore(folder / column.key), copies[column.autoencoder_key], batch, device)
         for column in columns
     ]
     return Report(columns=list(columns), runners=runners, parts=parts, left_out=left_out)

@@ -71,7 +71,7 @@ class Column:
         return f"autoencoder-{_digest([part(lineage(self.folder), 'vae')])}"
 
 
-class Kept:
+class AnswerStore:
     """Pictures, and what judges read of them, in a folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -90,7 +90,7 @@ class Kept:
 class ColumnRunner:
     """One model at work, which keeps its answers in `kept`, and in `copies` those of its autoencoder alone."""
 
-    def __init__(self, column: Column, kept: Kept, copies: Kept, batch: int, device: str | None) -> None:
+    def __init__(self, column: Column, kept: AnswerStore, copies: AnswerStore, batch: int, device: str | None) -> None:
         self.column, self.kept, self.copies, self.batch, self.device = column, kept, copies, batch, device
         self._pipe: Pipeline | None = None
 
@@ -148,7 +148,7 @@ class ColumnRunner:
         """Where a picture is kept."""
         return self._kept(question).folder / f"{question.key}-{seed}.png"
 
-    def _kept(self, question: Question) -> Kept:
+    def _kept(self, question: Question) -> AnswerStore:
         return self.kept if question.original is None else self.copies
 
     def _missing(self, questions: Sequence[Question]) -> Iterator[list[tuple[Question, int]]]:
