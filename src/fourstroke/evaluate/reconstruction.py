@@ -43,7 +43,7 @@ from fourstroke.evaluate.models import (
 from fourstroke.evaluate.reading import read_lines
 from fourstroke.files import save_image
 from fourstroke.image_io import ImageError
-from fourstroke.vae.autoencoder import to_pixels
+from fourstroke.vae.autoencoder import Autoencoder, to_pixels
 from fourstroke.vae.losses import psnr
 from fourstroke.vae.lpips import SMALLEST, Lpips
 
@@ -282,6 +282,14 @@ def as_tensor(picture: np.ndarray) -> Tensor:
     """(H, W, 3 or 4) uint8 -> (4, H, W) in [-1, 1]; RGB gets alpha 1."""
     x = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
     return x if len(x) == 4 else torch.cat([x, torch.ones_like(x[:1])])
+
+
+@torch.inference_mode()
+def copies(model: Autoencoder, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """What an autoencoder makes of pictures of one size, each (H, W, 3 or 4) uint8 -> (n, H, W, 4) uint8."""
+    weight = next(model.parameters())
+    x = torch.stack([as_tensor(picture) for picture in pictures]).to(weight.device, weight.dtype)
+    return to_pixels(model.decode(model.encode(x)))
 
 
 def _datasets(data: DatasetConfig | Sequence[Path], model: ReconstructionModel) -> list[DatasetConfig]:

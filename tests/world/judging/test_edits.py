@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from fourstroke.data.sample import SampleError
 from fourstroke.evaluate.statistics import mean
@@ -17,17 +20,20 @@ from fourstroke.folder import ModelInfo
 from fourstroke.pipeline import Output, Pipeline
 from fourstroke.recipe import load_recipe
 from fourstroke.world import WorldConfig, split_of
+from fourstroke.world.captions.wordings import wordings_of
 from fourstroke.world.dataset import WorldData
 from fourstroke.world.edits import KINDS, EditConfig, Edits, allowed
 from fourstroke.world.edits.dataset import EditData
 from fourstroke.world.judging import edits as judging
 from fourstroke.world.judging.edits import (
     EditPrompt,
+    autoencoder_psnrs,
     draw_edits,
     evaluate_edits,
     held_out_edits,
     judge_edit,
     judge_edits,
+    reword,
     summarise_edits,
     table,
 )
@@ -69,6 +75,20 @@ def test_edits_are_fixed_and_held_out(prompts):
     assert {prompt.edit.kind for prompt in prompts} == set(KINDS) - {"words", "restyle"}
     short, rich = (held_out_edits(Edits(CONFIG), 1, captions)[0].instruction for captions in ("short", "rich"))
     assert len(rich) > len(short)
+
+
+def test_held_out_wordings_ask_for_the_same_in_other_sentences(prompts):
+    edits, captions = Edits(CONFIG), "short"
+    other = held_out_edits(edits, 4, captions, wordings="heldout")
+    trained = held_out_edits(edits, 4, captions)
+    assert [p.edit for p in other] == [p.edit for p in trained]
+    assert [p.instruction for p in reword(edits, trained, "heldout", captions)] == [p.instruction for p in other]
+    for prompt in other:
+        lines = map(re.escape, wordings_of("edits-en", prompt.edit.kind, "heldout"))
+        assert any(re.fullmatch(re.sub(r"\\{\w+\\}", ".+", line), prompt.instruction) for line in lines)
+    rich = reword(edits, prompts, "heldout")
+    assert all(len(new.instruction) > 0.5 * len(old.instruction) for new, old in zip(rich, prompts, strict=True))
+    assert all(new.instruction != old.instruction for new, old in zip(rich, prompts, strict=True))
 
 
 def test_seeds_without_an_edit_are_passed_over(monkeypatch, prompts):
@@ -168,10 +188,26 @@ def test_words_are_read_where_that_is_possible(monkeypatch):
     assert result["words"]["edits"] == 1
 
 
+class Dimming(nn.Module):
+    """An autoencoder that leaves every colour 16 levels darker."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def encode(self, x):
+        return x
+
+    def decode(self, z):
+        return torch.cat([z[:, :3] - 16 / 127.5, z[:, 3:]], 1)
+
+
 class Truth(Pipeline):
     """Draws the picture that each instruction asks for, and keeps what it was given."""
 
     def __init__(self, prompts):
+        self.transformer = self.autoencoder = Dimming()
+        self.offload = "none"
         self.info = ModelInfo(name="truth", width=96, height=96, num_inference_steps=4)
         self.after = {prompt.instruction: prompt.after for prompt in prompts}
         self.given = []
@@ -184,6 +220,8 @@ class Truth(Pipeline):
 def test_an_evaluation_tells_of_every_kind(prompts, tmp_path):
     pipe = Truth(prompts[:6])
     data = EditData(edits=CONFIG)
+    reworded = evaluate_edits(Truth(reword(Edits(CONFIG), prompts[:2], "heldout")), data=data, n=2, wordings="heldout")
+    assert "2 held-out edits, held-out wordings" in table(reworded)
     result = evaluate_edits(pipe, data=data, n=6, sheet=tmp_path / "sheet.png")
     assert result["edits"]["all"]["changed"]["value"] == 1.0
     assert sum(row["edits"] for name, row in result["edits"].items() if name != "all") == 6
@@ -192,8 +230,12 @@ def test_an_evaluation_tells_of_every_kind(prompts, tmp_path):
     draw_edits(lent := Truth([combined]), [combined])
     assert [len(images) for images in lent.given] == [2]
     json.dumps(result, allow_nan=False)
+    assert autoencoder_psnrs(pipe, prompts, batch=4) == pytest.approx([20 * math.log10(255 / 16)] * 14, abs=0.5)
+    assert result["autoencoder_psnr"]["value"] < result["outside_psnr"]["value"] - 10
+    assert result["edits"]["all"]["autoencoder_psnr"] == result["autoencoder_psnr"]
     text = table(result)
     assert "6 held-out edits" in text
+    assert text.splitlines()[2].endswith(f"{result['autoencoder_psnr']['value']:.1f} dB")
     assert {"all", *result["edits"]} <= {line.split()[0] for line in text.splitlines()[2:]}
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 3 * 192
