@@ -37,7 +37,7 @@ from fourstroke.world.judging.edits import (
     summarise_edits,
     table,
 )
-from fourstroke.world.judging.judge import Judge
+from fourstroke.world.judging.judge import Detection, Judge
 from fourstroke.world.judging.kinds import Editing
 
 WORLD = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro" / "edits-world.yaml")
@@ -131,6 +131,20 @@ def test_what_covers_a_thing_has_not_removed_it(prompts):
     picture = prompt.after.copy()
     picture[allowed(prompt.edit) > 0] = 0, 0, 0, 255
     assert judge_edit(JUDGE, prompt, picture).changed is False
+
+
+def test_a_thing_seen_in_letters_is_not_the_one_that_was_removed(monkeypatch):
+    world = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro-world2" / "world.yaml")
+    signs = dataclasses.replace(world, words=1.0, transparent=0.0)
+    (prompt,) = held_out_edits(Edits(EditConfig(world=signs, kinds=tuple(float(k == "remove") for k in KINDS))), 1)
+    before = prompt.edit.before[0]
+    entry, sign = before.objects[prompt.edit.old[0]], before.sign
+    at = {"letters": (sign.x + 0.4 * sign.width, sign.y), "place": (entry.x, entry.y), "elsewhere": (0.5, 0.55)}
+    for name, (x, y) in at.items():
+        seen = Detection(name=entry.name, kind=entry.kind, style=entry.style, colour=entry.colour, x=x, y=y, size=0.2,
+                         score=0.6)  # fmt: skip
+        monkeypatch.setattr(JUDGE, "find", lambda *_, seen=seen: ([seen], False))
+        assert judge_edit(JUDGE, prompt, prompt.after).changed is (name == "letters"), name
 
 
 def test_made_with_the_rest_ruined_is_not_right(prompts):

@@ -34,7 +34,7 @@ from fourstroke.seeds import check_seed
 from fourstroke.world.captions import Wordings
 from fourstroke.world.edits import KINDS, Edit, Edits, allowed
 from fourstroke.world.find import edits_of
-from fourstroke.world.graph import Object, Relation, Scene
+from fourstroke.world.graph import Object, Relation, Scene, Sign
 from fourstroke.world.judging.composition import plain
 from fourstroke.world.judging.judge import Detection, Judge, holds, judge_background, match, opaque
 from fourstroke.world.judging.kinds import Captions
@@ -182,6 +182,8 @@ def _changed(judge: Judge, prompt: EditPrompt, picture: np.ndarray) -> bool | No
     detections, _ = judge.find(picture, scene)
     if kind == "background":
         return all(judge_background(picture, scene, detections))
+    if kind == "remove":  # templates of small things fit letters, where nothing stood
+        detections = [seen for seen in detections if scene.sign is None or not _on_board(scene.sign, seen)]
     matches = match(scene.objects, detections)
     if kind == "remove":
         gone = not any(_is(scene.objects[index], matches[index]) for index in edit.old)
@@ -210,6 +212,11 @@ def _is(entry: Object, seen: Detection | None) -> bool:
 
 def _near(entry: Object, seen: Detection | None) -> bool:
     return seen is not None and max(abs(seen.x - entry.x), abs(seen.y - entry.y)) < NEAR
+
+
+def _on_board(sign: Sign, seen: Detection) -> bool:
+    """Whether the middle of what was seen lies on the board of a sign."""
+    return abs(seen.x - sign.x) < sign.width / 2 and abs(seen.y - sign.y) < sign.height / 2
 
 
 def _relation(scene: Scene, unit: Sequence[int]) -> Relation | None:
