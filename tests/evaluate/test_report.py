@@ -13,8 +13,8 @@ import pytest
 
 from fourstroke import registry
 from fourstroke.cli import main
-from fourstroke.evaluate import reconstruction
-from fourstroke.evaluate.reconstruction import copies
+from fourstroke.evaluate import models
+from fourstroke.evaluate.models import copies
 from fourstroke.evaluate.report.chapter import ALL, Contrast, LeftOutError, Question, summarise
 from fourstroke.evaluate.report.command import ReportCommand
 from fourstroke.evaluate.report.page import CEILING, _difference, _kept, page, read_logs
@@ -168,7 +168,7 @@ def test_other_weights_and_other_steps_are_other_pictures(tiny_folder, tmp_path,
 
 def test_the_autoencoder_shows_what_models_could_reach(tiny_folder, tiny, tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(reconstruction, "copies", lambda *given: made.append(given) or copies(*given))
+    monkeypatch.setattr(models, "copies", lambda *given: made.append(given) or copies(*given))
     columns = [Column(model=str(tiny_folder), steps=steps) for steps in (None, 2)]
     report = open_report(columns, [Whites()], None, 3, tmp_path)
     make_report(report, lambda report: None)

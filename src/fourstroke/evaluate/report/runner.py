@@ -165,7 +165,7 @@ class ColumnRunner:
             yield from (rows[start : start + self.batch] for start in range(0, len(rows), self.batch))
 
     def _draw(self, group: Sequence[tuple[Question, int]]) -> list[Image.Image]:
-        from fourstroke.evaluate.reconstruction import copies
+        from fourstroke.evaluate.models import copies
 
         first = group[0][0]
         if first.original is not None:

@@ -23,8 +23,8 @@ from fourstroke.data.sample import DatasetConfig
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import Device
 from fourstroke.evaluate.data import find_data
+from fourstroke.evaluate.models import copies
 from fourstroke.evaluate.reading import can_read, compare, read_line
-from fourstroke.evaluate.reconstruction import copies
 from fourstroke.evaluate.statistics import mean, share
 from fourstroke.files import save_image
 from fourstroke.folder import find_model
