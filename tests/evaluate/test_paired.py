@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
-from fourstroke.evaluate.paired import difference_of, intervals, mean_of, prompt_means, wins_of
+from fourstroke.evaluate.paired import (
+    compare_shares,
+    difference_apart,
+    difference_of,
+    intervals,
+    mean_of,
+    prompt_means,
+    wins_of,
+)
 
 TRIALS = 2500
 
@@ -66,3 +76,43 @@ def test_all_right_is_not_certain_and_one_prompt_has_no_width() -> None:
     assert (one.low, one.value, one.high, one.count) == (0.5, 0.5, 0.5, 1)
     same = mean_of(dict.fromkeys("abc", 0.5))
     assert (same.low, same.high) == (0.5, 0.5)
+
+
+def test_shares_are_compared_as_tables_tell_them() -> None:
+    ours, theirs = [(1.0, 1.0), (2.0, 4.0), (0.0, 0.0)], [(1.0, 1.0), (1.0, 4.0), (1.0, 1.0)]
+    assert compare_shares(ours, theirs).value == pytest.approx(3 / 5 - 3 / 6)
+    assert compare_shares(ours, theirs, ratio=True).value == pytest.approx(3 / 5 / (3 / 6))
+    assert compare_shares(ours, theirs).count == 2
+    same = compare_shares(theirs, theirs, ratio=True)
+    assert (same.low, same.value, same.high) == (1.0, 1.0, 1.0)
+    assert difference_apart(ours, theirs).value == compare_shares(ours, theirs).value
+    apart = difference_apart(theirs, theirs)
+    assert apart.low < apart.value == 0 < apart.high
+    right = difference_apart([(1.0, 1.0)] * 30, [(2.0, 2.0)] * 30)  # is not certain
+    assert -0.15 < right.low < right.value == 0 < right.high < 0.15
+    assert difference_apart(ours, [(0.0, 0.0)]) is None
+    assert compare_shares(ours, [(0.0, 0.0)] * 3) is None
+    assert compare_shares(ours, [(0.0, 1.0)] * 3, ratio=True) is None
+    one = compare_shares([(1.0, 1.0)], [(0.0, 1.0)])
+    assert (one.low, one.value, one.high) == (1.0, 1.0, 1.0)
+    with pytest.raises(ValueError, match="mismatch"):
+        compare_shares(ours, theirs[:2])
+    assert difference_apart(ours, theirs[:2]).count == 2
+
+
+@pytest.mark.parametrize(
+    ("compare", "truth"),
+    [(compare_shares, -0.1), (partial(compare_shares, ratio=True), 0.8), (difference_apart, -0.1)],
+)
+def test_intervals_of_shares_cover_the_truth(compare, truth: float) -> None:
+    rng, n, covered = np.random.default_rng(1), 50, []
+    for _ in range(400):
+        counts = rng.integers(1, 4, n)
+        hard = rng.uniform(0, 0.2, n)
+        sides = []
+        for middle in (0.4, 0.5):
+            hard = rng.uniform(0, 0.2, n) if compare is difference_apart else hard
+            sides.append(list(zip(rng.binomial(counts, middle - 0.1 + hard), counts, strict=True)))
+        found = compare(*sides)
+        covered.append(found.low <= truth <= found.high)
+    assert 0.91 <= np.mean(covered) <= 0.98

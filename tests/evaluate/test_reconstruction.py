@@ -11,9 +11,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from fourstroke.evaluate import reconstruction
+from fourstroke.evaluate.models import as_tensor
 from fourstroke.evaluate.reconstruction import (
     PHOTOGRAPHS,
-    as_tensor,
     evaluate_reconstruction,
     load_autoencoder,
     measure,

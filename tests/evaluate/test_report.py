@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -13,9 +13,11 @@ import pytest
 
 from fourstroke import registry
 from fourstroke.cli import main
-from fourstroke.evaluate.report.chapter import ALL, LeftOutError, Question, summarise
+from fourstroke.evaluate import models
+from fourstroke.evaluate.models import copies
+from fourstroke.evaluate.report.chapter import ALL, Contrast, LeftOutError, Question, summarise
 from fourstroke.evaluate.report.command import ReportCommand
-from fourstroke.evaluate.report.page import page, read_logs
+from fourstroke.evaluate.report.page import CEILING, _difference, _kept, page, read_logs
 from fourstroke.evaluate.report.report import make_report, open_report
 from fourstroke.evaluate.report.runner import Column
 from fourstroke.pipeline import Pipeline
@@ -52,9 +54,38 @@ class Nothing(Greys):
         raise LeftOutError("there is <nothing> to hear")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Whites(Greys):
+    """White stickers are asked for."""
+
+    kind: ClassVar[str] = "whites"
+
+    def rows(self, data, n, info):
+        white = np.full((32, 32, 4), 255, np.uint8)
+        rows = super().rows(data, n, info)
+        known = {id(q): replace(q, transparent=True, truth=lambda: white) for q in rows[ALL]}
+        return {name: [known[id(q)] for q in row] for name, row in rows.items()} | {"others": rows[ALL][:1]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halves(Greys):
+    """The same prompts in two rows, from other noise."""
+
+    kind: ClassVar[str] = "halves"
+    contrasts: ClassVar[tuple[Contrast, ...]] = (
+        Contrast(ours="second", theirs="first"),
+        Contrast(ours="second", theirs="none"),
+    )
+    bars: ClassVar[dict[str, float]] = {"mean": 0.97}
+
+    def rows(self, data, n, info):
+        (first, *_) = super().rows(data, n, info).values()
+        return {"first": first, "second": [replace(question, seeds=(question.seeds[0] + 100,)) for question in first]}
+
+
 @pytest.fixture(autouse=True)
 def _offered(monkeypatch):
-    for kind in (Greys, Nothing):
+    for kind in (Greys, Whites, Halves, Nothing):
         monkeypatch.setitem(registry._offered["chapters"], kind.kind, f"{__name__}:{kind.__name__}")
 
 
@@ -133,6 +164,65 @@ def test_other_weights_and_other_steps_are_other_pictures(tiny_folder, tmp_path,
     weights = next((other / "transformer").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-4] + b"seed")
     assert Column(model=str(other)).key != column.key
+
+
+def test_the_autoencoder_shows_what_models_could_reach(tiny_folder, tiny, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(models, "copies", lambda *given: made.append(given) or copies(*given))
+    columns = [Column(model=str(tiny_folder), steps=steps) for steps in (None, 2)]
+    report = open_report(columns, [Whites()], None, 3, tmp_path)
+    make_report(report, lambda report: None)
+    assert [len(pictures) for _, pictures in made] == [3]  # both models have the same autoencoder
+    (copy,) = copies(tiny.autoencoder, [np.full((32, 32, 4), 255, np.uint8)])
+    for found in report.parts[0].found:
+        assert found[ALL]["ceiling"]["mean"]["value"] == pytest.approx(brightness([copy])["mean"][0])
+        assert found["the first"]["ceiling"]["mean"]["count"] == 1
+        assert "ceiling" not in found["others"]
+    text = page(report, {}, 1)
+    assert text.count(CEILING) == 2
+    assert text.index("tiny, 3 steps</td>") < text.index("tiny, 2 steps</td>") < text.index(CEILING)
+    report.parts[0].found[1][ALL]["ceiling"] = {}
+    assert page(report, {}, 1).count(CEILING) == 2  # now below the first model
+    alone = open_report(columns[:1], [Whites()], None, 3, tmp_path)
+    assert not alone.runners[0].waiting(alone.parts[0].questions)
+    make_report(alone, lambda report: None)
+    assert len(made) == 1
+    assert page(alone, {}, 1).count(CEILING) == 2
+
+
+def test_rows_and_models_are_compared(tiny_folder, tmp_path):
+    columns = [Column(model=str(tiny_folder), steps=steps) for steps in (1, 3)]
+    report = open_report(columns, [Halves(), Greys()], None, 4, tmp_path)
+    make_report(report, lambda report: None)
+    part, other = report.parts
+    means = [{name: row["readings"]["mean"]["value"] for name, row in found.items()} for found in part.found]
+    told = [(each["ours"], each["theirs"], "bars" in each) for each in part.differences]
+    student, teacher = (column.name for column in columns)
+    rows, models = ("second", "first", False), [(student, teacher, False), (student, teacher, True)] * 2
+    assert told == [rows, rows, *models]
+    values = [each["readings"]["mean"] for each in part.differences]
+    for found, mean in zip(values[:2], means, strict=True):
+        assert found["value"] == pytest.approx(mean["second"] - mean["first"])
+    for row, (gap, kept) in zip(("first", "second"), (values[2:4], values[4:]), strict=True):
+        assert gap["value"] == pytest.approx(means[0][row] - means[1][row])
+        assert kept["value"] == pytest.approx(means[0][row] / means[1][row])
+        assert kept["low"] <= kept["value"] <= kept["high"]
+    assert [(each["row"], "bars" in each) for each in other.differences] == [(ALL, False)]  # of all alone
+    assert report.plain()["chapters"][0]["differences"] == part.differences
+    text = page(report, {}, 1)
+    assert f"second minus first<i>{student}, 4 prompts</i>" in text
+    assert f"{student} as a share of {teacher}<i>first, 4 prompts</i>" in text
+    assert f"<b>{values[0]['value']:+.3f}</b> <i>{values[0]['low']:+.3f} to {values[0]['high']:+.3f}</i>" in text
+    assert f"{100 * values[3]['value']:.1f} %</b>" in text
+    assert "at least 97 is asked" in text
+
+
+def test_a_share_below_its_bar_is_marked():
+    value = {"value": 0.96, "low": 0.9, "high": 1.01, "count": 9}
+    assert _kept(value, 0.97) == '<td><b class="bad">96.0 %</b> <i>90.0 to 101.0, at least 97 is asked</i></td>'
+    assert 'class="good"' in _kept(value, 0.96)
+    assert _difference(value, "%") == "<td><b>+96.0 points</b> <i>+90.0 to +101.0</i></td>"
+    assert _difference({**value, "value": -0.5}, "dB").startswith("<td><b>-0.5 dB</b>")
 
 
 def test_the_page_stands_alone_and_says_what_is_left_out(tiny_folder, tmp_path, capsys):

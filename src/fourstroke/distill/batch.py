@@ -111,8 +111,7 @@ class Batches:
 
     def _words(self, turn: int, generator: torch.Generator) -> Batch:
         """Prompts alone; `turn` counts such batches, in which the captions of a sample take turns."""
-        several = len(self.sizes) > 1
-        size = self.sizes[int(torch.randint(len(self.sizes), (), generator=generator)) if several else 0]
+        size = self.sizes[int(torch.randint(len(self.sizes), (), generator=generator))]
 
         def read(index: int) -> tuple[str, Image.Image | None]:
             prompt = self._caption(self.data.record(index), turn)

@@ -22,8 +22,9 @@ from fourstroke.data.images import Images
 from fourstroke.device import Device, find_device
 from fourstroke.evaluate.frechet import Moments, frechet_distance
 from fourstroke.evaluate.inception import Inception
+from fourstroke.evaluate.models import as_tensor
 from fourstroke.evaluate.reading import can_read, read_lines, similarity
-from fourstroke.evaluate.reconstruction import SSIM_WINDOW, as_tensor, ssim
+from fourstroke.evaluate.reconstruction import SSIM_WINDOW, ssim
 from fourstroke.files import write_json
 from fourstroke.image_io import ImageError, open_image
 from fourstroke.vae.losses import psnr

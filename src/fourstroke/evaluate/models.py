@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from fourstroke.device import Device, find_device
 from fourstroke.folder import find_model, lineage, read_info
 from fourstroke.pretrained import readable
 from fourstroke.vae import Autoencoder
+from fourstroke.vae.autoencoder import to_pixels
 
 OURS = "AutoencoderKLQwenImage21"
 
@@ -108,6 +110,20 @@ def _factor(model: Any) -> int:
     if widths := config.get("block_out_channels"):
         return int(2 ** (len(widths) - 1))
     return 32
+
+
+def as_tensor(picture: np.ndarray) -> Tensor:
+    """(H, W, 3 or 4) uint8 -> (4, H, W) in [-1, 1]; RGB gets alpha 1."""
+    x = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+    return x if len(x) == 4 else torch.cat([x, torch.ones_like(x[:1])])
+
+
+@torch.inference_mode()
+def copies(model: Autoencoder, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """What an autoencoder makes of pictures of one size, each (H, W, 3 or 4) uint8 -> (n, H, W, 4) uint8."""
+    weight = next(model.parameters())
+    x = torch.stack([as_tensor(picture) for picture in pictures]).to(weight.device, weight.dtype)
+    return to_pixels(model.decode(model.encode(x)))
 
 
 def forget_peak(device: torch.device) -> None:

@@ -8,12 +8,13 @@ out by as much (Hesterberg 2015, expanded percentile interval).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
 
-from fourstroke.evaluate.statistics import SEED, Share, Z, wilson
+from fourstroke.evaluate.statistics import SEED, Share, Z, share, wilson
 
 RESAMPLES = 2000
 
@@ -51,6 +52,47 @@ def wins_of(ours: Mapping[str, float], theirs: Mapping[str, float], higher: bool
     return mean_of(won) if won else None
 
 
+def compare_shares(
+    ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]], *, ratio: bool = False
+) -> Share | None:
+    """ours - theirs, or ours / theirs, of the same prompts in the same order, a pair of sum and count for each.
+
+    Both are sum / count over all prompts, as in tables, so that prompts weigh as much as there is to count in them.
+    (0, 0) is a prompt of which nothing is counted; None if nothing is on one side, or theirs is 0 in a ratio.
+    """
+    sides = [np.asarray(side, float).reshape(-1, 2) for side in (ours, theirs)]
+    asked = min(int((side[:, 1] > 0).sum()) for side in sides)
+    n = len(sides[0])
+    if not asked:
+        return None
+    counts = np.concatenate([np.ones((1, n)), _counts(np.random.default_rng(SEED), n)])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        first, second = ((counts @ side[:, 0]) / (counts @ side[:, 1]) for side in sides)
+        value, *drawn = first / second if ratio else first - second
+    if not np.isfinite(value):
+        return None
+    kept = np.asarray(drawn)[np.isfinite(drawn)]
+    low, high = _ends(kept, asked) if asked > 1 else (value, value)
+    return Share(float(value), float(min(low, value)), float(max(high, value)), asked)
+
+
+def difference_apart(ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]]) -> Share | None:
+    """ours - theirs of different prompts, given as for `compare_shares`.
+
+    The interval is put together from those of both shares, so that it has a width where all is right on both sides
+    (Zou and Donner 2008, MOVER).
+    """
+    first, second = (
+        share([total for total, _ in side], [round(count) for _, count in side]) for side in (ours, theirs)
+    )
+    if first is None or second is None:
+        return None
+    value = first.value - second.value
+    low = value - math.hypot(first.value - first.low, second.high - second.value)
+    high = value + math.hypot(first.high - first.value, second.value - second.low)
+    return Share(value, low, high, min(sum(count > 0 for _, count in side) for side in (ours, theirs)))
+
+
 def _resampled(values: Mapping[str, float]) -> Share:
     mean, low, high = intervals(np.asarray([*values.values()], float))
     return Share(float(mean), float(low), float(high), len(values))
@@ -62,10 +104,19 @@ def intervals(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     n, means = values.shape[-1], values.mean(-1)
     if n < 2:
         return means, means, means
-    counts = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), RESAMPLES)
-    outer = NormalDist().cdf((n / (n - 1)) ** 0.5 * _student(n - 1))
-    low, high = np.quantile(values @ counts.T.astype(float) / n, [1 - outer, outer], axis=-1)
+    low, high = _ends(values @ _counts(np.random.default_rng(SEED), n).T / n, n)
     return means, np.minimum(low, means), np.maximum(high, means)
+
+
+def _counts(rng: np.random.Generator, n: int) -> np.ndarray:
+    """How often each of n prompts is in each resample, (RESAMPLES, n)."""
+    return rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
+
+
+def _ends(drawn: np.ndarray, n: int) -> np.ndarray:
+    """The ends of the interval of what resamples of n prompts came to, (..., RESAMPLES) -> (2, ...)."""
+    outer = NormalDist().cdf((n / (n - 1)) ** 0.5 * _student(n - 1))
+    return np.quantile(drawn, [1 - outer, outer], axis=-1)
 
 
 def _student(freedom: int) -> float:

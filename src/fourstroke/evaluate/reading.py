@@ -22,6 +22,8 @@ from PIL import Image
 
 READING_SIDE = 640
 """Shorter side in pixels to which smaller pictures are enlarged before reading."""
+LINE_HEIGHT = 96
+"""Height in pixels at which a line is read alone."""
 TESSERACT = {"cyrillic": "rus"}
 """By script that RapidOCR cannot read, the language of Tesseract that can."""
 NO_READER = "words are read by RapidOCR, which is not installed: pip install '.[eval]'"
@@ -113,6 +115,20 @@ def read_lines(pixels: np.ndarray, script: str = "latin") -> list[str]:
     return [text for row in rows for text, _ in sorted(row, key=lambda item: item[1][2])]
 
 
+def read_alone(pixels: np.ndarray, script: str = "latin") -> str:
+    """What stands on the one line that fills (H, W, 3) uint8 RGB; no box is looked for.
+
+    Raises:
+        ValueError: if what reads the script is not installed.
+    """
+    line = Image.fromarray(np.ascontiguousarray(pixels))
+    line = line.resize((max(1, round(line.width * LINE_HEIGHT / line.height)), LINE_HEIGHT), Image.Resampling.LANCZOS)
+    if script in TESSERACT:
+        return _tesseract(line, (0, line.height, 0, line.width), script)
+    answer = _reader()(np.asarray(line)[..., ::-1], use_det=False, use_cls=False, use_rec=True)
+    return " ".join(map(str, answer.txts or ()))
+
+
 def _read(pixels: np.ndarray, script: str) -> list[tuple[str, Span]]:
     """Texts with their boxes."""
     picture = Image.fromarray(np.ascontiguousarray(pixels))
@@ -122,7 +138,8 @@ def _read(pixels: np.ndarray, script: str) -> list[tuple[str, Span]]:
             (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS
         )
     known = script not in TESSERACT
-    answer = _reader()(np.asarray(picture)[..., ::-1], use_rec=known)  # RapidOCR takes BGR
+    options = {"use_det": True, "use_cls": True, "use_rec": known}  # it keeps those of the call before
+    answer = _reader()(np.asarray(picture)[..., ::-1], **options)  # BGR
     if answer.boxes is None or (known and answer.txts is None):
         return []
     boxes = [np.asarray(box, float) for box in answer.boxes]

@@ -35,6 +35,7 @@ from fourstroke.evaluate.frechet import Moments, frechet_distance
 from fourstroke.evaluate.inception import Inception
 from fourstroke.evaluate.models import (
     ReconstructionModel,
+    as_tensor,
     forget_peak,
     load_autoencoder,
     load_reconstruction_model,
@@ -47,7 +48,7 @@ from fourstroke.vae.autoencoder import to_pixels
 from fourstroke.vae.losses import psnr
 from fourstroke.vae.lpips import SMALLEST, Lpips
 
-__all__ = ["as_tensor", "evaluate_reconstruction", "load_autoencoder", "measure", "photographs", "ssim", "table"]
+__all__ = ["evaluate_reconstruction", "load_autoencoder", "measure", "photographs", "ssim", "table"]
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field")
 PHOTOGRAPH_SIDE = 256
@@ -276,12 +277,6 @@ def table(result: dict[str, Any]) -> str:
     if skipped := result.get("skipped"):
         lines += [f"skipped {len(skipped)}:", *(f"  {name}: {reason}" for name, reason in skipped.items())]
     return "\n".join(lines)
-
-
-def as_tensor(picture: np.ndarray) -> Tensor:
-    """(H, W, 3 or 4) uint8 -> (4, H, W) in [-1, 1]; RGB gets alpha 1."""
-    x = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
-    return x if len(x) == 4 else torch.cat([x, torch.ones_like(x[:1])])
 
 
 def _datasets(data: DatasetConfig | Sequence[Path], model: ReconstructionModel) -> list[DatasetConfig]:

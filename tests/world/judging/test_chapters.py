@@ -16,7 +16,7 @@ from fourstroke.recipe import load_kind, load_recipe
 from fourstroke.registry import find
 from fourstroke.world import World, WorldConfig
 from fourstroke.world.dataset import PosterData, WorldData
-from fourstroke.world.edits import Edits
+from fourstroke.world.edits import KINDS, Edits
 from fourstroke.world.judging import stickers
 from fourstroke.world.judging.composition import held_out_prompts
 from fourstroke.world.judging.judge import Judge
@@ -66,6 +66,18 @@ def shares(
     return {name: value.value for name, value in found.items()}
 
 
+def test_true_pictures_are_those_that_are_asked_for(truth):
+    world = replace(SMALL, words=0.25, scripts=("latin",), sign_fonts=())
+    data = WorldData(world=world)
+    edits = replace(DATA.parts[2].data, edits=replace(DATA.parts[2].data.edits, world=world))
+    found = {name: asked(name, 4, edits if name == "edits" else data) for name in ("composition", "stickers", "edits")}
+    found |= {"words": asked("words", 4, data)} if can_read() else {}
+    for name, rows in found.items():
+        for question in next(iter(rows.values())):
+            assert np.array_equal(question.truth(), truth[question.prompt, question.seeds[0]]), name
+            assert question.copied().key != question.key
+
+
 def test_they_ask_what_they_say(truth):
     data = WorldData(world=SMALL)
     style = asked("composition", 8, data)
@@ -81,8 +93,13 @@ def test_they_ask_what_they_say(truth):
     for questions in zip(*spoken.values(), strict=True):
         assert len({q.prompt for q in questions}) == 4
         assert len({truth[q.prompt, q.seeds[0]].tobytes() for q in questions}) == 1
+    for name in ("wordings", "relations"):
+        for contrast in find("chapters", name).contrasts:
+            ours, theirs = (asked(name, 4, data)[row] for row in (contrast.ours, contrast.theirs))
+            assert contrast.paired == ([q.seeds for q in ours] == [q.seeds for q in theirs] and name == "wordings")
     stated = asked("relations", 4, data)
-    assert list(stated) == ["stated", "not stated", "in front of"]
+    assert list(stated) == ["stated", "not stated", "in front of", "sizes"]
+    assert "sizes" not in asked("relations", 2, WorldData(world=replace(SMALL, sizes=0.0)))
 
 
 def test_true_pictures_are_right_and_others_are_not(truth):
@@ -93,6 +110,10 @@ def test_true_pictures_are_right_and_others_are_not(truth):
         right, wrong = shares(questions, truth), shares(questions, truth, turned=True)
         assert right[fact] > 0.97, name
         assert wrong[fact] < 0.35, name
+    assert shares(asked("composition", 6, data)[ALL], truth)["composition"] > 0.97
+    sizes = asked("relations", 12, data)["sizes"]
+    assert {q.judge([truth[q.prompt, q.seeds[0]]])["sizes"] for q in sizes} == {(1, 1)}
+    assert shares(sizes, truth, turned=True)["sizes"] < 0.35
     unstated = shares(asked("relations", 6, data)["not stated"], truth)
     assert unstated["objects"] > 0.97
     assert "relations" not in unstated
@@ -101,7 +122,12 @@ def test_true_pictures_are_right_and_others_are_not(truth):
 def test_true_edits_are_right_and_others_are_not(truth):
     edits = replace(DATA.parts[2].data.edits, world=SMALL, kinds=(1, 1, 1, 1, 1, 1, 1, 0, 1, 1))
     rows = asked("edits", 6, replace(DATA.parts[2].data, edits=edits))
-    assert sum(len(row) for name, row in rows.items() if name != ALL) == 6
+    assert sum(len(row) for name, row in rows.items() if name in KINDS) == 6
+    (contrast,) = find("chapters", "edits").contrasts
+    pairs = list(zip(rows[contrast.ours], rows[contrast.theirs], strict=True))
+    assert contrast.paired
+    assert all(np.array_equal(ours.truth(), theirs.truth()) for ours, theirs in pairs)
+    assert all(ours.seeds == theirs.seeds and ours.prompt != theirs.prompt for ours, theirs in pairs)
     right, wrong = shares(rows[ALL], truth), shares(rows[ALL], truth, turned=True)
     assert right["changed"] > 0.97
     assert right["outside_psnr"] > 35
@@ -124,6 +150,7 @@ def test_as_many_posters_of_two_lines_are_asked_as_pages():
 def test_true_words_are_read_and_others_are_not(truth):
     data = WorldData(world=replace(SMALL, words=0.25, width=256, height=256, scripts=("latin",), snap=0, sign_fonts=()))
     rows = asked("words", 6, data)
+    assert rows[ALL] == rows["latin"]
     assert sum(len(row) for name, row in rows.items() if "letters" in name) == len(rows["latin"]) == 6
     right, wrong = shares(rows["latin"], truth), shares(rows["latin"], truth, turned=True)
     assert right["words_exact"] > 0.8

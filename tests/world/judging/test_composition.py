@@ -14,6 +14,8 @@ from fourstroke.evaluate.reading import compare
 from fourstroke.folder import ModelInfo
 from fourstroke.pipeline import Output, Pipeline
 from fourstroke.world import World, WorldConfig, split_of
+from fourstroke.world.captions import LANGUAGES, Language
+from fourstroke.world.captions.saying import read_words
 from fourstroke.world.dataset import WorldData
 from fourstroke.world.find import find_world
 from fourstroke.world.judging.composition import (
@@ -53,6 +55,24 @@ def test_a_background_counts_only_where_it_is_stated() -> None:
     for prompt in held_out_prompts(WORLD, 60, "short"):
         colours = prompt.scene.background.colours
         assert states_background(prompt) == any(colour in prompt.caption for colour in colours)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_background_is_stated_in_any_language(language: Language) -> None:
+    world = World(WorldConfig(things=12, shapes=False, backgrounds=(1, 1, 1)))
+    seen = set()
+    for prompt in held_out_prompts(world, 80, language=language):
+        background = prompt.scene.background
+        words = read_words()["backgrounds"][background.colour]
+        colour = {
+            "en": background.colour,
+            "es": words["es"].removeprefix("fondo "),
+            "ru": words["ru"]["nominative"].split()[0][:-2],  # without its ending
+            "zh": words["zh"].removesuffix("背景"),
+        }[language]
+        assert states_background(prompt) == (colour in prompt.caption), prompt.caption
+        seen.add((background.kind, states_background(prompt)))
+    assert len(seen) == 6
 
 
 def test_ground_truth_makes_a_table_and_a_sheet() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from fourstroke.data.sample import SampleError
 from fourstroke.evaluate.statistics import mean
@@ -17,21 +20,24 @@ from fourstroke.folder import ModelInfo
 from fourstroke.pipeline import Output, Pipeline
 from fourstroke.recipe import load_recipe
 from fourstroke.world import WorldConfig, split_of
+from fourstroke.world.captions.wordings import wordings_of
 from fourstroke.world.dataset import WorldData
 from fourstroke.world.edits import KINDS, EditConfig, Edits, allowed
 from fourstroke.world.edits.dataset import EditData
 from fourstroke.world.judging import edits as judging
 from fourstroke.world.judging.edits import (
     EditPrompt,
+    autoencoder_psnrs,
     draw_edits,
     evaluate_edits,
     held_out_edits,
     judge_edit,
     judge_edits,
+    reword,
     summarise_edits,
     table,
 )
-from fourstroke.world.judging.judge import Judge
+from fourstroke.world.judging.judge import Detection, Judge
 from fourstroke.world.judging.kinds import Editing
 
 WORLD = WorldConfig(
@@ -71,6 +77,20 @@ def test_edits_are_fixed_and_held_out(prompts):
     assert {prompt.edit.kind for prompt in prompts} == set(KINDS) - {"words", "restyle"}
     short, rich = (held_out_edits(Edits(CONFIG), 1, captions)[0].instruction for captions in ("short", "rich"))
     assert len(rich) > len(short)
+
+
+def test_held_out_wordings_ask_for_the_same_in_other_sentences(prompts):
+    edits, captions = Edits(CONFIG), "short"
+    other = held_out_edits(edits, 4, captions, wordings="heldout")
+    trained = held_out_edits(edits, 4, captions)
+    assert [p.edit for p in other] == [p.edit for p in trained]
+    assert [p.instruction for p in reword(edits, trained, "heldout", captions)] == [p.instruction for p in other]
+    for prompt in other:
+        lines = map(re.escape, wordings_of("edits-en", prompt.edit.kind, "heldout"))
+        assert any(re.fullmatch(re.sub(r"\\{\w+\\}", ".+", line), prompt.instruction) for line in lines)
+    rich = reword(edits, prompts, "heldout")
+    assert all(len(new.instruction) > 0.5 * len(old.instruction) for new, old in zip(rich, prompts, strict=True))
+    assert all(new.instruction != old.instruction for new, old in zip(rich, prompts, strict=True))
 
 
 def test_seeds_without_an_edit_are_passed_over(monkeypatch, prompts):
@@ -113,6 +133,20 @@ def test_what_covers_a_thing_has_not_removed_it(prompts):
     picture = prompt.after.copy()
     picture[allowed(prompt.edit) > 0] = 0, 0, 0, 255
     assert judge_edit(JUDGE, prompt, picture).changed is False
+
+
+def test_a_thing_seen_in_letters_is_not_the_one_that_was_removed(monkeypatch):
+    world = load_recipe(WorldConfig, Path(__file__).parents[3] / "recipes" / "micro" / "world.yaml")
+    signs = dataclasses.replace(world, words=1.0, transparent=0.0)
+    (prompt,) = held_out_edits(Edits(EditConfig(world=signs, kinds=tuple(float(k == "remove") for k in KINDS))), 1)
+    before = prompt.edit.before[0]
+    entry, sign = before.objects[prompt.edit.old[0]], before.sign
+    at = {"letters": (sign.x + 0.4 * sign.width, sign.y), "place": (entry.x, entry.y), "elsewhere": (0.5, 0.55)}
+    for name, (x, y) in at.items():
+        seen = Detection(name=entry.name, kind=entry.kind, style=entry.style, colour=entry.colour, x=x, y=y, size=0.2,
+                         score=0.6)  # fmt: skip
+        monkeypatch.setattr(JUDGE, "find", lambda *_, seen=seen: ([seen], False))
+        assert judge_edit(JUDGE, prompt, prompt.after).changed is (name == "letters"), name
 
 
 def test_made_with_the_rest_ruined_is_not_right(prompts):
@@ -170,10 +204,26 @@ def test_words_are_read_where_that_is_possible(monkeypatch):
     assert result["words"]["edits"] == 1
 
 
+class Dimming(nn.Module):
+    """An autoencoder that leaves every colour 16 levels darker."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def encode(self, x):
+        return x
+
+    def decode(self, z):
+        return torch.cat([z[:, :3] - 16 / 127.5, z[:, 3:]], 1)
+
+
 class Truth(Pipeline):
     """Draws the picture that each instruction asks for, and keeps what it was given."""
 
     def __init__(self, prompts):
+        self.transformer = self.autoencoder = Dimming()
+        self.offload = "none"
         self.info = ModelInfo(name="truth", width=96, height=96, num_inference_steps=4)
         self.after = {prompt.instruction: prompt.after for prompt in prompts}
         self.given = []
@@ -186,6 +236,8 @@ class Truth(Pipeline):
 def test_an_evaluation_tells_of_every_kind(prompts, tmp_path):
     pipe = Truth(prompts[:6])
     data = EditData(edits=CONFIG)
+    reworded = evaluate_edits(Truth(reword(Edits(CONFIG), prompts[:2], "heldout")), data=data, n=2, wordings="heldout")
+    assert "2 held-out edits, held-out wordings" in table(reworded)
     result = evaluate_edits(pipe, data=data, n=6, sheet=tmp_path / "sheet.png")
     assert result["edits"]["all"]["changed"]["value"] == 1.0
     assert sum(row["edits"] for name, row in result["edits"].items() if name != "all") == 6
@@ -194,8 +246,12 @@ def test_an_evaluation_tells_of_every_kind(prompts, tmp_path):
     draw_edits(lent := Truth([combined]), [combined])
     assert [len(images) for images in lent.given] == [2]
     json.dumps(result, allow_nan=False)
+    assert autoencoder_psnrs(pipe, prompts, batch=4) == pytest.approx([20 * math.log10(255 / 16)] * 14, abs=0.5)
+    assert result["autoencoder_psnr"]["value"] < result["outside_psnr"]["value"] - 10
+    assert result["edits"]["all"]["autoencoder_psnr"] == result["autoencoder_psnr"]
     text = table(result)
     assert "6 held-out edits" in text
+    assert text.splitlines()[2].endswith(f"{result['autoencoder_psnr']['value']:.1f} dB")
     assert {"all", *result["edits"]} <= {line.split()[0] for line in text.splitlines()[2:]}
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 3 * 192

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fourstroke.evaluate.data import find_data
 from fourstroke.pipeline import Output
 from fourstroke.world.dataset import PosterData
+from fourstroke.world.find import pages_of
 from fourstroke.world.judging.pages import evaluate_pages, judge_page, judge_pages, page_prompts, summarise_pages, table
 from fourstroke.world.pages import PageConfig, Pages, split_of_page, text_of
 
@@ -53,6 +56,29 @@ def test_a_word_counts_as_often_as_it_is_there():
     words = len(page.lines[0].text.split())
     read = judge_page(np.zeros((8, 8, 3), np.uint8), twice, lambda _: [page.lines[0].text.upper() + "!"])
     assert sum(read.words) == words == len(read.words) / 2
+
+
+def test_a_line_that_was_broken_is_read_alone_but_another_spelling_is_not(monkeypatch):
+    page = next(p.page for p in page_prompts(CONFIG, 30) if p.page.script == "latin")
+    page, text, alone = replace(page, lines=page.lines[:1]), page.lines[0].text, []
+    monkeypatch.setattr(
+        "fourstroke.world.judging.pages.read_alone", lambda *_: alone.append(1) or text.replace(" ", "_")
+    )
+    for seen, right, looks in (([text[:2], text[3:]], True, 1), ([], True, 1), (["Q" + text[1:]], False, 0)):
+        alone.clear()
+        monkeypatch.setattr("fourstroke.world.judging.pages.read_lines", lambda *_, seen=seen: seen)
+        assert (judge_page(np.zeros((64, 64, 3), np.uint8), page).right, len(alone)) == (right, looks)
+
+
+def test_posters_on_the_lattice_are_read():
+    """Where detection takes columns of characters for lines, or letters together with the picture above them."""
+    pytest.importorskip("rapidocr", reason="RapidOCR is not installed: pip install fourstroke[eval]")
+    tasks = Path(__file__).parents[3] / "recipes" / "micro" / "tasks.yaml"
+    config = pages_of(find_data(tasks, None, "micro"))
+    pages = [Pages(config).page(seed, "heldout") for seed in (75, 81, 156, 180, 199)]
+    pictures = [Pages(config).render(page) for page in pages]
+    assert all(judge_page(picture, page).right for picture, page in zip(pictures, pages, strict=True))
+    assert not any(judge_page(picture, page).right for picture, page in zip(pictures[1:], pages[:-1], strict=True))
 
 
 def test_scores_are_given_by_script_and_by_number_of_words():

@@ -13,7 +13,7 @@ from fourstroke.world import World, WorldConfig
 from fourstroke.world.captions import LANGUAGES
 from fourstroke.world.graph import Background, Group, Object, Relation, Scene
 from fourstroke.world.judging.composition import Prompt, held_out_prompts, judge_pictures, states_style, summarise
-from fourstroke.world.judging.judge import Judge
+from fourstroke.world.judging.judge import Detection, Judge, judge_background
 
 CONFIG = WorldConfig(
     width=128,
@@ -129,6 +129,23 @@ def test_a_background_is_seen_between_four_things_that_fill_the_picture(judge, k
     assert all(judge.verdict(WORLD.render(full), full).backgrounds)
     other = replace(full, background=replace(ground, colour="mint"))
     assert not all(judge.verdict(WORLD.render(other), full).backgrounds)
+
+
+@pytest.mark.parametrize(("high", "texture"), [(True, "plain"), (True, "checks"), (False, "stripes")])
+def test_a_gradient_is_seen_from_where_things_leave_it_bare(high, texture):
+    """Beside three large things nothing of one end is left but their shadows."""
+    row, lone = (0.75, 0.25) if high else (0.25, 0.75)
+    places = [(0.25, row), (0.75, row), (0.5, lone)]
+    seen = [Detection(name="square", kind="shape", style="flat", colour="blue", x=x, y=y, size=0.47, score=1.0)
+            for x, y in places]  # fmt: skip
+    blocks = [Object(name="square", kind="shape", colour="blue", x=x, y=y, size=0.47) for x, y in places]
+    ground = Background(kind="gradient", colour="beige", second="mint", texture=texture)
+    full = replace(scene(*blocks), background=ground)
+    picture = WORLD.render(full)
+    assert judge_background(picture, full, seen) == (True, True)
+    for other in ("white", "blush", "teal", "gray"):
+        assert judge_background(picture, replace(full, background=replace(ground, second=other)), seen)[1] is False
+        assert judge_background(picture, replace(full, background=replace(ground, colour=other)), seen)[0] is False
 
 
 def test_sizes_are_against_each_other_or_alone(judge):

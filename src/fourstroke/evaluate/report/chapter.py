@@ -6,12 +6,13 @@ a dataset lets it ask. Drawing, keeping, counting and showing are the report's.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -51,6 +52,8 @@ class Question:
     """To edit, each (H, W, 4) uint8."""
     original: np.ndarray | None = None
     """(H, W, 3 or 4) uint8, of sides that the autoencoder takes."""
+    truth: Callable[[], np.ndarray] | None = None
+    """Draws the picture that is asked for, (H, W, 3 or 4) uint8."""
 
     @cached_property
     def key(self) -> str:
@@ -60,6 +63,21 @@ class Question:
         for image in (*self.images, *(() if self.original is None else (self.original,))):
             found.update(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes())
         return found.hexdigest()[:20]
+
+    def copied(self) -> Question:
+        """The same, answered by the autoencoder's copy of the true picture: a model cannot be expected to do better."""
+        assert self.truth is not None
+        return dataclasses.replace(self, original=self.truth(), truth=None, images=(), seeds=(0,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """Two rows of a chapter whose difference is told: `ours` minus `theirs`."""
+
+    ours: str
+    theirs: str
+    paired: bool = True
+    """Whether both ask of the same things, in the same order."""
 
 
 class Chapter(Protocol):
@@ -74,6 +92,15 @@ class Chapter(Protocol):
 
     def rows(self, data: DatasetConfig, n: int, info: ModelInfo) -> Rows:
         """Questions on held-out samples, about n in each row that is worth it; raises LeftOutError."""
+
+
+@runtime_checkable
+class ComparedChapter(Chapter, Protocol):
+    """A chapter that also says what is compared."""
+
+    contrasts: ClassVar[Sequence[Contrast]]
+    bars: ClassVar[Mapping[str, float]]
+    """By reading, what share of its teacher's a student should keep."""
 
 
 def summarise(readings: Sequence[Scores]) -> dict[str, Share]:

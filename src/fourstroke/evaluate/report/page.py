@@ -20,6 +20,11 @@ from fourstroke.evaluate.report.report import Part, Report
 OWN = STYLE.with_name("report.css")
 SHORT = {"iou", "ned", "psnr", "ssim"}
 """Written in capitals."""
+CEILING = "true pictures through the autoencoder"
+"""Whose figures are the most that the models above can be expected to reach."""
+NONE = '<td class="quiet">–</td>'
+SCALES: Mapping[Unit, tuple[int, int]] = {"%": (100, 1), "dB": (1, 1), "": (1, 3)}
+"""By unit, what figures are multiplied by, and their digits behind the point."""
 LONGEST = 280
 """Letters of a prompt that stand below its picture; the whole one is its title."""
 
@@ -102,32 +107,85 @@ def _chapter(report: Report, part: Part, show: int) -> Iterator[str]:
         return
     names = list(dict.fromkeys(key for place in there for row in part.found[place].values() for key in row["readings"]))  # type: ignore[union-attr]
     yield '<div class="scroll"><table><thead><tr><th></th>'
-    yield "<th>model</th>" if len(report.columns) > 1 else ""
+    yield "<th>model</th>" if _named(part) else ""
     yield from (f"<th>{escape(_label(name))}</th>" for name in names)
     yield "</tr></thead><tbody>"
     for row in part.rows:
         yield from _rows(report, part, row, names, there)
     yield "</tbody></table></div>"
+    yield from _differences(part, names)
     yield from _sheet(report, part, there, show)
 
 
 def _rows(report: Report, part: Part, row: str, names: Sequence[str], there: Sequence[int]) -> Iterator[str]:
-    """A row of each model; the first one's name holds for all."""
-    for order, place in enumerate(there):
+    """A row of each model, and one of true pictures through its autoencoder, unless the next model has the same."""
+    lines: list[tuple[str, Mapping[str, Any]]] = []
+    count, last = 0, None
+    for place in there:
         found = (part.found[place] or {}).get(row)
         if found is None:
             continue
-        kind = " ".join(["more"] * (order > 0) + ["joined"] * (order + 1 < len(there)))
-        head = f"{escape(row)}<i>{found['questions']} prompts</i>" if not order else ""
-        model = f'<td class="model">{escape(report.columns[place].name)}</td>' if len(report.columns) > 1 else ""
-        cells = "".join(_cell(found["readings"].get(name), part.chapter.units.get(name, "%")) for name in names)
-        yield f'<tr class="{kind}"><th>{head}</th>{model}{cells}</tr>'
+        if last not in (None, found.get("ceiling")):
+            lines.append((CEILING, last))
+        count, last = found["questions"], found.get("ceiling")
+        lines.append((report.columns[place].name, found["readings"]))
+    lines += [(CEILING, last)] if last else []
+    for order, (name, readings) in enumerate(lines):
+        kind = " ".join(["more"] * (order > 0) + ["joined"] * (order + 1 < len(lines)) + ["quiet"] * (name == CEILING))
+        head = f"{escape(row)}<i>{count} prompts</i>" if not order else ""
+        told = f'<td class="model">{escape(name)}</td>' if _named(part) else ""
+        cells = "".join(_cell(readings.get(key), part.chapter.units.get(key, "%")) for key in names)
+        yield f'<tr class="{kind}"><th>{head}</th>{told}{cells}</tr>'
+
+
+def _named(part: Part) -> bool:
+    """Whether the table says whose figures they are."""
+    return len(part.found) > 1 or any("ceiling" in row for found in part.found for row in (found or {}).values())
+
+
+def _differences(part: Part, names: Sequence[str]) -> Iterator[str]:
+    """A table of what is compared; what a model keeps of another is a share, the rest are differences."""
+    if not part.differences:
+        return
+    names = [name for name in names if any(name in each["readings"] for each in part.differences)]
+    yield '<div class="scroll differences"><table><thead><tr><th>differences</th>'
+    yield from (f"<th>{escape(_label(name))}</th>" for name in names)
+    yield "</tr></thead><tbody>"
+    for each in part.differences:
+        joint = "as a share of" if "bars" in each else "minus"
+        where = ", ".join(each[key] for key in ("row", "model") if key in each)
+        head = f"{each['ours']} {joint} {each['theirs']}"
+        cells = "".join(
+            _kept(each["readings"].get(name), each["bars"].get(name, 0.0))
+            if "bars" in each
+            else _difference(each["readings"].get(name), part.chapter.units.get(name, "%"))
+            for name in names
+        )
+        yield f"<tr><th>{escape(head)}<i>{escape(where)}, {each['questions']} prompts</i></th>{cells}</tr>"
+    yield "</tbody></table></div>"
+
+
+def _difference(value: Mapping[str, float] | None, unit: Unit) -> str:
+    if value is None:
+        return NONE
+    scale, digits = SCALES[unit]
+    low, middle, high = (f"{scale * value[key]:+.{digits}f}" for key in ("low", "value", "high"))
+    told = f"{middle} {'points' if unit == '%' else unit}".strip()
+    return f"<td><b>{told}</b> <i>{low} to {high}</i></td>"
+
+
+def _kept(value: Mapping[str, float] | None, bar: float) -> str:
+    if value is None:
+        return NONE
+    low, middle, high = (f"{100 * value[key]:.1f}" for key in ("low", "value", "high"))
+    mark = "good" if value["value"] >= bar else "bad"
+    return f'<td><b class="{mark}">{middle} %</b> <i>{low} to {high}, at least {100 * bar:.0f} is asked</i></td>'
 
 
 def _cell(value: Mapping[str, float] | None, unit: Unit) -> str:
     if value is None:
-        return '<td class="quiet">–</td>'
-    scale, digits = {"%": (100, 1), "dB": (1, 1), "": (1, 3)}[unit]
+        return NONE
+    scale, digits = SCALES[unit]
     low, middle, high = (f"{scale * value[key]:.{digits}f}" for key in ("low", "value", "high"))
     of = f" of {value['count']}" if unit == "%" else ""
     drawn = bar(value, 0.0, 1.0) if unit == "%" else ""

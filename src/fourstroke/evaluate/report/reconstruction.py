@@ -14,8 +14,9 @@ import numpy as np
 from fourstroke.data.images import crop_to_multiple
 from fourstroke.data.sample import DatasetConfig, SampleError
 from fourstroke.evaluate.data import parts
+from fourstroke.evaluate.models import as_tensor
 from fourstroke.evaluate.reading import can_read, similarity
-from fourstroke.evaluate.reconstruction import as_tensor, photographs, read_all, ssim
+from fourstroke.evaluate.reconstruction import photographs, read_all, ssim
 from fourstroke.evaluate.report.chapter import Question, Rows, Scores, Unit
 from fourstroke.folder import ModelInfo
 from fourstroke.image_io import ImageError

@@ -31,7 +31,7 @@ from fourstroke.world import World
 from fourstroke.world.captions import Language, Wordings
 from fourstroke.world.captions.saying import read_words
 from fourstroke.world.find import world_of
-from fourstroke.world.graph import Scene, Split
+from fourstroke.world.graph import Background, Scene, Split
 from fourstroke.world.judging.judge import Judge, Verdict
 from fourstroke.world.judging.kinds import CHOOSING as CHOOSING
 from fourstroke.world.judging.kinds import Captions
@@ -185,10 +185,21 @@ def facts(prompt: Prompt, verdict: Verdict) -> dict[str, tuple[float, ...]]:
 
 
 def states_background(prompt: Prompt) -> bool:
-    """Whether the caption says what the background is; rich ones and those of stickers always do."""
-    colours = prompt.scene.background.colours
-    marks = ("background", "gradient", "wall")
-    return prompt.rich or not colours or any(f"{colours[0]} {rest}" in prompt.caption for rest in (*marks, "to "))
+    """Whether the caption says what the background is, in any language; rich ones and those of stickers always do."""
+    background = prompt.scene.background
+    return prompt.rich or not background.colours or any(m in prompt.caption for m in _background_marks(background))
+
+
+def _background_marks(background: Background) -> tuple[str, ...]:
+    """Words by which captions say a background's first colour: English, Spanish, Russian and Chinese."""
+    first, second = str(background.colour), background.second
+    words = read_words()["backgrounds"][first]
+    russian, chinese = words["ru"], words["zh"].removesuffix("背景")
+    english = f"on {first}", f"{first} background", f"{first} wall", f"{first} to {second}"
+    spanish = words["es"], words["es"].replace("fondo", "fondo degradado de")
+    above = f"сверху {russian['nominative'].removesuffix(' фон')}"
+    han = words["zh"], f"背景是{chinese}", f"背景上面是{chinese}", f"从{chinese}到"
+    return (*english, *spanish, russian["nominative"], russian["prepositional"], above, *han)
 
 
 def states_style(prompt: Prompt) -> bool:

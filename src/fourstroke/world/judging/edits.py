@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from fourstroke.data.sample import DatasetConfig
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import Device
 from fourstroke.evaluate.data import find_data
+from fourstroke.evaluate.models import copies
 from fourstroke.evaluate.reading import can_read, compare, read_line
 from fourstroke.evaluate.statistics import mean, share
 from fourstroke.files import save_image
@@ -30,9 +31,10 @@ from fourstroke.folder import find_model
 from fourstroke.pipeline import Pipeline
 from fourstroke.progress import OnPicture
 from fourstroke.seeds import check_seed
+from fourstroke.world.captions import Wordings
 from fourstroke.world.edits import KINDS, Edit, Edits, allowed
 from fourstroke.world.find import edits_of
-from fourstroke.world.graph import Object, Relation, Scene
+from fourstroke.world.graph import Object, Relation, Scene, Sign
 from fourstroke.world.judging.composition import plain
 from fourstroke.world.judging.judge import Detection, Judge, holds, judge_background, match, opaque
 from fourstroke.world.judging.kinds import Captions
@@ -77,9 +79,12 @@ class EditVerdict:
         return self.changed and self.outside_psnr >= KEPT_PSNR
 
 
-def held_out_edits(edits: Edits, n: int, captions: Captions = "mixed", first: int = 0) -> list[EditPrompt]:
+def held_out_edits(
+    edits: Edits, n: int, captions: Captions = "mixed", first: int = 0, wordings: Wordings = "trained"
+) -> list[EditPrompt]:
     """The edits of the first n held-out seeds from `first` on; `mixed` words even seeds shortly and odd ones richly.
 
+    `wordings="heldout"` asks for what changes in sentences that no training instruction has.
     Seeds for whose kind the world has no scene are passed over; raises ValueError if most of them are.
     """
     first = check_seed(first, "first")
@@ -94,10 +99,22 @@ def held_out_edits(edits: Edits, n: int, captions: Captions = "mixed", first: in
                 raise
             continue
         before, after = edits.render(edit)
-        rich = captions == "rich" or (captions == "mixed" and seed % 2 == 1)
-        asked = edits.instruction(edit, rich, seed)
+        asked = edits.instruction(edit, _rich(captions, seed), seed, wordings)
         prompts.append(EditPrompt(seed=seed, edit=edit, instruction=asked, before=tuple(before), after=after))
     return prompts
+
+
+def reword(
+    edits: Edits, prompts: Sequence[EditPrompt], wordings: Wordings, captions: Captions = "mixed"
+) -> list[EditPrompt]:
+    """The same edits in other sentences."""
+    return [
+        replace(p, instruction=edits.instruction(p.edit, _rich(captions, p.seed), p.seed, wordings)) for p in prompts
+    ]
+
+
+def _rich(captions: Captions, seed: int) -> bool:
+    return captions == "rich" or (captions == "mixed" and seed % 2 == 1)
 
 
 def draw_edits(
@@ -130,10 +147,28 @@ def draw_edits(
 
 def judge_edit(judge: Judge, prompt: EditPrompt, picture: np.ndarray) -> EditVerdict:
     """Judge a picture, (H, W, 3 or 4) uint8 of the size of those before."""
+    return EditVerdict(changed=_changed(judge, prompt, picture), outside_psnr=outside_psnr(prompt, picture))
+
+
+def outside_psnr(prompt: EditPrompt, picture: np.ndarray) -> float:
+    """In dB, against the first picture before, over the pixels that may not change; 60 at most."""
     kept = allowed(prompt.edit) == 0
     difference = opaque(picture).astype(float)[kept] - opaque(prompt.before[0]).astype(float)[kept]
     error = max(float((difference**2).mean()), 255**2 / 10 ** (BEST_PSNR / 10))
-    return EditVerdict(changed=_changed(judge, prompt, picture), outside_psnr=10 * float(np.log10(255**2 / error)))
+    return 10 * float(np.log10(255**2 / error))
+
+
+def autoencoder_psnrs(pipe: Pipeline, prompts: Sequence[EditPrompt], batch: int = 8) -> list[float]:
+    """The `outside_psnr` of what is asked through the pipeline's autoencoder: more is not to be had of its edits."""
+    found = []
+    with pipe.autoencoder_there():
+        for start in range(0, len(prompts), batch):
+            part = prompts[start : start + batch]
+            pictures = copies(pipe.autoencoder, [prompt.after for prompt in part])
+            for prompt, picture in zip(part, pictures, strict=True):
+                channels = 4 if prompt.edit.after.background.kind == "transparent" else 3
+                found.append(outside_psnr(prompt, picture[..., :channels]))
+    return found
 
 
 def _changed(judge: Judge, prompt: EditPrompt, picture: np.ndarray) -> bool | None:
@@ -147,6 +182,8 @@ def _changed(judge: Judge, prompt: EditPrompt, picture: np.ndarray) -> bool | No
     detections, _ = judge.find(picture, scene)
     if kind == "background":
         return all(judge_background(picture, scene, detections))
+    if kind == "remove":  # templates of small things fit letters, where nothing stood
+        detections = [seen for seen in detections if scene.sign is None or not _on_board(scene.sign, seen)]
     matches = match(scene.objects, detections)
     if kind == "remove":
         gone = not any(_is(scene.objects[index], matches[index]) for index in edit.old)
@@ -175,6 +212,11 @@ def _is(entry: Object, seen: Detection | None) -> bool:
 
 def _near(entry: Object, seen: Detection | None) -> bool:
     return seen is not None and max(abs(seen.x - entry.x), abs(seen.y - entry.y)) < NEAR
+
+
+def _on_board(sign: Sign, seen: Detection) -> bool:
+    """Whether the middle of what was seen lies on the board of a sign."""
+    return abs(seen.x - sign.x) < sign.width / 2 and abs(seen.y - sign.y) < sign.height / 2
 
 
 def _relation(scene: Scene, unit: Sequence[int]) -> Relation | None:
@@ -208,11 +250,17 @@ def judge_edits(
     return verdicts
 
 
-def summarise_edits(prompts: Sequence[EditPrompt], verdicts: Sequence[EditVerdict]) -> dict[str, dict[str, Any]]:
-    """By kind that occurs, and for `all`: the number of `edits`; `changed`, `right`, `outside_psnr` with intervals."""
+def summarise_edits(
+    prompts: Sequence[EditPrompt], verdicts: Sequence[EditVerdict], ceilings: Sequence[float] = ()
+) -> dict[str, dict[str, Any]]:
+    """By kind that occurs, and for `all`: the number of `edits`; `changed`, `right`, `outside_psnr` with intervals.
+
+    `autoencoder_psnr` too, where the `ceilings` of the `outside_psnr` are given, one an edit.
+    """
     found: dict[str, dict[str, Any]] = {}
     for name in ("all", *KINDS):
         rows = [v for p, v in zip(prompts, verdicts, strict=True) if name in ("all", p.edit.kind)]
+        most = [c for p, c in zip(prompts, ceilings, strict=True) if name in ("all", p.edit.kind)] if ceilings else []
         if rows:
             read = [int(v.changed is not None) for v in rows]
             found[name] = {
@@ -220,7 +268,7 @@ def summarise_edits(prompts: Sequence[EditPrompt], verdicts: Sequence[EditVerdic
                 "changed": plain(share([bool(v.changed) for v in rows], read)),
                 "right": plain(share([bool(v.right) for v in rows], read)),
                 "outside_psnr": plain(mean([v.outside_psnr for v in rows])),
-            }
+            } | ({"autoencoder_psnr": plain(mean(most))} if most else {})
     return found
 
 
@@ -231,6 +279,7 @@ def evaluate_edits(
     n: int = 100,
     captions: Captions = "mixed",
     first: int = 0,
+    wordings: Wordings = "trained",
     steps: int | None = None,
     guidance: float | None = None,
     device: Device | None = None,
@@ -239,41 +288,46 @@ def evaluate_edits(
     """Draw n held-out edits with a model, judge the pictures, and write a sheet of the first ones.
 
     `model` is a pipeline, a folder, a hub id, or None for the best bundled one; `data` a dataset of kind `world_edits`
-    (or a mixture with one) or its file, or None for the checkpoint's own; `steps` and `guidance` of None are the
+    (or a mixture with one) or its file, or None for the checkpoint's own; `captions`, `first` and `wordings` are those
+    of `held_out_edits`; `steps` and `guidance` of None are the
     checkpoint's.
     """
     folder = None if isinstance(model, Pipeline) else find_model(model)
     pipe = model if isinstance(model, Pipeline) else Pipeline.from_pretrained(folder, device=device)
     config = edits_of(find_data(data, folder, pipe.info.name) if data is None or isinstance(data, Path) else data)
-    prompts = held_out_edits(Edits(config), n, captions, first)
+    prompts = held_out_edits(Edits(config), n, captions, first, wordings)
     start = time.perf_counter()
     pictures = draw_edits(pipe, prompts, steps=steps, guidance=guidance, on_picture=progress.pictures("drawing"))
     seconds = (time.perf_counter() - start) / n
     verdicts = judge_edits(Judge(config.world), prompts, pictures, progress.pictures("judging"))
     if sheet is not None:
         save_image(edit_sheet(prompts, pictures, verdicts), sheet)
-    summary = summarise_edits(prompts, verdicts)
+    summary = summarise_edits(prompts, verdicts, autoencoder_psnrs(pipe, prompts))
     return {
         "model": pipe.info.name,
         "n": n,
         "captions": captions,
         "first": first,
+        "wordings": wordings,
         "steps": steps or pipe.info.own_steps,
         "guidance": pipe.info.guidance_scale if guidance is None else guidance,
         "seconds_per_picture": seconds,
         "changed": summary["all"]["changed"],
         "right": summary["all"]["right"],
         "outside_psnr": summary["all"]["outside_psnr"],
+        "autoencoder_psnr": summary["all"]["autoencoder_psnr"],
         "edits": summary,
     }
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result of `evaluate_edits` as lines of text."""
+    """The result of `evaluate_edits` as lines of text; `at most` is what the autoencoder leaves of what is asked."""
     lines = [
-        f"{result['model']}: {result['n']} held-out edits, {result['steps']} steps, guidance {result['guidance']:g}, "
+        f"{result['model']}: {result['n']} held-out edits{', held-out wordings' * (result['wordings'] == 'heldout')}, "
+        f"{result['steps']} steps, guidance {result['guidance']:g}, "
         f"{result['seconds_per_picture']:.2f} s a picture",
-        f"{'':<12} {'edits':>5} {'changed':>9}   {'95 %':^13}   {'right':>7}   {'outside':>8}   {'95 %':^11}",
+        f"{'':<12} {'edits':>5} {'changed':>9}   {'95 %':^13}   {'right':>7}   {'outside':>8}   {'95 %':^11}   "
+        f"{'at most':>8}",
     ]
     for name, row in result["edits"].items():
         changed, psnr = row["changed"], row["outside_psnr"]
@@ -282,7 +336,8 @@ def table(result: dict[str, Any]) -> str:
             spread = f"{100 * changed['low']:>5.1f} – {100 * changed['high']:>5.1f}"
             told = f"{100 * changed['value']:>7.1f} %   {spread}   {100 * row['right']['value']:>5.1f} %"
         spread = f"{psnr['low']:.1f} – {psnr['high']:.1f}"
-        lines.append(f"{name:<12} {row['edits']:>5} {told}   {psnr['value']:>5.1f} dB   {spread}")
+        most = f"{row['autoencoder_psnr']['value']:.1f} dB"
+        lines.append(f"{name:<12} {row['edits']:>5} {told}   {psnr['value']:>5.1f} dB   {spread}   {most:>8}")
     return "\n".join(lines)
 
 

@@ -23,7 +23,7 @@ from fourstroke.world.judging.hidden import hidden_behind, is_before
 from fourstroke.world.judging.search import FINE, Candidate, search
 from fourstroke.world.judging.templates import SHAPE, Thing
 from fourstroke.world.palette import BACKGROUND_COLOURS, SHAPE_COLOURS
-from fourstroke.world.render import light_field
+from fourstroke.world.render import light_field, texture_field
 
 FOUND_SCORE = 0.55
 """Set on 100 held-out scenes of micro, clean and degraded: false detections stay below 0.51 (bare horizons: 0.53),
@@ -34,6 +34,8 @@ BEHIND = BACKGROUND_COLOURS["gray"]
 """What transparent pictures are laid over."""
 MARGINS = 1.2, 1.0, 0.8
 """How much of its surroundings a thing takes from the background: the first that leaves enough to be seen."""
+DEPTHS = 0.25, 0.4, 0.65
+"""How far from the top and from the bottom a gradient's colours are looked for; others are in the first."""
 LEAST_SEEN = 0.02
 """Of the picture, for each of the background's colours."""
 DIMMEST, BRIGHTEST = 0.6, 1.1
@@ -210,13 +212,14 @@ def judge_background(image: np.ndarray, scene: Scene, detections: list[Detection
     """Whether the background shows the scene's colours; its light may be the stated one or an even one.
 
     The first colour is looked for in the upper quarter, the second in the lower quarter, a flat one everywhere, always
-    beside what was detected and beside the sign. A transparent background must be mostly transparent.
+    beside what was detected and beside the sign. Where things and their shadows leave too little of a quarter, a
+    gradient is looked at farther from its end. A transparent background must be mostly transparent.
     """
-    background, rows = scene.background, np.arange(len(image))[:, None] / len(image)
-    two = background.kind not in ("flat", "transparent")
+    background = scene.background
+    depths = DEPTHS if background.kind == "gradient" else DEPTHS[:1]
     for margin in MARGINS:
         free = ~_covered(image.shape[:2], scene, detections, margin)
-        zones = [free & (rows < 0.25), free & (rows >= 0.75)] if two else [free]
+        zones = _ends(free, depths) if background.kind not in ("flat", "transparent") else [free]
         if min(zone.mean() for zone in zones) >= LEAST_SEEN:
             break
     if background.kind == "transparent":
@@ -228,10 +231,16 @@ def judge_background(image: np.ndarray, scene: Scene, detections: list[Detection
     )
 
 
+def _ends(free: np.ndarray, depths: Sequence[float]) -> list[np.ndarray]:
+    """What is free (H, W) at the top and at the bottom, each to the first depth that shows enough, else the last."""
+    rows = np.arange(len(free))[:, None] / len(free)
+    ends = ([free & (rows < depth) for depth in depths], [free & (rows >= 1 - depth) for depth in depths])
+    return [next((zone for zone in zones if zone.mean() >= LEAST_SEEN), zones[-1]) for zones in ends]
+
+
 def _nearest_backgrounds(pixels: np.ndarray, zone: np.ndarray, index: int, background: Background) -> set[str]:
     """The palette's nearest colour to the zone's median, under the stated light and under an even one."""
     height, width = zone.shape
-    seen = np.median(pixels[zone], axis=0)
     if background.kind == "gradient":  # the zone is not quite at the end of the gradient
         other = np.asarray(BACKGROUND_COLOURS[background.colours[1 - index]], float)
         share = float(np.median(np.nonzero(zone)[0])) / height
@@ -239,6 +248,7 @@ def _nearest_backgrounds(pixels: np.ndarray, zone: np.ndarray, index: int, backg
     else:
         other, share = np.zeros(3), 0.0
     names: set[str] = set()
+    seen = np.median(pixels[zone], axis=0) / _texture(background, zone)
     for light in {background.light, "even"}:
         field = np.ones(3)
         if light != "even":
@@ -250,6 +260,13 @@ def _nearest_backgrounds(pixels: np.ndarray, zone: np.ndarray, index: int, backg
 
         names.add(min(BACKGROUND_COLOURS, key=distance))
     return names
+
+
+def _texture(background: Background, zone: np.ndarray) -> float:
+    """What the background's texture multiplies most of a zone's pixels by."""
+    if background.texture == "plain":
+        return 1.0
+    return float(np.median(texture_field(background.texture, zone.shape[1], zone.shape[0])[zone]))
 
 
 def _covered(shape: tuple[int, ...], scene: Scene, detections: list[Detection], margin: float) -> np.ndarray:

@@ -264,6 +264,7 @@ class Editing:
     data: Annotated[Path, Option("a dataset's YAML of kind world_edits (default: the model's own)")] | None = None
     captions: Annotated[Captions, Option("kind of instructions")] = "mixed"
     first: Annotated[int, Option("seed of the first edit", read=seed_option)] = 0
+    wordings: Annotated[Wordings, Option("sentences that training uses, or never does")] = "trained"
     steps: Annotated[Count, Option("denoising steps (default: the model's own)")] | None = None
     guidance: Annotated[NonNegative, Option("guidance scale (default: the model's own)")] | None = None
     sheet: Annotated[Path, Option("write a sheet of the first 16: before, asked, drawn")] | None = None

@@ -1,7 +1,8 @@
 """Whether pictures of pages say what was asked: words read by RapidOCR, by script and by how many there are.
 
 As text-rendering benchmarks count: words that are there exactly, and NED, the similarity of each line of the page to
-the line of the picture that is most like it.
+the line of the picture that is most like it. The reader of whole pictures joins and splits letters that stand wide
+apart, and takes in what touches them: a line that it does not give is read once more by itself, in its place.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from fourstroke.data.sample import DatasetConfig
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import Device
 from fourstroke.evaluate.data import find_data
-from fourstroke.evaluate.reading import read_lines, similarity
+from fourstroke.evaluate.reading import read_alone, read_lines, similarity
 from fourstroke.evaluate.statistics import Share, share
 from fourstroke.files import save_image
 from fourstroke.folder import find_model
@@ -33,12 +34,14 @@ from fourstroke.world.graph import Split
 from fourstroke.world.judging.composition import SHEET_PICTURES, draw, plain
 from fourstroke.world.judging.judge import opaque
 from fourstroke.world.judging.kinds import Captions
-from fourstroke.world.pages.graph import KINDS, Page, text_of, word_count
+from fourstroke.world.pages.graph import KINDS, Page, TextLine, pixel_box, text_of, word_count
 from fourstroke.world.pages.pages import PageConfig, Pages
 
 NUMBERS = ((1, 3), (4, 10), (11, 25), (26, 10_000))
 """Fewest and most words of the groups that scores are given for."""
 TWO_LINES = "posters of two lines"
+AROUND = 0.2
+"""How much more than a line is looked at around it, in heights of its box."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,26 +78,22 @@ def judge_page(image: np.ndarray, page: Page, read: Callable[[np.ndarray], Seque
     """Read a picture (H, W, 3 or 4) uint8 and compare it with the page.
 
     Args:
-        read: in place of `evaluate.reading`.
+        read: in place of `evaluate.reading`; it sees the whole picture alone.
 
     Raises:
         ValueError: if what reads the page's script is needed and not installed.
     """
     pixels = opaque(image)
     seen = list(read(pixels) if read else read_lines(pixels, page.script))
-    if page.script == "chinese":
-        text = _plain("".join(seen))
-        there = Counter({word: text.count(word) for word in map(_plain, page.words)})
-        asked = [_plain(word) for word in page.words]
-    else:
-        there = Counter(word for line in seen for word in _words(line))
-        asked = [word for line in page.lines for word in _words(line.text)]
-    found = []
+    alone = [] if read else _read_each(pixels, page, seen)
+    chinese = page.script == "chinese"
+    asked = [_plain(word) for word in page.words] if chinese else [w for line in page.lines for w in _words(line.text)]
+    there, found = _count(seen, page) | _count(alone, page), []
     for word in asked:
         found.append(there[word] > 0)
         there[word] -= 1
     texts = [_plain(text_of(block)) for block in page.blocks] + [_plain(line.text) for line in page.lines]
-    lines, blocks = [_plain(line) for line in seen], len(page.blocks)
+    lines, blocks = [_plain(line) for line in (*seen, *alone)], len(page.blocks)
     alike = [max((similarity(line, text) for line in lines), default=0.0) for text in texts]
     best, place = [], blocks
     for index, block in enumerate(page.blocks):  # a text that was broken may be read as one line or as several
@@ -102,6 +101,43 @@ def judge_page(image: np.ndarray, page: Page, read: Callable[[np.ndarray], Seque
         place += len(block)
         best.append(max(alike[index], sum(each) / len(each)))
     return PageVerdict(words=tuple(found), ned=sum(best) / len(best) if best else math.nan)
+
+
+def _read_each(pixels: np.ndarray, page: Page, seen: Sequence[str]) -> list[str]:
+    """The page's lines as they were seen or, where none of those seen can be it, as they are read alone in their place.
+
+    A line of as many letters, most of them the same, is the page's one in another spelling: no second reading mends it.
+    """
+    left, found = Counter(map(_plain, seen)), []
+    for line in page.lines:
+        plain = _plain(line.text)
+        text = next((text for text in seen if _is_spelling(_plain(text), plain)), None)
+        if left[plain]:
+            left[plain] -= 1
+            text = line.text
+        elif text is None:
+            text = read_alone(_cut_out(pixels, line), page.script)
+        found.append(line.text if _plain(text) == plain else text)
+    return found
+
+
+def _is_spelling(text: str, asked: str) -> bool:
+    return text != asked and len(text) == len(asked) and similarity(text, asked) > 0.5
+
+
+def _cut_out(pixels: np.ndarray, line: TextLine) -> np.ndarray:
+    """A line and a little around it."""
+    left, top, right, bottom = pixel_box(line, pixels.shape[1], pixels.shape[0])
+    more = max(1, round(AROUND * (bottom - top)))
+    return pixels[max(0, top - more) : bottom + more, max(0, left - more) : right + more]
+
+
+def _count(lines: Sequence[str], page: Page) -> Counter[str]:
+    """How often words are there; in Chinese, which has no spaces, those of the page."""
+    if page.script != "chinese":
+        return Counter(word for line in lines for word in _words(line))
+    text = _plain("".join(lines))
+    return Counter({word: text.count(word) for word in map(_plain, page.words)})
 
 
 def page_prompts(
@@ -209,4 +245,4 @@ def _words(line: str) -> list[str]:
 def _plain(text: str) -> str:
     """Letters and digits alone, without case; points and colons within numbers stay."""
     kept = re.sub(r"(?<=\d)[.:,](?=\d)", "·", text.casefold())
-    return re.sub(r"[^\w·]", "", kept)
+    return re.sub(r"[^\w·]|_", "", kept)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
 from fourstroke.data.sample import DatasetConfig
-from fourstroke.evaluate.report.chapter import ALL, LeftOutError, Question, Rows, Scores, Unit
+from fourstroke.evaluate.report.chapter import ALL, Contrast, LeftOutError, Question, Rows, Scores, Unit
 from fourstroke.folder import ModelInfo
 from fourstroke.world.edits import KINDS, Edits
 from fourstroke.world.find import edits_of
 from fourstroke.world.judging.chapters.asking import find_config
 from fourstroke.world.judging.composition import Prompt, held_out_prompts
-from fourstroke.world.judging.edits import KEPT_PSNR, EditPrompt, held_out_edits, judge_edit
+from fourstroke.world.judging.edits import KEPT_PSNR, EditPrompt, held_out_edits, judge_edit, reword
 from fourstroke.world.judging.judge import Judge
 from fourstroke.world.judging.stickers import judge_sticker
+from fourstroke.world.render import render_scene
 from fourstroke.world.world import World
+
+REWORDED = "held-out wordings"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +34,23 @@ class EditsChapter:
     about: ClassVar[str] = (
         "Whether what is asked is there (changed), and the PSNR against the picture before where the edit may change "
         f"nothing, 60 dB at most. Either alone is easily had, by drawing anew or by copying; right is changed and at "
-        f"least {KEPT_PSNR:g} dB."
+        f"least {KEPT_PSNR:g} dB. Held-out wordings are the same edits in sentences that training never has."
     )
     units: ClassVar[Mapping[str, Unit]] = {"outside_psnr": "dB"}
+    contrasts: ClassVar[Sequence[Contrast]] = (Contrast(ours=REWORDED, theirs=ALL),)
+    bars: ClassVar[Mapping[str, float]] = {}
 
     def rows(self, data: DatasetConfig, n: int, info: ModelInfo) -> Rows:
-        """All, and by kind."""
+        """All, the same in held-out wordings, and by kind."""
         try:
             config = edits_of(data)
         except ValueError:
             raise LeftOutError("the data has no edits") from None
-        judge = Judge(config.world)
-        prompts = held_out_edits(Edits(config), n)
+        judge, edits = Judge(config.world), Edits(config)
+        prompts = held_out_edits(edits, n)
         questions = [_edit_question(judge, prompt) for prompt in prompts]
         found = {ALL: questions}
+        found[REWORDED] = [_edit_question(judge, prompt) for prompt in reword(edits, prompts, "heldout")]
         for kind in KINDS:
             found[kind] = [q for p, q in zip(prompts, questions, strict=True) if p.edit.kind == kind]
         return {name: chosen for name, chosen in found.items() if chosen}
@@ -93,6 +100,7 @@ def _edit_question(judge: Judge, prompt: EditPrompt) -> Question:
         seeds=(prompt.seed,),
         transparent=scene.background.kind == "transparent",
         images=prompt.before,
+        truth=lambda: prompt.after,
     )
 
 
@@ -108,5 +116,6 @@ def _sticker_question(judge: Judge, prompt: Prompt) -> Question:
         }
 
     return Question(
-        prompt=prompt.caption, judge=read, judged="sticker", size=prompt.size, seeds=(prompt.seed,), transparent=True
-    )
+        prompt=prompt.caption, judge=read, judged="sticker", size=prompt.size, seeds=(prompt.seed,), transparent=True,
+        truth=partial(render_scene, prompt.scene),
+    )  # fmt: skip

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from fourstroke.data.sample import DatasetConfig
-from fourstroke.evaluate.report.chapter import ALL, LeftOutError, Question, Rows, Unit
+from fourstroke.evaluate.report.chapter import ALL, Contrast, LeftOutError, Question, Rows, Unit
 from fourstroke.folder import ModelInfo
 from fourstroke.world.atlas import STYLES
 from fourstroke.world.captions import LANGUAGES
@@ -27,15 +27,18 @@ class CompositionChapter:
     title: ClassVar[str] = "Composition"
     about: ClassVar[str] = (
         "Held-out combinations, half in short and half in rich captions; a fact counts where the caption states it. "
+        "Composition is the share of all objects, colours, relations, styles, counts and, by NED, words. "
         "Rows of a style are scenes whose things are all of it."
     )
     units: ClassVar[Mapping[str, Unit]] = UNITS
+    contrasts: ClassVar[Sequence[Contrast]] = ()
+    bars: ClassVar[Mapping[str, float]] = {"composition": 0.97}
 
     def rows(self, data: DatasetConfig, n: int, info: ModelInfo) -> Rows:
         """All, by kind of caption, and by style."""
         config = find_config(data)
         prompts = held_out_prompts(World(config), n)
-        pairs = list(zip(prompts, ask(config, prompts), strict=True))
+        pairs = list(zip(prompts, ask(config, prompts, truth=True), strict=True))
         found: dict[str, list[Question]] = {ALL: [question for _, question in pairs]}
         for name, rich in (("short captions", False), ("rich captions", True)):
             found[name] = [question for prompt, question in pairs if prompt.rich == rich]
@@ -76,15 +79,18 @@ class RelationsChapter:
     kind: ClassVar[str] = "relations"
     title: ClassVar[str] = "Relations, stated or not"
     about: ClassVar[str] = (
-        "Two and three things whose captions say how they stand, others whose captions do not, and pairs of which one "
-        "stands in front. Things should be as right in all of them."
+        "Two and three things whose captions say how they stand, others whose captions do not, pairs of which one "
+        "stands in front, and pairs of a small and a large thing. Things should be as right in all of them; sizes are "
+        "where the large one is seen larger."
     )
     units: ClassVar[Mapping[str, Unit]] = UNITS
+    contrasts: ClassVar[Sequence[Contrast]] = (Contrast(ours="not stated", theirs="stated", paired=False),)
+    bars: ClassVar[Mapping[str, float]] = {}
 
     def rows(self, data: DatasetConfig, n: int, info: ModelInfo) -> Rows:
         """An arm of n prompts each."""
         config = second_edition(data)
-        several = (0.0, *config.count_weights[1:])
+        several, sizes = (0.0, *config.count_weights[1:]), config.sizes
         if not sum(several):
             raise LeftOutError("the world has things one by one")
         config = replace(config, words=0.0, count_weights=several, groups=0.0, sizes=0.0)
@@ -94,6 +100,8 @@ class RelationsChapter:
         if config.overlaps and several[1]:
             pairs = replace(config, unstated=0.0, overlaps=1.0, count_weights=(0.0, 1.0))
             found["in front of"] = arm(pairs, n)
+        if sizes and several[1]:
+            found["sizes"] = arm(replace(config, sizes=1.0, overlaps=0.0, count_weights=(0.0, 1.0)), n)
         return found
 
 
@@ -107,6 +115,8 @@ class WordingsChapter:
         "The same held-out scenes and noise, in sentences of the training captions, and in some that these never have."
     )
     units: ClassVar[Mapping[str, Unit]] = UNITS
+    contrasts: ClassVar[Sequence[Contrast]] = (Contrast(ours="held out", theirs="trained"),)
+    bars: ClassVar[Mapping[str, float]] = {}
 
     def rows(self, data: DatasetConfig, n: int, info: ModelInfo) -> Rows:
         """An arm each."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
 from fourstroke.data.sample import DatasetConfig
 from fourstroke.evaluate.reading import NO_READER, can_read, compare, read_line, readable
-from fourstroke.evaluate.report.chapter import LeftOutError, Question, Rows, Scores, Unit
+from fourstroke.evaluate.report.chapter import ALL, Contrast, LeftOutError, Question, Rows, Scores, Unit
 from fourstroke.folder import ModelInfo
 from fourstroke.world.find import pages_of
 from fourstroke.world.judging.chapters.asking import find_config
@@ -18,6 +19,7 @@ from fourstroke.world.judging.composition import Prompt, held_out_prompts
 from fourstroke.world.judging.judge import opaque
 from fourstroke.world.judging.pages import TWO_LINES, PagePrompt, group_pages, judge_page, page_prompts
 from fourstroke.world.pages.graph import KINDS
+from fourstroke.world.render import render_scene
 from fourstroke.world.words import SIGN_FONTS
 from fourstroke.world.world import World
 
@@ -33,16 +35,19 @@ class WordsChapter:
     title: ClassVar[str] = "Words on signs"
     about: ClassVar[str] = "One held-out word, read by RapidOCR: exactly as asked, and NED, the similarity, 0 to 1."
     units: ClassVar[Mapping[str, Unit]] = {"words_ned": ""}
+    contrasts: ClassVar[Sequence[Contrast]] = ()
+    bars: ClassVar[Mapping[str, float]] = {"words_exact": 0.9}
 
     def rows(self, data: DatasetConfig, n: int, info: ModelInfo) -> Rows:
-        """By script, each of n words, and by the number of letters."""
+        """All, by script, each of n words, and by the number of letters."""
         if not can_read():
             raise LeftOutError(NO_READER)
         config = find_config(data)
         if not config.words:
             raise LeftOutError("the world has no words")
-        found: dict[str, list[Question]] = {}
-        for script in filter(readable, dict.fromkeys(config.scripts)):
+        found: dict[str, list[Question]] = {ALL: []}
+        scripts = [script for script in dict.fromkeys(config.scripts) if readable(script)]
+        for script in scripts:
             kept = tuple(font for font in config.sign_fonts if font in SIGN_FONTS[script])
             prompts = held_out_prompts(World(replace(config, words=1.0, scripts=(script,), sign_fonts=kept)), n)
             pairs = [(_length(prompt), _word_question(prompt)) for prompt in prompts]
@@ -50,6 +55,9 @@ class WordsChapter:
             for least, most in LENGTHS:
                 told = f"{least} to {most}" if most < LENGTHS[-1][1] else f"{least} and more"
                 found[f"{script}, {told} letters"] = [q for length, q in pairs if least <= length <= most]
+        found[ALL] = [
+            question for turn in zip(*(found[script] for script in scripts), strict=True) for question in turn
+        ]
         return {name: questions for name, questions in found.items() if questions}
 
 
@@ -101,7 +109,7 @@ def _word_question(prompt: Prompt) -> Question:
 
     return Question(
         prompt=prompt.caption, judge=read, judged="word", size=prompt.size, seeds=(prompt.seed,),
-        transparent=prompt.transparent,
+        transparent=prompt.transparent, truth=partial(render_scene, prompt.scene),
     )  # fmt: skip
 
 
