@@ -8,8 +8,8 @@ BIN := .venv/bin
 .PHONY: demo test test-all install lint docs speedrun clean
 
 ifeq ($(PROMPT),)
-PROMPTS := "a cat on a mint background" "a rocket above a red circle" \
-           "a mushroom to the left of a fish" "draw me a penguin pls"
+PROMPTS := 'a glossy 3D penguin on a mint background' 'a yellow sign that says "open" above a cup of coffee' \
+           'a bicycle below a train on the left and a pineapple on the right' 'draw me a frog pls'
 else
 export PROMPT
 PROMPTS := "$$PROMPT"

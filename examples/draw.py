@@ -9,7 +9,7 @@ from pathlib import Path
 import fourstroke
 
 pipe = fourstroke.Pipeline.from_pretrained()  # the best bundled model; or a folder, or a hub id
-prompts = sys.argv[1:] or ["a cat on a mint background", "a rocket above a red circle"]
+prompts = sys.argv[1:] or ["a cat on a mint background", 'a yellow sign that says "open" above a cup of coffee']
 out = pipe(prompts, num_images=2, seed=7)
 
 Path("outputs").mkdir(exist_ok=True)

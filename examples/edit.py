@@ -1,6 +1,6 @@
-"""Edit a picture by words. The call is the same for every model; no bundled one has learned edits yet.
+"""Edit a picture by words.
 
-python examples/edit.py "make the background blue" picture.png
+python examples/edit.py "replace the cat with a dog" picture.png
 """
 
 import sys
@@ -10,7 +10,7 @@ from PIL import Image
 
 import fourstroke
 
-instruction, *files = sys.argv[1:] or ["make the background blue"]
+instruction, *files = sys.argv[1:] or ["replace the cat with a dog"]
 pipe = fourstroke.Pipeline.from_pretrained()
 images = [Image.open(file) for file in files] or pipe("a cat", seed=7).images
 out = pipe(instruction, images=images, seed=7)  # one input image or several; the last one gives the shape

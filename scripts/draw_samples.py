@@ -43,13 +43,17 @@ class Row:
 
 ROWS = (
     Row(("a flat penguin", "a glossy 3D penguin", "a clip-art penguin")),
+    Row(("a bicycle below a train on the left and a pineapple on the right",)),
     Row(("three apples on a teal background",)),
-    Row(("a small rocket and a large house",)),
-    Row(('a cat above a sign that says "hello"', 'a green sign that says "привет"', '一块写着"书店"的牌子')),
-    Row(('a poster that says "music" with a guitar',)),
-    Row(('please make a slide on "Good plan" that lists "Tea" and "Cake"',)),
+    Row(
+        (
+            'a yellow sign that says "open" above a cup of coffee',
+            'a green sign that says "привет"',
+            'a blue sign that says "书店"',
+        )
+    ),
     Row(("a red circle to the left of a frog",), edit="make the circle blue"),
-    Row(("a cupcake", "a fish"), transparent=True),
+    Row(("a flat umbrella on a transparent background", "a heart on a transparent background"), transparent=True),
 )
 
 

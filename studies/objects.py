@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from fourstroke import Pipeline
+from fourstroke.data.sheet import contact_sheet
 from fourstroke.files import save_image
 from fourstroke.recipe import build, read_tree
 from fourstroke.world import Scene, World, WorldConfig
@@ -47,10 +48,8 @@ def main() -> None:
     for (kind, value), found in sorted(right.items(), key=lambda row: (row[0][0], str(row[0][1]))):
         print(f"| {kind} | {value} | {len(found)} | {np.mean(found):.2f} |")
     if arguments.sheet:
-        side = world.config.width, world.config.height
-        sheet = Image.new("RGB", (side[0] * ACROSS, side[1] * -(-len(pictures) // ACROSS)))
-        for place, picture in enumerate(pictures):
-            sheet.paste(Image.fromarray(picture[..., :3]), (place % ACROSS * side[0], place // ACROSS * side[1]))
+        images = [Image.fromarray(picture) for picture in pictures]
+        sheet = contact_sheet(images, [prompt.caption for prompt in prompts], columns=ACROSS, upscale=1)
         save_image(sheet, arguments.sheet)
 
 

@@ -43,7 +43,7 @@ def test_there_are_six_of_under_thirty_lines() -> None:
 def test_draw(tmp_path: Path) -> None:
     said = _run("draw", tmp_path, "a cat", "a frog")
     assert said.count(".png") == 4
-    assert [image.size for image in _pictures(tmp_path / "outputs")] == [(96, 96)] * 4
+    assert [image.size for image in _pictures(tmp_path / "outputs")] == [(128, 128)] * 4
 
 
 def test_edit(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_train(tmp_path: Path) -> None:
 def test_serve(tmp_path: Path) -> None:
     pytest.importorskip("openai")
     _run("serve", tmp_path, "a cat")
-    assert Image.open(tmp_path / "served.png").size == (96, 96)
+    assert Image.open(tmp_path / "served.png").size == (128, 128)
 
 
 def test_evaluate(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_hours_scale_every_limit_and_leave_a_tenth():
         ratios = {stage: minutes[stage] / own[stage] for stage in own}
         assert max(ratios.values()) == pytest.approx(min(ratios.values()), rel=0.01)
     assert limits(RECIPES / "micro", 1.0)["distill"][1] == "warm.steps=13"
-    assert len(limits(RECIPES / "micro", 9.0)["distill"]) == 1  # no longer a warm-up
+    assert len(limits(RECIPES / "micro", 30.0)["distill"]) == 1  # no longer a warm-up
     assert not any(limits(RECIPES / "micro", None).values())
     for stage, recipe in {"vae": VaeRecipe, "distill": DistillRecipe}.items():
         loaded = load_recipe(recipe, RECIPES / "micro" / f"{stage}.yaml", found[stage])

@@ -7,7 +7,10 @@ import { exportMask, paintMask } from "/mask.js";
 import { readSettings } from "/settings.js";
 import * as stage from "/stage.js";
 
-const EXAMPLES = ["a rocket above a red circle", "a frog to the right of a pizza", "a cat on a mint background", "a yellow star above a house"];
+const EXAMPLES = [
+  "a glossy 3D penguin on a mint background", 'a yellow sign that says "open" above a cup of coffee',
+  "a frog to the left of a red circle", "a bicycle below a train on the left and a pineapple on the right",
+];
 let model = null; // what the server draws with
 let drawing = null; // AbortController of the running request
 let inputs = []; // {file, url, mask}
