@@ -36,7 +36,7 @@ def test_a_suite_is_drawn_as_its_scorer_walks_it(name: str, loaded: Pipeline, tm
     found = walk(tmp_path / "out")
     assert {prompt: len(pictures) for prompt, pictures in found.items()} == expected
     if name not in EDITS:  # whose size is that of the picture before
-        assert {size for pictures in found.values() for size in pictures} == {(96, 96)}
+        assert {size for pictures in found.values() for size in pictures} == {(128, 128)}
     rows = read_drawn(tmp_path / "out")
     assert len({row.seed for row in rows}) == len(rows) == told["folders"][str(tmp_path / "out")]["pictures"]
     assert {row.suite for row in rows} == {name}
