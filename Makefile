@@ -8,8 +8,8 @@ BIN := .venv/bin
 .PHONY: demo test test-all install lint docs speedrun clean
 
 ifeq ($(PROMPT),)
-PROMPTS := 'a glossy 3D penguin on a mint background' 'a yellow sign that says "open" above a cup of coffee' \
-           'a bicycle below a train on the left and a pineapple on the right' 'draw me a frog pls'
+PROMPTS := 'two glossy 3D penguins on a mint background' 'a yellow sign that says "open" above a cup of coffee' \
+           'a bicycle below a train on the left and a pineapple on the right' 'three strawberries pls'
 else
 export PROMPT
 PROMPTS := "$$PROMPT"

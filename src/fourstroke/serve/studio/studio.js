@@ -8,7 +8,7 @@ import { readSettings } from "/settings.js";
 import * as stage from "/stage.js";
 
 const EXAMPLES = [
-  "a glossy 3D penguin on a mint background", 'a yellow sign that says "open" above a cup of coffee',
+  "two glossy 3D penguins on a mint background", 'a yellow sign that says "open" above a cup of coffee',
   "a frog to the left of a red circle", "a bicycle below a train on the left and a pineapple on the right",
 ];
 let model = null; // what the server draws with
