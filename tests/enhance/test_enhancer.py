@@ -240,7 +240,7 @@ def test_the_bundled_enhancer_needs_no_name(bundled):
     same = PromptEnhancer.from_pretrained(find_model(None), device="cpu")  # the model that holds it
     assert isinstance(bundled.backend, LocalModel)
     assert (same.config, same.system_prompt) == (bundled.config, bundled.system_prompt)
-    assert (bundled.config.token_budget, bundled.config.max_seconds) == (1000, 4.0)
+    assert (bundled.config.token_budget, bundled.config.max_seconds) == (512, 4.0)
     patient = PromptEnhancer(
         bundled.backend, dataclasses.replace(bundled.config, max_seconds=60.0), "Rewrite the request."
     )
