@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import io
+import json
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from PIL import Image
 pytest.importorskip("ray")
 
 import ray
+from ray import serve
 
 from fourstroke.serve import ServeConfig
 from fourstroke.serve.cluster import Cluster, cluster
@@ -28,9 +30,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own deprecations
 CLIENTS, STEPS = 16, 100
 
 
-def replicas() -> list[str]:
-    found = ray.util.list_named_actors(all_namespaces=True)
-    return [actor["name"] for actor in found if "Replica" in actor["name"] and actor["namespace"] == "serve"]
+def serving() -> list[str]:
+    """The names of the replicas that take requests; one that is still starting has a name as well."""
+    states = serve.status().applications["fourstroke"].deployments["Replica"].replica_states
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    found = [actor["name"] for actor in actors if "Replica" in actor["name"] and actor["namespace"] == "serve"]
+    return found if states == {"RUNNING": len(found)} else []
 
 
 def test_a_killed_replica_loses_no_picture(tiny, tiny_folder, monkeypatch):
@@ -60,25 +65,33 @@ def test_a_killed_replica_loses_no_picture(tiny, tiny_folder, monkeypatch):
 
 
 def _kill_under_load(engine: Cluster, url: str, tiny) -> None:
-    def ask(seed: int) -> httpx.Response:
-        body = {"prompt": "a cat", "seed": seed, "num_inference_steps": STEPS}
-        return httpx.post(f"{url}/v1/images/generations", json=body, timeout=200)
+    shown = threading.Semaphore(0)
+
+    def ask(seed: int) -> dict:
+        body = {"prompt": "a cat", "seed": seed, "num_inference_steps": STEPS, "stream": True, "partial_images": 3}
+        events = []
+        with httpx.stream("POST", f"{url}/v1/images/generations", json=body, timeout=200) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: {"):
+                    events.append(json.loads(line.removeprefix("data: ")))
+                    shown.release()
+        return events[-1]
 
     for _ in range(3):  # on a busy machine one of the replicas may have had nothing to do when it was killed
-        wait_until(lambda: len(replicas()) == 2, 60)
+        wait_until(lambda: len(serving()) == 2, 120)
         with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
             answers = [pool.submit(ask, seed) for seed in range(CLIENTS)]
-            wait_until(lambda: len(engine._tasks) > CLIENTS // 2, 60)
-            victim = replicas()[0]
+            assert shown.acquire(timeout=60)  # they are being drawn
+            victim = serving()[0]
             ray.kill(ray.get_actor(victim, namespace="serve"))
             done = [answer.result(200) for answer in answers]
-        assert [answer.status_code for answer in done] == [200] * CLIENTS
-        wait_until(lambda victim=victim: len(replicas()) == 2 and victim not in replicas(), 120)
+        assert [event["type"] for event in done] == ["image_generation.completed"] * CLIENTS
+        wait_until(lambda victim=victim: len(serving()) == 2 and victim not in serving(), 120)
         if engine.retried:
             break
     assert engine.retried > 0
     for seed, answer in enumerate(done):
-        picture = Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
+        picture = Image.open(io.BytesIO(base64.b64decode(answer["b64_json"])))
         wanted = tiny("a cat", seed=seed, num_inference_steps=STEPS).images[0]
         assert np.abs(np.asarray(picture).astype(int) - np.asarray(wanted)).max() <= 1
 
