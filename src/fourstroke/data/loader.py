@@ -205,10 +205,13 @@ class Loader:
 
 
 def _end_quietly(worker: int) -> None:
-    """Have a worker that is told to end do so without a failure: the process that trains was told too, and saves."""
+    """Have a worker that is told to end do so without a failure, and go on at Ctrl-C, which a terminal sends to all.
+
+    The process that trains was told too; it still wants the batch of its last step, and ends its workers itself.
+    """
 
     def end(signum: int, frame: FrameType | None) -> None:
         os._exit(0)
 
     signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
