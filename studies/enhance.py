@@ -197,7 +197,8 @@ def chosen(triplets: Sequence[Triplet], category: str) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> dict[str, float] | None:
-    """The mean with its 95 % bootstrap interval; None of nothing."""
+    """The mean with its 95 % bootstrap interval, over what has a score: a sticker has no frame; None of nothing."""
+    values = values[~np.isnan(values)]
     if not len(values):
         return None
     picks = np.random.default_rng(20).integers(len(values), size=(2000, len(values)))

@@ -168,7 +168,7 @@ def test_broken_and_overlong_ones_are_named_and_the_rest_is_kept(recipe: Prepare
     (tmp_path / "pictures" / "004.json").write_text(json.dumps({"caption": "word " * 5000}))
     answer = prepare(recipe)["train"]
     assert set(answer["skipped"]["broken"]) == {"003.png", "cut.png"}
-    assert "5000 tokens" in answer["skipped"]["caption"]["004.png"]
+    assert "a caption of 5002 tokens, more than 1000" in answer["skipped"]["caption"]["004.png"]
     assert len(LatentStore(tmp_path / "cache" / "latents")) == 10  # as in training, which such a caption would end
     assert len(FeatureStore(tmp_path / "cache" / "features")) == 1 + 10 * 3
     assert json.loads((tmp_path / "cache" / "report.json").read_text())["train"] == answer

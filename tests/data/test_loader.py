@@ -298,15 +298,26 @@ def test_the_rows_of_a_step_have_captions_of_one_kind():
     assert set.union(*seen) == {"s", "r"}
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
-def test_a_worker_that_is_told_to_end_does_not_end_the_step_of_its_run(tmp_path: Path, told: signal.Signals) -> None:
-    """A terminal and a scheduler tell all processes of a run; the one that trains ends its step and saves."""
+def _told(told: signal.Signals) -> None:
+    for worker in multiprocessing.active_children():  # torch knows when its own process asks
+        subprocess.run(["kill", f"-{told.value}", str(worker.pid)], check=True)
+
+
+def test_a_worker_that_is_told_to_end_does_not_end_the_step_of_its_run(tmp_path: Path) -> None:
+    """A scheduler tells all processes of a run; the one that trains ends its step and saves."""
     batches = loader(FolderData(path=write_folder(tmp_path, 4)).open(), workers=1).batches()
     next(batches)
     workers = multiprocessing.active_children()
-    for worker in workers:
-        subprocess.run(["kill", f"-{told.value}", str(worker.pid)], check=True)  # torch knows when its own process asks
+    _told(signal.SIGTERM)
     for worker in workers:
         worker.join(10)
     time.sleep(0.1)  # torch looks at ended workers when the signal of their end comes, and raises if one failed
     assert [worker.exitcode for worker in workers] == [0]
+
+
+def test_an_interrupt_of_a_terminal_leaves_workers_at_work(tmp_path: Path) -> None:
+    """It goes to all processes; the one that trains may still wait for the batch of its last step."""
+    batches = loader(FolderData(path=write_folder(tmp_path, 4)).open(), workers=1).batches()
+    next(batches)
+    _told(signal.SIGINT)
+    assert len([next(batches) for _ in range(20)]) == 20
