@@ -40,6 +40,8 @@ def tiny_recipes(tmp_path):
     for key in ("phases", "balanced"):
         del vae[key]
     vae |= {"batch_size": 2, "sizes": [[32, 32]], "statistics": 32, "run": {"out": "x", "steps": 3}}
+    decoder = {name: vae[name] for name in ("data", "batch_size", "sizes", "losses", "optimizer")}
+    decoder |= {"run": {"out": "x", "steps": 2}, "init": "x", "freeze_encoder": True}
     text |= {"batch_size": 2, "tokenizer_captions": 64, "run": {"out": "x", "steps": 3}}
     dit["model"] |= {"num_layers": 1, "num_attention_heads": 1}
     dit["semantics"]["block"] = 1
@@ -59,6 +61,7 @@ def tiny_recipes(tmp_path):
         "data": {"kind": "mixture", "parts": [{"data": scenes}]},
         "world": world,
         "vae": vae,
+        "vae-decoder": decoder,
         "text": text,
         "dit": dit,
     }
@@ -90,13 +93,19 @@ def test_speedrun_trains_measures_and_writes_a_card(tiny_recipes, tmp_path, caps
     assert (scenes["kind"], scenes["world"]["width"]) == ("world", 32)
     assert Pipeline.from_pretrained(folder)("a red circle", seed=1).images[0].size == (32, 32)
     ran = json.loads((folder / "run" / "run.json").read_text())
-    assert list(ran["stages"]) == ["vae", "text", "dit", "edits"]
+    assert list(ran["stages"]) == ["vae", "vae-decoder", "text", "dit", "edits"]
+    start, own = (load_file(tmp_path / "runs" / "tiny" / s / "model" / WEIGHTS) for s in ("vae", "vae-decoder"))
+    drawn = load_file(folder / "vae" / WEIGHTS)
+    assert all(torch.equal(drawn[name], own[name].half()) for name in own), "the decoder's own training is measured"
+    moved = {name.split(".")[0] for name in own if not torch.equal(own[name], start[name])}
+    assert moved == {"decoder", "post_quant_conv"}
     assert {stage["seed"] for stage in ran["stages"].values()} == {0}
     assert ran["hours"] == pytest.approx(sum(scores["minutes"].values()) / 60, abs=0.01)
     for stage in ran["stages"]:
         log = (folder / "run" / stage / "log.jsonl").read_text()
         assert log == (tmp_path / "runs" / "tiny" / stage / "log.jsonl").read_text()
-        assert json.loads((folder / "run" / stage / "recipe.json").read_text())["recipe"]["run"]["steps"] == 3
+        recipe = json.loads((folder / "run" / stage / "recipe.json").read_text())["recipe"]
+        assert recipe["run"]["steps"] == (2 if stage == "vae-decoder" else 3)
     states = [(tmp_path / "runs" / "tiny" / stage / "state" / "state.json").stat().st_mtime for stage in ("vae", "dit")]
     speedrun("tiny", tiny_recipes, tmp_path / "runs", n=4)  # what is done is not done again
     assert states == [(tmp_path / "runs" / "tiny" / s / "state" / "state.json").stat().st_mtime for s in ("vae", "dit")]
@@ -154,12 +163,15 @@ def test_an_interrupt_of_shared_stages_saves_and_is_no_traceback(tiny_recipes, t
 def test_the_whole_chain_of_a_family_is_read(family):
     """Every stage that it has loads with what the chain gives it, and begins with what the stage before has left."""
     folder = RECIPES / family
-    kinds = {"vae": VaeRecipe, "text": TextRecipe, "dit": DitRecipe, "edits": DitRecipe, "distill": DistillRecipe}
+    kinds = {"vae": VaeRecipe, "vae-decoder": VaeRecipe, "text": TextRecipe, "dit": DitRecipe, "edits": DitRecipe}
+    kinds["distill"] = DistillRecipe
     has = stage_minutes(folder)
     loaded = {name: load_recipe(kind, folder / f"{name}.yaml") for name, kind in kinds.items() if name in has}
     assert {"vae", "text", "dit", "distill"} <= set(loaded)
     assert {loaded["vae"].init, loaded["dit"].init} == {None}, "the chain begins with nothing"
-    assert loaded["dit"].vae == loaded["vae"].run.out / "model"
+    coded = loaded.get("vae-decoder", loaded["vae"])
+    assert loaded["dit"].vae == coded.run.out / "model"
+    assert coded is loaded["vae"] or (coded.freeze_encoder and coded.init == loaded["vae"].run.out / "model")
     assert loaded["dit"].text_from == loaded["text"].run.out / "model"
     drawn = loaded.get("edits", loaded["dit"])
     assert Path(loaded["distill"].teacher) == drawn.run.out / "model"
@@ -174,7 +186,7 @@ def test_hours_scale_every_limit_and_leave_a_tenth():
         own = stage_minutes(RECIPES / "micro")
         ratios = {stage: minutes[stage] / own[stage] for stage in own}
         assert max(ratios.values()) == pytest.approx(min(ratios.values()), rel=0.01)
-    assert limits(RECIPES / "micro", 1.0)["distill"][1] == "warm.steps=13"
+    assert limits(RECIPES / "micro", 1.0)["distill"][1] == "warm.steps=12"
     assert len(limits(RECIPES / "micro", 30.0)["distill"]) == 1  # no longer a warm-up
     assert not any(limits(RECIPES / "micro", None).values())
     for stage, recipe in {"vae": VaeRecipe, "distill": DistillRecipe}.items():
@@ -184,7 +196,7 @@ def test_hours_scale_every_limit_and_leave_a_tenth():
 
 def test_a_plan_says_what_the_time_is_worth(monkeypatch):
     text = plan("micro", RECIPES / "micro", limits(RECIPES / "micro", 3.0))
-    assert "vae 23" in text
+    assert "vae 21" in text
     assert "the bundled micro took 30.6 hours" in text
     assert "this run has 9 % of that time" in text
     assert "bundled" not in plan("micro", RECIPES / "micro", limits(RECIPES / "micro", None))

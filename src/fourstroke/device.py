@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import platform
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -18,7 +19,7 @@ Device = str | int | torch.device
 
 
 Precision = Literal["auto", "bf16", "fp32"]
-"""Of the products of matrices in training."""
+"""Of the products of matrices in training; `bf16` is float32 on CPUs that would emulate it."""
 
 _precision: ContextVar[Precision] = ContextVar("precision", default="auto")
 
@@ -90,9 +91,7 @@ def training_precision(precision: Precision) -> Iterator[None]:
 
 def products_dtype(device: torch.device) -> torch.dtype:
     """In what `training_precision` says plain matrices are multiplied; `auto` is bfloat16 on GPUs alone."""
-    precision = _precision.get()
-    bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
-    return torch.bfloat16 if bf16 else torch.float32
+    return torch.bfloat16 if _in_bf16(device) else torch.float32
 
 
 def autocast(device: torch.device, wide: bool = False) -> contextlib.AbstractContextManager[None]:
@@ -101,11 +100,25 @@ def autocast(device: torch.device, wide: bool = False) -> contextlib.AbstractCon
     `auto` is bfloat16 where it is surely fast: on GPUs; for `wide` layers (64 channels and more) also on CPUs that
     multiply in it. Small matrices gain less there.
     """
-    if (precision := _precision.get()) == "auto":
-        precision = "bf16" if device.type == "cuda" or (wide and torch.cpu._is_avx512_bf16_supported()) else "fp32"
-    if precision == "fp32" and not torch.is_autocast_enabled(device.type):
+    bf16 = _in_bf16(device, wide)
+    if not bf16 and not torch.is_autocast_enabled(device.type):
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def emulates_bf16() -> bool:
+    """Whether the CPU is one of x86 without bfloat16 products (AMD before Zen 4, Intel before Cooper Lake).
+
+    A step of micro's transformer takes 17 times as long there as in float32 (`benchmarks/training_speed.py`).
+    """
+    return platform.machine().lower() in ("x86_64", "amd64") and not torch.cpu._is_avx512_bf16_supported()
+
+
+def _in_bf16(device: torch.device, wide: bool = False) -> bool:
+    precision = _precision.get()
+    if precision == "auto":
+        return device.type == "cuda" or (wide and torch.cpu._is_avx512_bf16_supported())
+    return precision == "bf16" and not (device.type == "cpu" and emulates_bf16())
 
 
 def _listed(devices: list[torch.device]) -> str:

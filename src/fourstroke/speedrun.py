@@ -42,9 +42,12 @@ from fourstroke.train.text import TextRecipe, train_text
 from fourstroke.train.vae import VaeRecipe, train_vae
 
 R = TypeVar("R")
-STAGES = ("vae", "text", "dit", "edits", "distill", "enhance-sft", "enhance-rl")
-"""In the order in which they are trained; `edits` goes on with the transformer, on other data."""
-SHARED = {"vae": "vae", "dit": "dit", "edits": "dit", "distill": "distill"}
+STAGES = ("vae", "vae-decoder", "text", "dit", "edits", "distill", "enhance-sft", "enhance-rl")
+"""In the order in which they are trained.
+
+`edits` goes on with the transformer, on other data, and `vae-decoder` with the autoencoder, whose latents stay.
+"""
+SHARED = {"vae": "vae", "vae-decoder": "vae", "dit": "dit", "edits": "dit", "distill": "distill"}
 """Stages that several processes can share, with the trainer's name on the command line."""
 SPARE = 0.1
 """Share of the hours that is left for looks, caches and scores."""
@@ -90,6 +93,8 @@ def speedrun(
     chain = Chain(recipes / family, runs / family, limited, processes)
     stages = chain.stages
     vae = chain.train("vae", VaeRecipe, train_vae)
+    if chain.has("vae-decoder"):
+        vae = chain.train("vae-decoder", VaeRecipe, train_vae, [f"init={vae.folder}"])
     given = [f"vae={vae.folder}", f"cache={runs / family / 'cache'}"]
     if chain.has("text"):
         given.append(f"text_from={chain.train('text', TextRecipe, train_text).folder}")
@@ -289,6 +294,7 @@ def card(family: str, folder: Path, scores: dict[str, Any], about: str) -> str:
         if key in minutes
     )
     enhancer = f"\n| prompt enhancer | {sizes[ENHANCER]:.1f} |" if sizes[ENHANCER] else ""
+    decoded = f" and its decoder alone {minutes['vae-decoder']:.0f} minutes" if "vae-decoder" in minutes else ""
     read = f", text encoder by reading {minutes['text']:.0f} minutes" if "text" in minutes else ""
     then = f", with edits {minutes['edits']:.0f} minutes" if "edits" in minutes else ""
     then += f", distillation to few steps {minutes['distill']:.0f} minutes" if "distill" in minutes else ""
@@ -312,7 +318,7 @@ A small model of {index["width"]} x {index["height"]} pixels.
 | text encoder | {sizes["text_encoder"]:.1f} |{enhancer}
 
 **Recipe.** `make speedrun FAMILY={family}` (`recipes/{family}/*.yaml`, revision `{git_revision()}`): autoencoder
-{minutes["vae"]:.0f} minutes{read}, transformer with its text encoder {minutes["dit"]:.0f} minutes{then},
+{minutes["vae"]:.0f} minutes{decoded}{read}, transformer with its text encoder {minutes["dit"]:.0f} minutes{then},
 on {_hardware()}.
 
 {_measured(scores)}

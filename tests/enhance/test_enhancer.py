@@ -16,7 +16,9 @@ from fourstroke.enhance.protocol import ANSWER_OPEN, messages, unseen, write_ans
 from fourstroke.folder import ModelInfo, find_model
 from fourstroke.pipeline import NoEffectWarning, Pipeline
 from fourstroke.sizes import shaped
-from fourstroke.world.caption_rules import lexicon_of, scene_of
+from fourstroke.world import World
+from fourstroke.world.caption_rules import lexicon_of, scene_of, world_triplets
+from fourstroke.world.find import find_world
 
 from .conftest import SETTINGS
 
@@ -272,6 +274,38 @@ def test_a_small_enhancer_knows_what_it_does_not_know(enhancer):
         assert enhancer("a cathedral at night").prompt == "a cathedral at night"
     with pytest.warns(EnhancerWarning, match="sees no images"):
         enhancer("make the circle red", [Image.new("RGB", (8, 8))])
+
+
+@pytest.mark.parametrize(
+    ("request_", "strange"),
+    [
+        ("a circle on a couch", "couch"),
+        ("a circle and two shiny unicorns, please", "unicorns"),
+        ("a circle near a lake at sunset", "lake and sunset"),
+        ("a cute circle", None),
+        ("two tiny squares", None),
+        ("I want a photo of a glowing circle", None),
+        ('a circle that says "couch"', None),
+    ],
+)
+def test_a_small_enhancer_names_the_words_that_it_has_not_learnt(request_, strange):
+    learnt = dataclasses.replace(SETTINGS, words=("a", "two", "says", "that"), things=("circle", "square"))
+    backend = Scripted(write_answer(request_, "1:1", ""))
+    enhancer = PromptEnhancer(backend, learnt)
+    if strange is None:
+        assert enhancer(request_).warning is None
+        return
+    with pytest.warns(EnhancerWarning, match=f"has not learnt {strange}$"):
+        assert enhancer(request_).prompt == request_
+    assert backend.seeds == []
+    assert PromptEnhancer(backend, dataclasses.replace(learnt, words=()))(request_).warning is None
+
+
+def test_the_bundled_enhancer_has_learnt_its_own_requests(bundled):
+    world = World(find_world(None, find_model(None), "micro"))
+    requests = [t.short for split in ("train", "heldout") for t in world_triplets(world, 150, split)]
+    assert [request for request in requests if bundled.lexicon.strange(request)] == []
+    assert bundled.lexicon.strange("a cat on a couch") == ["couch"]
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,8 @@ def test_what_a_recipe_says_is_what_the_trainer_takes(tmp_path):
     assert [taken[name] for name in (*names, "adam_beta2")] == [7, 5, 3, 0.1, 11, 0.2, 0.9]
 
 
-def test_products_are_in_the_runs_precision(tmp_path):
+def test_products_are_in_the_runs_precision(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     for precision, bf16 in (("bf16", True), ("fp32", False), ("auto", torch.cuda.is_available())):
         run = RunConfig(out=tmp_path, steps=7, precision=precision)
         assert arguments(run, 3, 0.1, 11, 0.2, 0.9)["bf16"] is bf16

@@ -337,7 +337,8 @@ def test_recomputed_blocks_give_the_same_gradients(own, every):
     torch.testing.assert_close(*grads)
 
 
-def test_bfloat16_multiplies_and_float32_keeps(own):
+def test_bfloat16_multiplies_and_float32_keeps(own, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     losses = []
     for bf16 in (False, True):
         run = dataclasses.replace(own.run, precision="bf16" if bf16 else "fp32")

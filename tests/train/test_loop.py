@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 import sys
 import types
 import xml.etree.ElementTree as ET
@@ -127,7 +128,8 @@ def test_what_later_looks_are_compared_with_is_told_before_the_first_step_alone(
     assert "before training" not in capsys.readouterr().out
 
 
-def test_the_precision_of_a_run_reaches_its_stage(tmp_path):
+def test_the_precision_of_a_run_reaches_its_stage(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     found = {}
     for precision in ("auto", "fp32", "bf16"):
         trainer = Trainer(Slope(4), _run(tmp_path, precision=precision), ADAMW, {})
@@ -135,6 +137,16 @@ def test_the_precision_of_a_run_reaches_its_stage(tmp_path):
         found[precision] = trainer.stage.dtype
         assert trainer.stage.model.weight.dtype == torch.float32
     assert found == {"auto": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def test_a_processor_without_bfloat16_goes_on_in_float32_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    stage, told = Slope(4), {}
+    for supported in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported)
+        Trainer(stage, _run(tmp_path / str(supported), precision="bf16"), ADAMW, {}).run()
+        told[stage.dtype] = "it multiplies in float32" in capsys.readouterr().out
+    assert told == {torch.bfloat16: False, torch.float32: True}
 
 
 def test_a_save_that_failed_ends_the_run_at_the_next_step(tmp_path, monkeypatch):

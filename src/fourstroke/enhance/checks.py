@@ -6,10 +6,11 @@ training and as the last gate at inference. Checks of things need a lexicon, so 
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +22,13 @@ VAGUE = re.compile(r"\b(something|anything|other things?|another thing|more thin
 """Words that ask for a thing without naming it: the rewrite may choose one."""
 DESIGNED = re.compile(r"\b(poster|flyer|banner|cover|slide|menu|ticket|infographic)s?\b", re.IGNORECASE)
 """Pages that the rewrite may give a thing of its choice, where a request names none."""
+_OF_PICTURES = "photo photograph picture pic image painting portrait poster drawing design sketch scene art"
+_OF_PLACES = "at near beside behind under over between inside through against around upon"
+_OF_ASKING = "i me we us you please pls thank thanks love like want need show make wear hold"
+PLAIN = frozenset(f"{_OF_PICTURES} {_OF_PLACES} {_OF_ASKING}".split())
+"""Words that name nothing in a picture: of pictures as a whole, of where, and of asking."""
+_WORD = re.compile(r"#|[^\W\d_]+(?:[-'’][^\W\d_]+)*|[^\w\s]")
+"""A word, a mark, or where a thing stood."""
 _BEGUN = re.compile(r'["“„«「『].*$', re.DOTALL)
 """What a quotation has so far, in a text without those that are closed."""
 FUNCTION_WORDS = {
@@ -95,6 +103,8 @@ class Lexicon:
     """(several, one) of things whose plural is not theirs with an s."""
     others: tuple[str, ...] = ()
     """Words before which the name of a thing is none: a square poster."""
+    words: frozenset[str] = frozenset()
+    """All words, lower case, of the requests that the enhancer has learnt from; empty if they are not known."""
 
     def __bool__(self) -> bool:
         return bool(self.things)
@@ -122,6 +132,28 @@ class Lexicon:
         if VAGUE.search(plain) or (not asked and DESIGNED.search(plain)):
             return []
         return sorted({thing for _, thing in self._found(rewrite, begun)} - asked)
+
+    def strange(self, request: str) -> list[str]:
+        """Words that seem to name a thing and were never learnt: a rewrite would lose it, and no other check would see.
+
+        What stands before a known thing, or another such word, is taken for an adjective (`a cute cat`), participles
+        and adverbs are told by their endings; they may get lost.
+        """
+        if not self.words:
+            return []
+        tokens = [*_WORD.findall(self._title.sub("#", unquoted(request).lower().replace("#", " "))), ".", ".", "."]
+        found = []
+        for word, *after in zip(tokens, tokens[1:], tokens[2:], tokens[3:], strict=False):
+            phrase = list(itertools.takewhile(lambda w: w == "#" or (w[0].isalpha() and w not in _SETS["en"]), after))
+            adjective = "#" in phrase or (phrase and self._strange(phrase[0]))
+            if self._strange(word) and not adjective:
+                found.append(word)
+        return list(dict.fromkeys(found))
+
+    def _strange(self, word: str) -> bool:
+        """Whether a token is a word that was never learnt and may name a thing."""
+        plain = {word, word.removesuffix("s")} & (self.words | PLAIN | _SETS["en"])
+        return word[0].isalpha() and not plain and not word.endswith(("ing", "ly", "ed"))
 
     def altered(self, request: str, rewrite: str) -> list[str]:
         """Numbers, sizes and styles of the request's things, and transparency, that the rewrite does not keep."""
@@ -214,6 +246,11 @@ class Lexicon:
     @property
     def _colours(self) -> str:
         return "|".join(map(re.escape, sorted(self.colours, key=len, reverse=True))) or r"(?!)"
+
+
+def words_of(texts: Iterable[str]) -> frozenset[str]:
+    """All words outside quotations, lower case."""
+    return frozenset(w for text in texts for w in _WORD.findall(unquoted(text).lower()) if w[0].isalpha())
 
 
 def added_words(request: str, rewrite: str) -> list[str]:

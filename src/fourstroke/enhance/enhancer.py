@@ -75,7 +75,7 @@ class PromptEnhancer:
     ) -> None:
         self.backend, self.config, self.system_prompt = backend, config or EnhancerConfig(), system_prompt
         own = self.config
-        self.lexicon = Lexicon(own.things, own.colours, own.plurals, own.others)
+        self.lexicon = Lexicon(own.things, own.colours, own.plurals, own.others, frozenset(own.words))
 
     def __call__(
         self,
@@ -146,6 +146,8 @@ class PromptEnhancer:
             return "this small enhancer knows English alone"
         if self.lexicon and not images and not self.lexicon.titles(request) and not quoted(request):
             return "they name nothing that this small enhancer knows"
+        if strange := self.lexicon.strange(request):
+            return f"this small enhancer has not learnt {' and '.join(strange)}"
         return ""
 
     def _left(self, seconds: float, tokens: int) -> EnhancerConfig | None:

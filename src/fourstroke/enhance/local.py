@@ -57,7 +57,8 @@ class EnhancerConfig:
     """What a small generator can draw; a request that names none of it comes back as it is."""
     plurals: tuple[tuple[str, str], ...] = ()
     others: tuple[str, ...] = ()
-    """See `checks.Lexicon`."""
+    words: tuple[str, ...] = ()
+    """See `checks.Lexicon`; a request that names a thing by another word comes back as it is."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

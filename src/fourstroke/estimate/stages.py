@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from fourstroke.checkpoint import CheckpointError, open_tensors, read_json
+from fourstroke.device import products_dtype, training_precision
 from fourstroke.dit import TransformerConfig
 from fourstroke.dit.layout import Grid
 from fourstroke.estimate.needs import GIB, Needs, Trained
@@ -213,7 +214,8 @@ def compute_type(run: RunConfig, parameters: int) -> torch.dtype:
     A model as large as those that are sharded is taken to run on them, wherever it is estimated.
     """
     gpu = torch.cuda.is_available() or parameters >= SHARD_THRESHOLD
-    return torch.bfloat16 if run.precision == "bf16" or (run.precision == "auto" and gpu) else torch.float32
+    with training_precision(run.precision):
+        return products_dtype(torch.device("cuda" if gpu else "cpu"))
 
 
 def check_text(text_tokens: int) -> None:

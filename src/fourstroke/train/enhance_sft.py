@@ -23,7 +23,7 @@ from transformers.trainer_callback import PrinterCallback
 from fourstroke.data.sample import Data
 from fourstroke.enhance import protocol
 from fourstroke.enhance.bulk import read_triplets
-from fourstroke.enhance.checks import Lexicon
+from fourstroke.enhance.checks import Lexicon, words_of
 from fourstroke.enhance.degrade import degrade_dataset
 from fourstroke.enhance.endpoint import as_sent, data_url
 from fourstroke.enhance.enhancer import PromptEnhancer, read_config, read_system_prompt
@@ -130,6 +130,7 @@ def _fine_tune(trl: Any, recipe: EnhanceSftRecipe, checkpoint: str | None) -> Pa
     settings = recipe.settings
     if recipe.base is None or read_config(Path(recipe.base)).things:  # one of the small ones, for the first time or on
         known = dataclasses.asdict(lexicon) | {"colours": tuple(sorted(lexicon.colours))}
+        known["words"] = tuple(sorted(words_of(text for triplet in triplets for text in (triplet.short, triplet.rich))))
         settings = dataclasses.replace(settings, **known)
     if local.processor is None and any(triplet.kind == "edit" for triplet in triplets):
         settings = dataclasses.replace(settings, edits=True)

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from fourstroke.checkpoint import pick
-from fourstroke.device import Precision, training_precision, trim_heap
+from fourstroke.device import Precision, emulates_bf16, pick_device, training_precision, trim_heap
 from fourstroke.evaluate.validation import BestCheckpoint
 from fourstroke.files import atomic_folder, write_json
 from fourstroke.parallel.checkpoint import VALUES, Checkpointer, load_tensors, load_values, stored_tensors
@@ -68,7 +68,8 @@ class RunConfig:
 
     Before the first step the held-out scores are told, where a stage has such samples; `sample_first` draws a sheet of
     the untrained models too. `accumulate` is the number of micro-batches a step: so many times the batch in the memory
-    of one. `precision` is that of matrix products, of which `auto` is bf16 on GPUs; weights stay float32.
+    of one. `precision` is that of matrix products, of which `auto` is bf16 on GPUs; weights stay float32. CPUs that
+    would emulate `bf16` (`emulates_bf16`) multiply in float32 instead, which is told.
     """
 
     out: Path
@@ -87,6 +88,9 @@ class RunConfig:
         check_ranges(self)
         if self.tracker is not None:
             self.tracker.check()
+
+
+NO_BF16 = "run.precision=bf16: this processor would emulate it, many times as slowly; it multiplies in float32"
 
 
 class DivergedError(RuntimeError):
@@ -142,6 +146,8 @@ class Trainer:
                 told = on_rank0(lambda: session.listed(session.changes(out, self.record)))
                 print(f"resumed {out} at step {self.step}" + (f"; changed: {told}" if told else ""), flush=True)
             on_rank0(self._open)
+            if self.run_config.precision == "bf16" and pick_device().type == "cpu" and emulates_bf16():
+                on_rank0(lambda: print(NO_BF16, flush=True))
             ends = signal.SIGINT, signal.SIGTERM  # Ctrl-C, and how schedulers and containers end a process
             previous = [signal.signal(end, self._interrupt) for end in ends]
             try:
