@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -85,4 +86,9 @@ def test_a_tiny_study_writes_curves_tables_and_a_plot_and_keeps_runs(tmp_path, m
     assert (tmp_path / "stability.png").stat().st_size > 5_000
     monkeypatch.setattr(stability, "Trained", lambda *_: pytest.fail("a finished run was made again"))
     stability.main(words)
+    shutil.rmtree(tmp_path / "runs")
+    stability.main(words)
+    assert json.loads((tmp_path / "stability.json").read_text()) == found
+    with pytest.raises(pytest.fail.Exception):
+        stability.main([*words, "--steps", "4"])
     assert dataclasses.asdict(arms[0])["precision"] == "fp32"
