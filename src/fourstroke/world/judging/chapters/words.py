@@ -19,6 +19,7 @@ from fourstroke.world.judging.composition import Prompt, held_out_prompts
 from fourstroke.world.judging.judge import opaque
 from fourstroke.world.judging.pages import TWO_LINES, PagePrompt, group_pages, judge_page, page_prompts
 from fourstroke.world.pages.graph import KINDS
+from fourstroke.world.pages.render import render_page
 from fourstroke.world.render import render_scene
 from fourstroke.world.words import SIGN_FONTS
 from fourstroke.world.world import World
@@ -122,4 +123,7 @@ def _page_question(prompt: PagePrompt) -> Question:
             "all_right": (float(verdict.right), 1),
         }
 
-    return Question(prompt=prompt.caption, judge=read, judged="page", size=prompt.size, seeds=(prompt.seed,))
+    return Question(
+        prompt=prompt.caption, judge=read, judged="page", size=prompt.size, seeds=(prompt.seed,),
+        truth=partial(render_page, prompt.page),
+    )  # fmt: skip
