@@ -346,6 +346,23 @@ def test_the_judge_that_looks_on_has_one_patience_also_over_a_resume(rl, monkeyp
     assert json.loads((folder / "held_out.json").read_text()) == {"step": 2, "held_out": 0.9}
 
 
+def test_what_is_to_be_kept_is_kept_whatever_the_judge_says(rl, monkeypatch):
+    facts = [0.7, 0.69, 0.6, 0.6, 0.71, 0.6, 0.6]  # from step 0 on, while the judge is happier and happier
+    readings = iter({"held_out": 0.5 + 0.01 * step, "held_out/facts": each} for step, each in enumerate(facts))
+    monkeypatch.setattr(HeldOutCallback, "held_out", lambda callback: next(readings))
+    run = dataclasses.replace(rl.run, steps=3)
+    watch = dataclasses.replace(rl.validation, patience=3, keep={"held_out/facts": 0.02})
+    folder = train_enhance_rl(dataclasses.replace(rl, validation=watch, run=run))
+    assert json.loads((folder / "held_out.json").read_text())["step"] == 1
+    later = dataclasses.replace(rl, validation=watch, run=dataclasses.replace(run, steps=6))
+    folder = train_enhance_rl(later, resume=True)
+    assert json.loads((folder / "held_out.json").read_text())["step"] == 4, "also after a resume"
+    readings = iter([{"held_out": 0.5}])
+    lacking = dataclasses.replace(rl, validation=watch, run=dataclasses.replace(run, out=run.out / "other"))
+    with pytest.raises(RecipeError, match="keep: no look reads held_out/facts; choose of held_out"):
+        train_enhance_rl(lacking)
+
+
 @pytest.mark.parametrize("kl", [0.5, 2.0])
 def test_too_far_from_the_reference_ends_the_run(rl, kl):
     callback = HeldOutCallback.__new__(HeldOutCallback)

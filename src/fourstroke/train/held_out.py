@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers.trainer_callback import TrainerControl, TrainerState
 
-from fourstroke.checkpoint import pick, read_json
+from fourstroke.checkpoint import pick, read_json, read_rows
 from fourstroke.data.sample import Record
 from fourstroke.enhance.enhancer import PromptEnhancer
 from fourstroke.enhance.local import LocalModel
@@ -21,6 +21,7 @@ from fourstroke.enhance.scorer import Scorer
 from fourstroke.evaluate.judges import Judge
 from fourstroke.files import atomic_folder, write_json
 from fourstroke.ranges import Count, NonNegative, Positive, check_ranges
+from fourstroke.recipe import RecipeError
 from fourstroke.train.loop import RunConfig
 from fourstroke.train.trl_stage import RunCallback
 
@@ -43,6 +44,9 @@ class ValidationConfig:
     """Falls in a row that end the run."""
     max_kl: Positive = 1.0
     """Mean KL from the reference, nats a token, that ends the run."""
+    keep: dict[str, NonNegative] = field(default_factory=dict)
+    """By reading of a look, such as `held_out/consistency`, how far below the first look it may be: what loses more is
+    no better, whatever the judge says, and counts as a fall."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -69,9 +73,14 @@ class HeldOutCallback(RunCallback):
         self.policy: LocalModel | None = None
         """The model in training; set when its trainer has it."""
         self._looked = -1
+        self._first: dict[str, float] = {}
+        """What the look before the first step read; what is to be kept is compared with it."""
         kept = run.out / "best" / "held_out.json"
         if kept.exists():
             self.best = pick(read_json(kept), "held_out", float, kept)
+        if checkpoint is not None:
+            log = run.out / "log.jsonl"
+            self._first = next((row["scores"] for row in read_rows(log) if "scores" in row), {})
         if checkpoint is not None and (file := checkpoint / PATIENCE_FILE).exists():
             self.falls = pick(read_json(file), "falls", int, file)
 
@@ -129,7 +138,11 @@ class HeldOutCallback(RunCallback):
         self._looked = state.global_step
         scores = self.held_out()
         self.write(state, {"scores": scores})
-        if scores["held_out"] > self.best:
+        self._first = self._first or scores
+        if unknown := sorted(set(self.config.keep) - set(scores)):
+            raise RecipeError(f"validation.keep: no look reads {', '.join(unknown)}; choose of {', '.join(scores)}")
+        lost = any(scores[name] < self._first[name] - most for name, most in self.config.keep.items())
+        if scores["held_out"] > self.best and not lost:
             self.best, self.falls = scores["held_out"], 0
             with atomic_folder(self.run.out / "best") as partial:
                 assert self.policy is not None
@@ -139,7 +152,7 @@ class HeldOutCallback(RunCallback):
                     self.enhancer.save_pretrained(partial)
                 write_json(partial / "held_out.json", {"step": state.global_step, **scores})
         else:
-            self.falls = self.falls + 1 if scores["held_out"] < self.best - self.config.drop else 0
+            self.falls = self.falls + 1 if lost or scores["held_out"] < self.best - self.config.drop else 0
 
 
 def is_adapted(model: Any) -> bool:
