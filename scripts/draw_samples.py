@@ -52,7 +52,7 @@ ROWS = (
             'a blue sign that says "书店"',
         )
     ),
-    Row(("a red circle to the left of a frog",), edit="make the circle blue"),
+    Row(("a red circle to the left of a frog",), edit="make the red circle blue"),
     Row(("a flat umbrella on a transparent background", "a heart on a transparent background"), transparent=True),
 )
 
