@@ -109,9 +109,16 @@ def autocast(device: torch.device, wide: bool = False) -> contextlib.AbstractCon
 def emulates_bf16() -> bool:
     """Whether the CPU is one of x86 without bfloat16 products (AMD before Zen 4, Intel before Cooper Lake).
 
-    A step of micro's transformer takes 17 times as long there as in float32 (`benchmarks/training_speed.py`).
+    A step of micro's transformer takes 17 to 20 times as long there as in float32 (`benchmarks/training_speed.py`).
     """
     return platform.machine().lower() in ("x86_64", "amd64") and not torch.cpu._is_avx512_bf16_supported()
+
+
+def precision_note(precision: Precision) -> str:
+    """What a run should tell of the precision that it was given on this machine; mostly nothing."""
+    if precision == "bf16" and pick_device().type == "cpu" and emulates_bf16():
+        return "run.precision=bf16: this processor would emulate it, many times as slowly; it multiplies in float32"
+    return ""
 
 
 def _in_bf16(device: torch.device, wide: bool = False) -> bool:

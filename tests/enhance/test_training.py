@@ -141,11 +141,16 @@ def test_what_a_recipe_says_is_what_the_trainer_takes(tmp_path):
     assert [taken[name] for name in (*names, "adam_beta2")] == [7, 5, 3, 0.1, 11, 0.2, 0.9]
 
 
-def test_products_are_in_the_runs_precision(tmp_path, monkeypatch):
+def test_products_are_in_the_runs_precision(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     for precision, bf16 in (("bf16", True), ("fp32", False), ("auto", torch.cuda.is_available())):
         run = RunConfig(out=tmp_path, steps=7, precision=precision)
         assert arguments(run, 3, 0.1, 11, 0.2, 0.9)["bf16"] is bf16
+    assert "float32" not in capsys.readouterr().out
+    monkeypatch.setattr("fourstroke.device.emulates_bf16", lambda: True)
+    emulated = arguments(RunConfig(out=tmp_path, steps=7, precision="bf16"), 3, 0.1, 11, 0.2, 0.9)["bf16"]
+    assert emulated is torch.cuda.is_available()
+    assert ("it multiplies in float32" in capsys.readouterr().out) is not emulated
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -152,8 +152,8 @@ class Lexicon:
 
     def _strange(self, word: str) -> bool:
         """Whether a token is a word that was never learnt and may name a thing."""
-        plain = {word, word.removesuffix("s")} & (self.words | PLAIN | _SETS["en"])
-        return word[0].isalpha() and not plain and not word.endswith(("ing", "ly", "ed"))
+        known = not self._known.isdisjoint((word, word.removesuffix("s")))
+        return word[0].isalpha() and not known and not word.endswith(("ing", "ly", "ed"))
 
     def altered(self, request: str, rewrite: str) -> list[str]:
         """Numbers, sizes and styles of the request's things, and transparency, that the rewrite does not keep."""
@@ -227,6 +227,10 @@ class Lexicon:
         """Words that must follow a name before it is sure to be one: they may make it another, or one of `others`."""
         names = (*self.things, *(several for several, _ in self.plurals))
         return max(*(len(name.split()) for name in names), *(len(other.split()) + 1 for other in self.others), 1)
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return self.words | PLAIN | _SETS["en"]
 
     @cached_property
     def _singular(self) -> dict[str, str]:

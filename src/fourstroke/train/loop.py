@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from fourstroke.checkpoint import pick
-from fourstroke.device import Precision, emulates_bf16, pick_device, training_precision, trim_heap
+from fourstroke.device import Precision, precision_note, training_precision, trim_heap
 from fourstroke.evaluate.validation import BestCheckpoint
 from fourstroke.files import atomic_folder, write_json
 from fourstroke.parallel.checkpoint import VALUES, Checkpointer, load_tensors, load_values, stored_tensors
@@ -90,9 +90,6 @@ class RunConfig:
             self.tracker.check()
 
 
-NO_BF16 = "run.precision=bf16: this processor would emulate it, many times as slowly; it multiplies in float32"
-
-
 class DivergedError(RuntimeError):
     """The loss stopped being a number."""
 
@@ -146,8 +143,8 @@ class Trainer:
                 told = on_rank0(lambda: session.listed(session.changes(out, self.record)))
                 print(f"resumed {out} at step {self.step}" + (f"; changed: {told}" if told else ""), flush=True)
             on_rank0(self._open)
-            if self.run_config.precision == "bf16" and pick_device().type == "cpu" and emulates_bf16():
-                on_rank0(lambda: print(NO_BF16, flush=True))
+            if note := precision_note(self.run_config.precision):
+                on_rank0(lambda: print(note, flush=True))
             ends = signal.SIGINT, signal.SIGTERM  # Ctrl-C, and how schedulers and containers end a process
             previous = [signal.signal(end, self._interrupt) for end in ends]
             try:

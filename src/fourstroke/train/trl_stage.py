@@ -16,7 +16,7 @@ import torch
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 
 from fourstroke.checkpoint import pick, read_json, read_rows
-from fourstroke.device import products_dtype, training_precision
+from fourstroke.device import precision_note, products_dtype, training_precision
 from fourstroke.files import append_line, write_text
 from fourstroke.progress import Progress, clock, say
 from fourstroke.ranges import Count, Decay, check_ranges
@@ -55,6 +55,8 @@ class LoraSettings:
 def arguments(run: RunConfig, batch: int, lr: float, warmup: int, weight_decay: float, beta2: float) -> dict[str, Any]:
     """The fields of transformers' `TrainingArguments` that all stages of the enhancer share."""
     gpu = torch.cuda.is_available()
+    if note := precision_note(run.precision):
+        print(note, flush=True)
     with training_precision(run.precision):
         dtype = products_dtype(torch.device("cuda" if gpu else "cpu"))
     return {
