@@ -4,15 +4,19 @@
 
 The twin has one halving less, a quarter of the channels, and widths that bring encoder and decoder to the same number
 of parameters; both start from nothing, so that the recipe's anchor, which holds the latents of scenes to the bundled
-ones, is left out. Scenes, pages and photographs are measured as the run goes on; an interrupted run is resumed. Beside
-other work minutes are not equal: let nothing else run. Writes docs/studies/compression-full.{json,md,png}.
+ones, is left out. They are trained beside each other, each on its share of the cores, so that both see the same
+machine. Scenes, pages and photographs are measured as the runs go on; interrupted ones are resumed. Writes
+docs/studies/compression-full.{json,md,png}.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +36,25 @@ from fourstroke.train.vae import VaeRecipe, VaeStage
 from fourstroke.vae import Autoencoder, AutoencoderConfig
 
 NAMES = ("f16c64", "f8c16")
-LOOKS = 8
-"""How often a run is measured, besides the end."""
-SCENES, PAGES, READ = 64, 48, 16
-"""Held-out pictures, and how many of the pages are read."""
 MULTIPLE = 32
 """Pixels that sides are cut to a multiple of."""
 GROUPS = {"world": "scenes", "world_pages": "pages"}
 """What kinds of datasets are called."""
 PLOTTED = (("scenes_psnr", "scenes, PSNR in dB"), ("pages_psnr", "pages, PSNR in dB"), ("pages_ned", "pages, NED"),
            ("photographs_psnr", "photographs, PSNR in dB"))  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Held-out pictures a look, how many of the pages are read, and how many looks a run takes besides the end."""
+
+    scenes: int = 64
+    pages: int = 48
+    read: int = 16
+    looks: int = 8
+
+
+MEASURED = Measured()
 
 
 def twin_of(config: AutoencoderConfig) -> AutoencoderConfig:
@@ -86,11 +99,12 @@ def fitted(config: AutoencoderConfig, wanted: dict[str, int]) -> AutoencoderConf
 class Watched(VaeStage):
     """The stage, which measures scenes, pages and photographs whenever it draws a sheet."""
 
-    def __init__(self, recipe: VaeRecipe) -> None:
+    def __init__(self, recipe: VaeRecipe, measured: Measured) -> None:
         super().__init__(recipe)
+        self.measured = measured
         self.groups: dict[str, list[np.ndarray]] = {}
         for part in parts(recipe.data):
-            count = SCENES if GROUPS.get(part.kind) == "scenes" else PAGES
+            count = measured.scenes if GROUPS.get(part.kind) == "scenes" else measured.pages
             data = part.open("heldout")
             pictures = [crop_to_multiple(data.sample(index).image, MULTIPLE) for index in range(min(count, len(data)))]
             self.groups.setdefault(GROUPS.get(part.kind, part.kind), []).extend(pictures)
@@ -102,8 +116,8 @@ class Watched(VaeStage):
         for name, pictures in self.groups.items():
             found = measure(self._code, pictures, 1 if name == "photographs" else 8, name, keep=0)
             scores |= {f"{name}_psnr": found["psnr"], f"{name}_ssim": found["ssim"]}
-        if READ and (pages := self.groups.get("pages")):
-            ned = measure(self._code, pages[:READ], 8, "reading", keep=0, read=True)["ned"]
+        if (read := self.measured.read) and (pages := self.groups.get("pages")):
+            ned = measure(self._code, pages[:read], 8, "reading", keep=0, read=True)["ned"]
             scores |= {} if ned is None else {"pages_ned": ned}
         return scores
 
@@ -111,47 +125,71 @@ class Watched(VaeStage):
         return self.model.decode_raw(self.model.encode_raw(x.to(self.device))).float()
 
 
-def finished(recipe: VaeRecipe) -> dict[str, Any]:
-    """The curve of a run, which is trained, resumed or read."""
-    out = recipe.run.out
-    if not (out / "model").exists():
-        with process_group():
-            stage = Watched(recipe)
-            trainer = Trainer(stage, recipe.run, recipe.optimizer, resolved(recipe))
-            stage.progress = lambda step: trainer.progress
-            trainer.run(bool(saved_states(out)))
-    rows = [row for row in read_rows(out / "log.jsonl") if "scores" in row]
+def train(recipe: VaeRecipe, measured: Measured) -> None:
+    """Train a run to its end, or resume it."""
+    with process_group():
+        stage = Watched(recipe, measured)
+        trainer = Trainer(stage, recipe.run, recipe.optimizer, resolved(recipe))
+        stage.progress = lambda step: trainer.progress
+        trainer.run(bool(saved_states(recipe.run.out)))
+
+
+def result(recipe: VaeRecipe) -> dict[str, Any]:
+    """Parameters and curve of a run that is finished."""
+    rows = [row for row in read_rows(recipe.run.out / "log.jsonl") if "scores" in row]
     curve = {row["step"]: {"step": row["step"], "minutes": row["seconds"] / 60, **row["scores"]} for row in rows}
     assert recipe.model is not None
     return {"parameters": parameters(recipe.model), "curve": [curve[step] for step in sorted(curve)]}
 
 
 def run(minutes: float, seeds: int, runs: Path, out: Path, recipe_file: Path, widths: Sequence[float]) -> None:
-    """Train what is missing, one run after the other, and write after each."""
+    """Train what is missing, a seed's twins of one width beside each other, and write after each pair."""
     recipe = load_recipe(VaeRecipe, recipe_file)
     if recipe.model is None:
         raise SystemExit(f"{recipe_file} names no sizes of a new autoencoder (model)")
     results: dict[str, list[dict[str, Any]]] = {}
-    configs: dict[str, AutoencoderConfig] = {}
-    for width in widths:
+    for seed, width in itertools.product(range(seeds), widths):
         wide = narrower(recipe.model, width)
-        for name, config in zip(NAMES, (wide, twin_of(wide)), strict=True):
-            configs[name if width == 1 else f"{name}, width {width:g}"] = config
-    for seed, (name, config) in itertools.product(range(seeds), configs.items()):
-        folder = runs / f"twins-{minutes:g}" / name.replace(", width ", "-") / str(seed)
-        chosen = replace(
-            recipe,
-            model=config,
-            init=None,
-            losses=tuple(term for term in recipe.losses if term.kind != "anchor"),
-            run=replace(
-                recipe.run, out=folder, max_minutes=minutes, sample_minutes=minutes / LOOKS, save_minutes=2.0, seed=seed
-            ),
-        )
-        results.setdefault(name, []).append(finished(chosen))
+        names = [name if width == 1 else f"{name}, width {width:g}" for name in NAMES]
+        recipes = [
+            full_length(recipe, config, minutes, seed, runs / f"twins-{minutes:g}" / name.replace(", width ", "-"))
+            for name, config in zip(names, (wide, twin_of(wide)), strict=True)
+        ]
+        beside_each_other([recipe for recipe in recipes if not (recipe.run.out / "model").exists()])
+        for name, each in zip(names, recipes, strict=True):
+            results.setdefault(name, []).append(result(each))
         write(out, results, page(results, minutes, recipe_file, out.name))
     plot(results, out)
     print(out.with_suffix(".md").read_text(encoding="utf-8"))
+
+
+def beside_each_other(recipes: Sequence[VaeRecipe]) -> None:
+    """Train all of a pair that is missing, each with the cores that it would have if both were."""
+    if not recipes:
+        return
+    threads = max(1, (os.cpu_count() or 1) // len(NAMES))
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes to come
+    with ProcessPoolExecutor(len(recipes), get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        for _ in pool.map(train, recipes, itertools.repeat(MEASURED)):
+            pass
+
+
+def full_length(recipe: VaeRecipe, config: AutoencoderConfig, minutes: float, seed: int, folder: Path) -> VaeRecipe:
+    """The recipe of one run: of a size, from nothing, for so many minutes."""
+    return replace(
+        recipe,
+        model=config,
+        init=None,
+        losses=tuple(term for term in recipe.losses if term.kind != "anchor"),
+        run=replace(
+            recipe.run,
+            out=folder / str(seed),
+            max_minutes=minutes,
+            sample_minutes=minutes / MEASURED.looks,
+            save_minutes=2.0,
+            seed=seed,
+        ),
+    )
 
 
 def page(results: dict[str, list[dict[str, Any]]], minutes: float, recipe: Path, stem: str) -> str:
@@ -186,9 +224,9 @@ def page(results: dict[str, list[dict[str, Any]]], minutes: float, recipe: Path,
     told = [f"{group}, {spoken[score]}" for group, score in (key.split("_") for key in keys)]
     heads = ["", "parameters, M", "steps", *told]
     about = (
-        f"Both by `{recipe}` from nothing, without its anchor, {minutes:g} minutes each; mean over seeds (lowest to "
-        f"highest). {SCENES} held-out scenes, {PAGES} pages of small text, of which {READ} are read, and "
-        "scikit-image's photographs."
+        f"Both by `{recipe}` from nothing, without its anchor, {minutes:g} minutes each, beside each other on half of "
+        f"the cores each; mean over seeds (lowest to highest). {MEASURED.scenes} held-out scenes, {MEASURED.pages} "
+        f"pages of small text, of which {MEASURED.read} are read, and scikit-image's photographs."
     )
     command = f"    python studies/compression.py --minutes {minutes:g}"
     return (

@@ -33,8 +33,7 @@ def test_a_tiny_study_measures_against_minutes_and_goes_on(tmp_path, monkeypatch
     import compression
     import twins
 
-    for name, value in {"SCENES": 2, "PAGES": 2, "READ": 0}.items():
-        monkeypatch.setattr(twins, name, value)
+    monkeypatch.setattr(twins, "MEASURED", twins.Measured(scenes=2, pages=2, read=0))
     tree = yaml.safe_load(RECIPE.read_text())
     tree["data"]["parts"][0]["data"]["world"] = str(RECIPE.parent / "free.yaml")
     tree["model"] |= {"base_dim": 8, "decoder_base_dim": 8}
@@ -56,6 +55,6 @@ def test_a_tiny_study_measures_against_minutes_and_goes_on(tmp_path, monkeypatch
     assert "f16c64 - f8c16" in page
     assert max(len(line) for line in page.splitlines() if not line.startswith("|")) <= 120
     assert out.with_name("compression-full.png").stat().st_size > 5_000
-    monkeypatch.setattr(twins, "Trainer", lambda *_: pytest.fail("a finished run was trained again"))
+    monkeypatch.setattr(twins, "train", lambda *_: pytest.fail("a finished run was trained again"))
     compression.main(words)
     assert json.loads(out.with_name("compression-full.json").read_text()) == found
