@@ -126,6 +126,28 @@ def test_instructions_name_what_changes(drawn):
         assert "  " not in rich + asked
 
 
+def test_brief_instructions_still_find_what_they_mean(drawn):
+    brief = Edits(replace(EDITS.config, brief=1.0))
+    shorter = pronouns = 0
+    for seed, edit in enumerate(drawn):
+        scene, asked = edit.before[0], brief.instruction(edit, False, seed)
+        if edit.kind not in ("remove", "recolour", "replace", "move"):
+            continue
+        first = scene.objects[edit.old[0]]
+        alike = [unit for unit in scene.units if scene.objects[unit[0]].name == first.name]
+        if " it" in f" {asked}".replace("so that it", ""):
+            assert len(scene.objects) == 1
+            assert scene.sign is None
+            pronouns += 1
+        elif len(alike) > 1:
+            assert first.title in asked
+        else:
+            assert f"the {first.title}" not in asked or not first.colour
+        shorter += len(asked) < len(EDITS.instruction(edit, False, seed))
+    assert shorter > 10
+    assert pronouns > 2
+
+
 def test_some_wordings_are_held_out():
     for kind in read_wordings("edits-en"):
         assert not set(wordings_of("edits-en", kind, "trained")) & set(wordings_of("edits-en", kind, "heldout"))

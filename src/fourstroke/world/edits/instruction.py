@@ -25,9 +25,18 @@ KEPT = "Keep everything else exactly as before."
 """What stays, where it cannot be named."""
 
 
-def instruct(edit: Edit, rng: np.random.Generator, rich: bool, wordings: Wordings = "trained") -> str:
-    """The instruction of an edit; a rich one also says what stays as it is."""
-    asked = choose_wording(rng, "edits-en", _heading(edit), wordings).format_map(_fields(edit, rng))
+def instruct(
+    edit: Edit, rng: np.random.Generator, rich: bool, wordings: Wordings = "trained", brief: float = 0.0
+) -> str:
+    """The instruction of an edit; a rich one also says what stays as it is.
+
+    A share of them, `brief`, leaves out of what is there all that nobody needs to find it: the color of the only
+    circle, the name of the only thing.
+    """
+    wording = choose_wording(rng, "edits-en", _heading(edit), wordings)
+    chance = rng.spawn(1)[0]  # so that the share changes nothing else
+    leave_out, it = chance.random() < brief, chance.random() < 0.5
+    asked = wording.format_map(_fields(edit, rng, leave_out, it))
     return f"{_sentence(asked)} {_kept(edit, rng)}" if rich else asked
 
 
@@ -48,16 +57,19 @@ def _sentence(asked: str) -> str:
     return sentence if sentence.endswith("?") else sentence + "."
 
 
-def _fields(edit: Edit, rng: np.random.Generator) -> dict[str, str]:
+def _fields(edit: Edit, rng: np.random.Generator, brief: bool = False, it: bool = False) -> dict[str, str]:
+    """What fills the wordings; briefly the only thing of a picture may be `it`."""
     old, new = edit.before[0], edit.after
     fields: dict[str, str] = {}
     if edit.old and not _all_restyled(edit):  # which is said of the picture
-        fields["the_a"] = _the(old, edit.old if edit.kind != "swap" else edit.old[:1])
+        fields["the_a"] = _the(old, edit.old if edit.kind != "swap" else edit.old[:1], brief)
         fields["is_a"] = "are" if len(edit.old) > 1 else "is"
+        if brief and it and len(old.objects) == 1 and old.sign is None:
+            fields["the_a"] = "it"
     if edit.kind == "swap":
-        fields["the_b"] = _the(old, edit.old[1:])
+        fields["the_b"] = _the(old, edit.old[1:], brief)
     if edit.kind in ("add", "combine"):
-        fields |= {"a": _some(new, edit.new), "the_b": _the(new, edit.new), "where": _where(new, edit.new, rng)}
+        fields |= {"a": _some(new, edit.new), "the_b": _the(new, edit.new), "where": _where(new, edit.new, rng, brief)}
     if edit.kind == "replace":
         fields["b"] = _some(new, edit.new)
     if edit.kind == "recolour":
@@ -102,13 +114,14 @@ def _kept(edit: Edit, rng: np.random.Generator) -> str:
     )
 
 
-def _where(scene: Scene, unit: tuple[int, ...], rng: np.random.Generator) -> str:
+def _where(scene: Scene, unit: tuple[int, ...], rng: np.random.Generator, brief: bool) -> str:
     """Beside what the new things stand, or in which part of the picture."""
     for relation in scene.relations:
         subject, other = unit_of(scene, relation.subject), unit_of(scene, relation.object)
         if unit in (subject, other) and scene.layout != "front":
             predicate = relation.predicate if unit == subject else INVERSE[relation.predicate]
-            return f"{pick(rng, RELATION_PHRASES[predicate])} {_the(scene, other if unit == subject else subject)}"
+            known = _the(scene, other if unit == subject else subject, brief)
+            return f"{pick(rng, RELATION_PHRASES[predicate])} {known}"
     if scene.sign is not None and len(scene.units) == 1:
         return f"{pick(rng, RELATION_PHRASES['below' if scene.sign.place == 'top' else 'above'])} the sign"
     x, y = (sum(getattr(scene.objects[i], axis) for i in unit) / len(unit) for axis in "xy")
@@ -119,7 +132,11 @@ def _where(scene: Scene, unit: tuple[int, ...], rng: np.random.Generator) -> str
     return pick(rng, PLACE_PHRASES[side])
 
 
-def _the(scene: Scene, unit: Sequence[int]) -> str:
+def _the(scene: Scene, unit: Sequence[int], brief: bool = False) -> str:
+    """The noun with its article; briefly, without color and number if no other things of the scene have its name."""
+    name = scene.objects[unit[0]].name
+    if brief and sum(scene.objects[other[0]].name == name for other in scene.units) == 1:
+        return f"the {_name(scene, unit)}"
     return f"the {_noun(scene, unit)}" if len(unit) == 1 else f"the {NUMBERS[len(unit)]} {_noun(scene, unit)}"
 
 
@@ -129,10 +146,14 @@ def _some(scene: Scene, unit: Sequence[int]) -> str:
 
 
 def _noun(scene: Scene, unit: Sequence[int]) -> str:
-    """The name with its colour; with its style where the scene has the styles mixed."""
-    entry = scene.objects[unit[0]]
-    name = entry.name if len(unit) == 1 else read_names()[entry.name]["en"]["many"]
-    return f"{entry.colour} {name}" if entry.colour else name
+    """The name with its colour."""
+    colour = scene.objects[unit[0]].colour
+    return f"{colour} {_name(scene, unit)}" if colour else _name(scene, unit)
+
+
+def _name(scene: Scene, unit: Sequence[int]) -> str:
+    name = scene.objects[unit[0]].name
+    return name if len(unit) == 1 else str(read_names()[name]["en"]["many"])
 
 
 def _ground(background: Background, article: bool = True) -> str:

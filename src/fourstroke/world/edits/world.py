@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fourstroke.chance import generator, pick_weighted
-from fourstroke.ranges import NonNegative, check_ranges
+from fourstroke.ranges import Fraction, NonNegative, check_ranges
 from fourstroke.world.captions.wordings import Wordings
 from fourstroke.world.edits.drawing import draw_edit, on_lattice
 from fourstroke.world.edits.graph import KINDS, Edit, EditKind
@@ -26,6 +26,9 @@ class EditConfig:
     world: WorldConfig
     kinds: tuple[NonNegative, ...] = field(default_factory=lambda: (1.0,) * len(KINDS))
     """Weights of add, remove, recolour, replace, move, swap, restyle, words, background and combine."""
+    brief: Fraction = 0.0
+    """How many instructions leave out of what is there all that nobody needs to find it: the color of the only circle,
+    the name of the only thing."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -73,4 +76,4 @@ class Edits:
 
     def instruction(self, edit: Edit, rich: bool, seed: int, wordings: Wordings = "trained") -> str:
         """What is asked, in English, worded by ``seed``."""
-        return instruct(edit, generator(seed, INSTRUCTION_STREAM, int(rich)), rich, wordings)
+        return instruct(edit, generator(seed, INSTRUCTION_STREAM, int(rich)), rich, wordings, self.config.brief)
