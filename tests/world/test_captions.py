@@ -112,6 +112,45 @@ def test_relations_are_said_where_stated_and_only_there() -> None:
     assert min(said.values()) > 15
 
 
+def test_what_is_not_related_may_be_named_as_it_is_read() -> None:
+    ordered = World(replace(CONFIG, unstated=1.0, in_order=1.0, words=0.0, sizes=0.3, overlaps=0.0))
+    by_chance = World(replace(ordered.config, in_order=0.0))
+    counts = {2: 0, 3: 0}
+    reversed_by_chance = 0
+    for seed in range(120):
+        scene = ordered.scene(seed)
+        other = by_chance.scene(seed)
+        assert replace(scene, in_order=False) == other
+        assert Scene.from_dict(scene.to_dict()) == scene
+        assert ("in_order" in other.to_dict()) is False
+        things = len(scene.units)
+        if things < 2 or scene.layout in ("row", "column"):
+            continue
+        counts[things] += 1
+        firsts = [scene.objects[unit[0]] for unit in scene.units]
+        where = {
+            first.name: (int(3 * sum(scene.objects[i].y for i in unit) / len(unit)), first.x)
+            for first, unit in zip(firsts, scene.units, strict=True)
+        }
+        for rich in (False, True):
+            places = [
+                [text.find(_english(first, len(unit))) for first, unit in zip(firsts, scene.units, strict=True)]
+                for text in (w.caption(s, rich, seed, language="en") for w, s in ((ordered, scene), (by_chance, other)))
+            ]
+            assert min(min(row) for row in places) >= 0
+            named, loose = ([first.name for _, first in sorted(zip(row, firsts, strict=True))] for row in places)
+            if len({first.name for first in firsts}) == things:
+                assert named == sorted(named, key=where.__getitem__)
+                reversed_by_chance += loose != sorted(loose, key=where.__getitem__)
+    assert min(counts.values()) > 10
+    assert reversed_by_chance > 20
+
+
+def _english(thing: Object, number: int) -> str:
+    name = thing.name if number == 1 else read_names()[thing.name]["en"]["many"]
+    return f"{thing.colour} {name}" if thing.colour else name
+
+
 def test_relations_that_are_said_hold() -> None:
     phrases = {"to the left of": "left of", "to the right of": "right of", "above": "above", "below": "below"}
     turned = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}

@@ -115,6 +115,8 @@ def draw_scene(
     if not all(unit.recognisable(spots[0][2], background) for unit, spots in zip(units, layout.spots, strict=True)):
         return None
     scene = _build(config, background, units, layout, sign, stated)
+    if not stated and config.in_order:
+        scene = replace(scene, in_order=bool(rng.spawn(1)[0].random() < config.in_order))
     return snapped(scene, config.snap) if config.snap else scene
 
 

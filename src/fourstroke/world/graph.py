@@ -135,6 +135,8 @@ class Scene:
     groups: tuple[Group, ...] = ()
     stated: bool = True
     """Whether captions say the relations; they hold in any case."""
+    in_order: bool = False
+    """Whether captions that do not say them name things from left to right and from top to bottom."""
 
     @property
     def units(self) -> tuple[tuple[int, ...], ...]:
@@ -149,6 +151,8 @@ class Scene:
         groups = [{**group, "indices": list(group["indices"])} for group in plain["groups"]]
         if self.sign is not None and not self.sign.pitch:
             del plain["sign"]["pitch"]  # written as before there was one
+        if not self.in_order:
+            del plain["in_order"]
         return plain | {"objects": list(plain["objects"]), "relations": list(plain["relations"]), "groups": groups}
 
     @classmethod
@@ -164,6 +168,7 @@ class Scene:
             sign=None if plain["sign"] is None else Sign(**plain["sign"]),
             groups=tuple(Group(indices=tuple(g["indices"]), form=g["form"]) for g in plain.get("groups", ())),
             stated=plain.get("stated", True),
+            in_order=plain.get("in_order", False),
         )
 
 

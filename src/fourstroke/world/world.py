@@ -80,6 +80,11 @@ class WorldConfig:
     """Share of scenes of two things (without groups and signs) in which one stands in front of the other."""
     unstated: Fraction = 0.0
     """Share of scenes of two and three things whose captions state no relation."""
+    in_order: Fraction = 0.0
+    """Share of those whose captions name things from left to right and from top to bottom, as people do; else by
+    chance. Which of two things stands where is then no matter of chance: a model that has to choose for each place
+    alone draws one of them twice.
+    """
     soft_edges: Fraction = 0.0
     """Share of stickers with soft edges."""
     languages: tuple[NonNegative, ...] = (1.0, 0.0, 0.0, 0.0)
@@ -134,6 +139,7 @@ SECOND_EDITION = (
     "sizes",
     "overlaps",
     "unstated",
+    "in_order",
     "soft_edges",
     "languages",
     "spelled",

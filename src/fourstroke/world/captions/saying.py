@@ -75,7 +75,7 @@ def ordered(scene: Scene, kind: str, rng: np.random.Generator) -> tuple[list[Thi
     """The things as a caption names them, with the predicate that holds between the first two ("" where none is said).
 
     In front: the nearer first. A line: from either end; its predicate is that of neighbours. Corners: the lone one,
-    then the left and the right one.
+    then the left and the right one. Where no relation is said, in any order, or in that of reading (`Scene.in_order`).
     """
     things = things_of(scene)
     predicate = str(scene.relations[0].predicate) if scene.relations and scene.stated else ""
@@ -84,9 +84,20 @@ def ordered(scene: Scene, kind: str, rng: np.random.Generator) -> tuple[list[Thi
     turned = len(things) > 1 and rng.random() < 0.5
     if kind in ("pair", "sign pair", "line"):
         return (things[::-1], INVERSE[predicate]) if turned else (things, predicate)
+    if kind in ("two", "three", "sizes") and scene.in_order:
+        return _as_read(scene, things), ""
     if kind in ("two", "three", "sizes"):
         return [things[int(place)] for place in rng.permutation(len(things))], ""
     return things, predicate
+
+
+def _as_read(scene: Scene, things: list[Thing]) -> list[Thing]:
+    """From left to right, and the upper ones first."""
+    if scene.layout in ("pyramid", "funnel"):
+        return things if scene.layout == "pyramid" else [*things[1:], things[0]]
+    relation = scene.relations[0]
+    forwards = (relation.subject < relation.object) == (relation.predicate in ("left of", "above"))
+    return things if forwards else things[::-1]
 
 
 def style_said(scene: Scene, rng: np.random.Generator, always: bool = False) -> StyleSaid:
