@@ -64,7 +64,7 @@ FINDINGS = (
     """f8c16 had 1.4 times fewer steps in the same time, having more of its parameters where pictures are large, and
     leads all the same. It gives a transformer four times as many tokens; what those cost stands with the short runs.
     The bundled f16c64 was trained for longer, by the same recipe and then its decoder alone, and reaches 34.5 dB on
-    scenes. One seed; for 50 of the 78 minutes other work ran beside both.""",
+    scenes. One seed; for most of the time other work ran beside both, alike.""",
 )
 """What we read from the table at its full length."""
 FULL = 78.0, 1
