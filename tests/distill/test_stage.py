@@ -59,6 +59,29 @@ def test_interrupted_and_resumed_equals_uninterrupted(recipe, warm_steps):
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+def test_the_student_goes_on_from_an_earlier_one_and_the_fake_score_from_the_teacher(recipe, tmp_path):
+    earlier = Pipeline.from_pretrained(recipe.teacher)
+    with torch.no_grad():
+        for parameter in earlier.transformer.parameters():
+            parameter.add_(0.01)
+    earlier.save_pretrained(tmp_path / "earlier")
+    stage = DistillStage(dataclasses.replace(recipe, init=str(tmp_path / "earlier")))
+    wanted, teacher = earlier.transformer.state_dict(), stage.base.pipe.transformer.state_dict()
+    assert all(torch.equal(wanted[key], value) for key, value in stage.student.state_dict().items())
+    assert all(torch.equal(teacher[key], value) for key, value in stage.distilled.fake.state_dict().items())
+    assert not any(torch.equal(wanted[key], teacher[key]) for key in wanted)
+
+
+def test_an_earlier_student_of_other_sizes_is_refused(recipe, tmp_path):
+    other = Pipeline.from_pretrained(recipe.teacher)
+    other.transformer = Transformer(dataclasses.replace(other.transformer.config, num_layers=1))
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(RecipeError, match="num_layers"):
+        DistillStage(dataclasses.replace(recipe, init=str(tmp_path / "other")))
+    with pytest.raises(ValueError, match="init starts all weights"):
+        dataclasses.replace(recipe, init=str(tmp_path / "other"), lora_rank=4)
+
+
 def test_both_models_move_and_everything_frozen_stays(recipe):
     trainer = _trainer(recipe)
     stage = trainer.stage

@@ -24,10 +24,18 @@ class DistillModels:
 
     With a rank they are adapters of the teacher's frozen transformer, which is in memory once; else they are float32
     copies of it, whatever its own type: small updates would be lost in bfloat16. On several ranks all are sharded.
+
+    `start` is what the student begins as, None for the teacher; the fake score begins as the teacher always.
     """
 
     def __init__(
-        self, teacher: Pipeline, lora_rank: int, seed: int, gradient_checkpointing: bool, fake_score: bool = True
+        self,
+        teacher: Pipeline,
+        lora_rank: int,
+        seed: int,
+        gradient_checkpointing: bool,
+        fake_score: bool = True,
+        start: Transformer | None = None,
     ) -> None:
         self.teacher, self.lora_rank = teacher, lora_rank
         base = teacher.transformer
@@ -43,7 +51,7 @@ class DistillModels:
             self.student, self.fake = base, base if fake_score else None
             self.models = {name: lora_module(base, name) for name in names}
         else:  # each is sharded before the next is made: a GPU need never hold three whole ones
-            self._student = Sharded(_master(base), METHODS)
+            self._student = Sharded(_master(base if start is None else start), METHODS)
             fake = Sharded(_master(base), METHODS) if fake_score else None
             self._base = Sharded(base, METHODS)
             self.student = self._student.model

@@ -50,6 +50,7 @@ from fourstroke.ranges import Count, Natural, NonNegative, PositiveFraction, che
 from fourstroke.recipe import resolved
 from fourstroke.train.loop import DivergedError, RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig, Scalars
+from fourstroke.train.start import Start
 
 BEST, RECORD = "best", "distill.json"
 POLICY = CheckpointPolicy(metric="score", never_first=True)
@@ -77,6 +78,8 @@ class WarmConfig:
 class DistillRecipe:
     """Every number of a distillation.
 
+    `init` is a checkpoint of the teacher's sizes that the student goes on from, an earlier student's say, instead of
+    the teacher's weights; its adapters are merged.
     `sigmas` are the student's noise levels, from 1 down, without the final 0; `noise_samples` noises share each prompt;
     `flow_weight` is that of the flow-matching loss on real latents at the first step (Qwen-Image-Flash: keeps
     structure, costs quality). Prompts of `data` are drawn at `width` x `height` (None: the teacher's own size) and at
@@ -87,6 +90,7 @@ class DistillRecipe:
     """
 
     teacher: str
+    init: str | None = None
     guidance: NonNegative
     specialists: tuple[SpecialistConfig, ...] = ()
     data: Data
@@ -119,6 +123,10 @@ class DistillRecipe:
         if self.sigmas[:1] != (1.0,):
             raise ValueError(f"sigmas are {list(self.sigmas)}; they start at 1.0, where the noise is")
         fixed_sigmas(self.sigmas)
+        if self.init is not None and self.lora_rank:
+            raise ValueError(
+                "init starts all weights of the student: it goes without lora_rank, whose adapters start at 0"
+            )
         if self.objective.fake_score != (self.fake is not None):
             needs = "needs fake, the optimizer of the" if self.objective.fake_score else "has no fake: it trains no"
             raise ValueError(f"objective {self.objective.kind} {needs} fake score")
@@ -160,8 +168,11 @@ class DistillStage:
         prompts = held_out_prompts(held_out, recipe.validation.prompts)
         judges = [config.open() for config in recipe.validators]
         self.comparison = TeacherComparison(recipe.validation, prompts, size, judges)
+        start = None
+        if recipe.init is not None:
+            start = Start(recipe.init, None, None).transformer(base.transformer.config, self.device)
         self.distilled = DistillModels(
-            base, recipe.lora_rank, recipe.run.seed, recipe.gradient_checkpointing, recipe.objective.fake_score
+            base, recipe.lora_rank, recipe.run.seed, recipe.gradient_checkpointing, recipe.objective.fake_score, start
         )
         self.models = dict(self.distilled.models)
         if recipe.warm is not None:
