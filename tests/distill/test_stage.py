@@ -72,6 +72,22 @@ def test_the_student_goes_on_from_an_earlier_one_and_the_fake_score_from_the_tea
     assert not any(torch.equal(wanted[key], teacher[key]) for key in wanted)
 
 
+def test_an_earlier_student_is_carried_over_to_a_teacher_that_has_learned_more(recipe, tmp_path):
+    teacher = Pipeline.from_pretrained(recipe.teacher)
+    for name, moved in (("former", 0.5), ("student", 0.25)):
+        earlier = Pipeline.from_pretrained(recipe.teacher)
+        with torch.no_grad():
+            for parameter in earlier.transformer.parameters():
+                parameter.add_(moved)
+        earlier.save_pretrained(tmp_path / name)
+    told = {"init": str(tmp_path / "student"), "init_teacher": str(tmp_path / "former")}
+    student = DistillStage(dataclasses.replace(recipe, **told)).student
+    for mine, now in zip(student.parameters(), teacher.transformer.parameters(), strict=True):
+        torch.testing.assert_close(mine, now - 0.25)
+    with pytest.raises(ValueError, match="name the student as init"):
+        dataclasses.replace(recipe, init_teacher=told["init_teacher"])
+
+
 def test_an_earlier_student_of_other_sizes_is_refused(recipe, tmp_path):
     other = Pipeline.from_pretrained(recipe.teacher)
     other.transformer = Transformer(dataclasses.replace(other.transformer.config, num_layers=1))

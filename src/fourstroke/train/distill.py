@@ -79,7 +79,9 @@ class DistillRecipe:
     """Every number of a distillation.
 
     `init` is a checkpoint of the teacher's sizes that the student goes on from, an earlier student's say, instead of
-    the teacher's weights; its adapters are merged.
+    the teacher's weights; its adapters are merged. With `init_teacher`, the teacher that the earlier student was made
+    from, it is first carried over to today's: what the teacher has learned since, the difference of the two teachers'
+    weights, is added to the student's.
     `sigmas` are the student's noise levels, from 1 down, without the final 0; `noise_samples` noises share each prompt;
     `flow_weight` is that of the flow-matching loss on real latents at the first step (Qwen-Image-Flash: keeps
     structure, costs quality). Prompts of `data` are drawn at `width` x `height` (None: the teacher's own size) and at
@@ -91,6 +93,7 @@ class DistillRecipe:
 
     teacher: str
     init: str | None = None
+    init_teacher: str | None = None
     guidance: NonNegative
     specialists: tuple[SpecialistConfig, ...] = ()
     data: Data
@@ -127,6 +130,8 @@ class DistillRecipe:
             raise ValueError(
                 "init starts all weights of the student: it goes without lora_rank, whose adapters start at 0"
             )
+        if self.init_teacher is not None and self.init is None:
+            raise ValueError("init_teacher is the teacher of an earlier student: name the student as init")
         if self.objective.fake_score != (self.fake is not None):
             needs = "needs fake, the optimizer of the" if self.objective.fake_score else "has no fake: it trains no"
             raise ValueError(f"objective {self.objective.kind} {needs} fake score")
@@ -168,9 +173,7 @@ class DistillStage:
         prompts = held_out_prompts(held_out, recipe.validation.prompts)
         judges = [config.open() for config in recipe.validators]
         self.comparison = TeacherComparison(recipe.validation, prompts, size, judges)
-        start = None
-        if recipe.init is not None:
-            start = Start(recipe.init, None, None).transformer(base.transformer.config, self.device)
+        start = _earlier(recipe, base.transformer, self.device)
         self.distilled = DistillModels(
             base, recipe.lora_rank, recipe.run.seed, recipe.gradient_checkpointing, recipe.objective.fake_score, start
         )
@@ -381,6 +384,19 @@ class DistillStage:
     def _times(self, generator: torch.Generator) -> Tensor:
         times = self.recipe.renoise.sample(self.batch_size * data_shard().count, generator)
         return local_rows(times, self.recipe.noise_samples).to(self.device)
+
+
+def _earlier(recipe: DistillRecipe, teacher: Transformer, device: torch.device) -> Transformer | None:
+    """The recipe's earlier student in float32, carried over from its own teacher to today's."""
+    if recipe.init is None:
+        return None
+    student = Start(recipe.init, None, None).transformer(teacher.config, device)
+    if recipe.init_teacher is not None:
+        former = Start(recipe.init_teacher, None, None).transformer(teacher.config, device)
+        with torch.no_grad():
+            for mine, now, then in zip(student.parameters(), teacher.parameters(), former.parameters(), strict=True):
+                mine.add_(now.float() - then)
+    return student
 
 
 def train_distill(recipe: DistillRecipe, resume: bool = False) -> Path:
