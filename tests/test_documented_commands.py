@@ -16,8 +16,8 @@ from fourstroke.estimate import stage_of
 from fourstroke.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "models/micro/README.md")]
-PAGES += sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")]
+PAGES += sorted((ROOT / "models").glob("*/README.md")) + sorted((ROOT / "docs").rglob("*.md"))
 STARTS = ("fourstroke", ".venv/bin/fourstroke")
 ELLIPSES = ("...", "…")
 
