@@ -50,7 +50,7 @@ from fourstroke.ranges import Count, Natural, NonNegative, PositiveFraction, che
 from fourstroke.recipe import resolved
 from fourstroke.train.loop import DivergedError, RunConfig, Trainer
 from fourstroke.train.optimizer import OptimizerConfig, Scalars
-from fourstroke.train.start import Start
+from fourstroke.train.start import earlier_student
 
 BEST, RECORD = "best", "distill.json"
 POLICY = CheckpointPolicy(metric="score", never_first=True)
@@ -173,7 +173,7 @@ class DistillStage:
         prompts = held_out_prompts(held_out, recipe.validation.prompts)
         judges = [config.open() for config in recipe.validators]
         self.comparison = TeacherComparison(recipe.validation, prompts, size, judges)
-        start = _earlier(recipe, base.transformer, self.device)
+        start = earlier_student(recipe.init, recipe.init_teacher, base.transformer, self.device)
         self.distilled = DistillModels(
             base, recipe.lora_rank, recipe.run.seed, recipe.gradient_checkpointing, recipe.objective.fake_score, start
         )
@@ -384,19 +384,6 @@ class DistillStage:
     def _times(self, generator: torch.Generator) -> Tensor:
         times = self.recipe.renoise.sample(self.batch_size * data_shard().count, generator)
         return local_rows(times, self.recipe.noise_samples).to(self.device)
-
-
-def _earlier(recipe: DistillRecipe, teacher: Transformer, device: torch.device) -> Transformer | None:
-    """The recipe's earlier student in float32, carried over from its own teacher to today's."""
-    if recipe.init is None:
-        return None
-    student = Start(recipe.init, None, None).transformer(teacher.config, device)
-    if recipe.init_teacher is not None:
-        former = Start(recipe.init_teacher, None, None).transformer(teacher.config, device)
-        with torch.no_grad():
-            for mine, now, then in zip(student.parameters(), teacher.parameters(), former.parameters(), strict=True):
-                mine.add_(now.float() - then)
-    return student
 
 
 def train_distill(recipe: DistillRecipe, resume: bool = False) -> Path:

@@ -185,3 +185,24 @@ def guidance_note(start: Start, info: ModelInfo, drop_prompt: float) -> str | No
         f"drop_prompt above 0 (it is {drop_prompt:g}) and draw with --guidance 2 to 4 if results are pale; setting "
         "info.guidance_scale makes that the default. Low ranks, low rates and few steps wear off least."
     )
+
+
+def earlier_student(
+    init: str | None, init_teacher: str | None, teacher: Transformer, device: torch.device
+) -> Transformer | None:
+    """What a student of `teacher` goes on from, in float32; None without `init`.
+
+    With `init_teacher`, the teacher that `init` was made from, what the teacher has learned since is added to it.
+
+    Raises:
+        RecipeError: if either is not of the teacher's sizes.
+    """
+    if init is None:
+        return None
+    student = Start(init, None, None).transformer(teacher.config, device)
+    if init_teacher is not None:
+        former = Start(init_teacher, None, None).transformer(teacher.config, device)
+        with torch.no_grad():
+            for mine, now, then in zip(student.parameters(), teacher.parameters(), former.parameters(), strict=True):
+                mine.add_(now.float() - then)
+    return student
