@@ -224,6 +224,24 @@ def test_signs_are_written_in_the_most_frequent_letters() -> None:
     assert len(written) > 100
 
 
+def test_some_signs_stand_in_capitals_and_a_word_stays_in_its_split() -> None:
+    small = World(replace(CONFIG, words=1.0, spelled=0.0))
+    both, tall = (World(replace(small.config, capitals=share)) for share in (0.5, 1.0))
+    for split in ("train", "heldout"):
+        for scene in map(small.scene, range(40), [split] * 40):
+            assert split_of(replace(scene, sign=replace(scene.sign, word=scene.sign.word.upper()))) == split
+        words = [world.scene(seed, split).sign.word for world in (small, tall) for seed in range(40)]
+        assert not any(word.isupper() for word in words[:40])
+        assert all(word == word.upper() for word in words[40:])
+        assert {word.lower() for word in words} <= {
+            word for script in small.config.scripts for word in choose_words(script, split, 8)
+        }
+    signs = [sign for seed in range(120) if (sign := both.scene(seed).sign) and sign.script != "chinese"]
+    assert 0.3 < sum(sign.word.isupper() for sign in signs) / len(signs) < 0.7
+    scene = next(scene for seed in range(200) if (scene := tall.scene(seed)).sign.script == "latin")
+    assert f'"{scene.sign.word}"' in tall.caption(scene, rich=False, seed=0)
+
+
 def test_words_have_up_to_eight_letters_in_every_alphabet() -> None:
     for script in ("latin", "cyrillic"):
         for split in ("train", "heldout"):
@@ -261,6 +279,7 @@ def test_wide_pictures_are_as_good() -> None:
         ({"things": ("cat", "gryphon")}, "unknown things gryphon"),
         ({"things": 8, "styles": (1.0, 0.0)}, "give 4 weights"),
         ({"spelled": 0.5}, "spelled: only the second edition"),
+        ({"capitals": 0.5}, "capitals: only the second edition"),
         ({"things": 8, "sign_fonts": ("gothic",)}, "gothic is not among bold sans-serif"),
         ({"things": 8, "languages": (0.0, 0.0, 0.0, 0.0)}, "not all zero"),
         ({"things": ("octopus", "star"), "styles": (0.0, 0.0, 0.0, 1.0)}, "too few .* in style rendered"),

@@ -80,6 +80,8 @@ def draw_scene(
             word = spell(rng, script, config.max_word_length, config.characters)
         else:
             word = pick(rng, choose_words(script, split, config.max_word_length, config.characters))
+        if config.capitals and rng.spawn(1)[0].random() < config.capitals:
+            word = word.upper()
         sign = draw_sign(rng, word, script, place, config.sign_fonts)
     units = _draw_units(rng, count, config, names, shape_share, background)
     shares = config.groups, config.sizes, config.overlaps, config.unstated

@@ -246,7 +246,7 @@ def split_of(scene: Scene) -> Split | None:
             return None  # not said, but to be seen
         verdicts.add(held_out)
     if scene.sign is not None:
-        verdicts.add(is_held_out("word", scene.sign.word))
+        verdicts.add(is_held_out("word", scene.sign.word.lower()))
     if len(verdicts) != 1:
         return None
     return "heldout" if verdicts.pop() else "train"

@@ -91,6 +91,8 @@ class WorldConfig:
     """How often short captions are English, Spanish, Russian and Chinese."""
     spelled: Fraction = 0.0
     """Share of the signs of training scenes that bear letters by chance instead of a word: they have to be read."""
+    capitals: Fraction = 0.0
+    """Share of the signs that stand in capitals, where their script has some."""
     characters: Natural = 0
     """How many letters of each script signs are written in, the most frequent of its words; 0 are all."""
     sign_fonts: tuple[str, ...] = ()
@@ -143,6 +145,7 @@ SECOND_EDITION = (
     "soft_edges",
     "languages",
     "spelled",
+    "capitals",
     "characters",
     "sign_fonts",
 )

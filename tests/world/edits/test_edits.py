@@ -66,6 +66,11 @@ def test_words_change_to_such_as_the_world_writes():
     assert len(signs) == 80
     assert {letter for sign in signs for letter in sign.word} <= set(letters_of("chinese", 100) + letters_of("latin"))
     assert max(len(sign.word) for sign in signs) == 5
+    half = replace(world, scripts=("latin",), capitals=0.5)
+    changed = [Edits(EditConfig(world=half, kinds=kinds)).edit(seed) for seed in range(40)]
+    pairs = [(edit.before[0].sign.word, edit.after.sign.word) for edit in changed]
+    assert all(old.isupper() == new.isupper() and old != new for old, new in pairs)
+    assert {old.isupper() for old, _ in pairs} == {True, False}
 
 
 def test_the_graph_changes_as_the_kind_says(drawn):

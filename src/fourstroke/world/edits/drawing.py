@@ -165,8 +165,10 @@ def _words(scene: Scene, rng: np.random.Generator, world: World, split: Split) -
         return None
     config = world.config
     most = min(max(3, round(len(sign.word) * 1.5)), config.max_word_length)
-    words = [word for word in choose_words(sign.script, split, most, config.characters) if word != sign.word]
-    return Edit(kind="words", before=(scene,), after=replace(scene, sign=replace(sign, word=pick(rng, words))))
+    shown = sign.word.lower()
+    word = pick(rng, [other for other in choose_words(sign.script, split, most, config.characters) if other != shown])
+    word = word.upper() if sign.word.isupper() else word
+    return Edit(kind="words", before=(scene,), after=replace(scene, sign=replace(sign, word=word)))
 
 
 def _background(scene: Scene, rng: np.random.Generator, world: World, split: Split) -> Edit | None:
