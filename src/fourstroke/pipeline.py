@@ -30,12 +30,7 @@ from fourstroke.enhance.enhancer import Enhanced, PromptEnhancer
 from fourstroke.files import model_folder
 from fourstroke.flow.sampler import OnStep, Velocity, check_finite, euler, guide, seeded_noise
 from fourstroke.flow.schedule import ScheduleConfig, fixed_sigmas, sigmas
-from fourstroke.folder import (
-    ENHANCER,
-    INDEX,
-    ModelInfo,
-    write_info,
-)
+from fourstroke.folder import ENHANCER, INDEX, ModelInfo, write_info
 from fourstroke.loading import check_parts, load_parts
 from fourstroke.lora import LoraLoader, is_merged, without_factors
 from fourstroke.offload import visiting
