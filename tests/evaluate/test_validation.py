@@ -129,6 +129,17 @@ def test_a_best_value_that_is_no_number_is_none(tmp_path):
     assert json.loads((tmp_path / "best.json").read_text())["metrics"] == {"score": 0.5}
 
 
+def test_a_best_value_by_another_metric_is_none(tmp_path):
+    """A recipe may change while its run rests; its loss of 2 must not stand as a score that nothing beats."""
+    by_loss = BestCheckpoint(CheckpointPolicy(metric="loss", mode="min"))
+    by_loss.update({"loss": 2.0}, 3)
+    by_loss.save(tmp_path / "best.json", {"loss": 2.0})
+    by_score = BestCheckpoint(CheckpointPolicy(metric="score"))
+    by_score.load(tmp_path / "best.json")
+    assert by_score.value is None
+    assert by_score.update({"score": 0.5}, 4)
+
+
 def test_a_judge_that_is_down_at_one_look_ends_no_run(tiny, sight):
     """Its service names the scores, so that while it is down not even their names are known."""
     server = sight(lambda *_: "")

@@ -117,13 +117,15 @@ class BestCheckpoint:
         write_json(file, {"value": self.value, "step": self.step, "metric": self.policy.metric, "metrics": finite})
 
     def load(self, file: Path) -> None:
-        """Take up what `save` wrote, if there is such a file; a value that is not finite counts as none.
+        """Take up what `save` wrote, if there is such a file; a value not finite, or of another metric, counts as none.
 
         Raises:
             CheckpointError: if the file is damaged.
         """
         if file.exists():
             kept = read_json(file)
+            if kept.get("metric") != self.policy.metric:
+                return  # the recipe goes by another one now, and the two cannot be compared
             if isinstance(found := kept.get("value"), float) and not math.isfinite(found):
                 return  # an earlier version kept such
             self.value, self.step = pick(kept, "value", float, file), pick(kept, "step", int, file)
