@@ -117,7 +117,7 @@ class VaeStage:
         self.schedule = recipe.schedule
         for width, height in (size for plan in self.schedule for size in plan.sizes):
             if width % config.factor or height % config.factor:
-                raise ValueError(f"pictures of {width} x {height}: sides must be divisible by {config.factor}")
+                raise ValueError(f"sizes: {width} x {height} pixels; sides must be divisible by {config.factor}")
         self.curriculum = Curriculum(recipe.data, self.schedule, recipe.loader, recipe.run.seed)
         self.objective = Objective(recipe.losses, config, self.device)
         self.models |= self.objective.learned
