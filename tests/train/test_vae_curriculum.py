@@ -352,7 +352,7 @@ def test_impossible_curricula_are_refused_at_once(changes: dict[str, object], re
 
 def test_sizes_that_latents_cannot_tile_are_refused_before_the_first_step(recipe: VaeRecipe) -> None:
     phases = (Phase(until=0.9), Phase(until=1.0, sizes=((32, 40),)))
-    with pytest.raises(ValueError, match="^sizes: 32 x 40 pixels; sides must be divisible by 16"):
+    with pytest.raises(ValueError, match=r"^sizes: 32 x 40 pixels; sides must be divisible by 16"):
         VaeStage(dataclasses.replace(recipe, phases=phases))
 
 
