@@ -124,7 +124,7 @@ class BestCheckpoint:
         """
         if file.exists():
             kept = read_json(file)
-            if kept.get("metric") != self.policy.metric:
+            if pick(kept, "metric", str, file) != self.policy.metric:
                 return  # the recipe goes by another one now, and the two cannot be compared
             if isinstance(found := kept.get("value"), float) and not math.isfinite(found):
                 return  # an earlier version kept such
