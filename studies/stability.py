@@ -6,9 +6,9 @@ Qwen-Image-2.0 report, Transformer: with a plain GELU, joint training on text an
 extreme magnitudes; SwiGLU and scale-only modulation keep them tame. Both are trained here at equal parameters, data and
 steps, in today's shape and in a deep, narrow one, in float32 and in bfloat16: the largest activation of each layer
 over training, loss, norms of gradients, spikes, and what four steps keep of twenty. A finished run is kept, in the
-study's own JSON too: `--seeds 1` first and more later costs nothing twice. A run's curve grows while it goes on. The 24
-runs of the default size take some ten hours of one core (.6 to .8 seconds of the processor a step), on one that
-multiplies in bfloat16. Writes docs/studies/stability.{json,md,png}.
+study's own JSON too: `--seeds 1` or `--precisions fp32` first and the others later costs nothing twice. A run's curve
+grows while it goes on. The 24 runs of the default size take some ten hours of one core (.6 to .8 seconds of the
+processor a step), on one that multiplies in bfloat16. Writes docs/studies/stability.{json,md,png}.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import dataclasses
 import itertools
+import json
 import math
 import statistics
 import time
@@ -266,17 +267,20 @@ def spikes(values: Sequence[float]) -> int:
     return found
 
 
-def finished(
-    arm: Arm, seed: int, steps: int, optimizer: str, folder: Path, autoencoder: Path, written: dict[str, Any]
-) -> dict[str, Any]:
-    """The result of a run: read where it was left, be it the study that is `written`, or made now."""
-    place = folder / arm.name / str(seed)
+def setting_of(arm: Arm, steps: int, optimizer: str) -> dict[str, Any]:
+    """What a result depends on, as JSON tells it."""
     setting = {
         "steps": steps, "optimizer": dataclasses.asdict(OPTIMIZERS[optimizer]), "scenes": small_flow.SCENES,
         "shape": dataclasses.asdict(SHAPES[arm.shape]),
     }  # fmt: skip
-    write_json(place / "setting.json", setting)
-    setting = read_json(place / "setting.json")
+    return json.loads(json.dumps(setting))
+
+
+def finished(
+    arm: Arm, seed: int, steps: int, optimizer: str, folder: Path, autoencoder: Path, written: dict[str, Any]
+) -> dict[str, Any]:
+    """The result of a run: read where it was left, be it the study that is `written`, or made now."""
+    place, setting = folder / arm.name / str(seed), setting_of(arm, steps, optimizer)
     left = [read_json(place / "result.json")] if (place / "result.json").exists() else []
     for found in [*left, *written.get(arm.name, [])[seed : seed + 1]]:
         if found["setting"] == setting:
@@ -311,6 +315,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="of every run")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="muon")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), help="of the runs")
     parser.add_argument("--autoencoder", type=Path, default=Path("models/micro/vae"), help="whose latents are learnt")
     parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="where finished runs are kept")
     parser.add_argument("--out", type=Path, default=Path("docs/studies/stability"), help="prefix of the files")
@@ -318,9 +323,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = arguments.runs / f"stability-{arguments.optimizer}-{arguments.steps}"
     file = arguments.out.with_suffix(".json")
     written = read_json(file) if file.exists() else {}
+    chosen = [arm for arm in ARMS if arm.precision in arguments.precisions]
     results: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in ARMS}
+    for arm in set(ARMS) - set(chosen):
+        setting = setting_of(arm, arguments.steps, arguments.optimizer)
+        results[arm.name] = [found for found in written.get(arm.name, []) if found["setting"] == setting]
     for seed in range(arguments.seeds):
-        for arm in ARMS:
+        for arm in chosen:
             found = finished(arm, seed, arguments.steps, arguments.optimizer, folder, arguments.autoencoder, written)
             results[arm.name].append(found)
             write(arguments.out, results, page(results, arguments))
@@ -378,7 +387,7 @@ def plot(results: dict[str, list[dict[str, Any]]], out: Path) -> None:
     figure, axes = axes_of(2 * len(SHAPES))
     for place, shape in enumerate(SHAPES):
         over, layers = axes[2 * place], axes[2 * place + 1]
-        arms = [arm for arm in ARMS if arm.shape == shape]
+        arms = [arm for arm in ARMS if arm.shape == shape and results[arm.name]]
         for arm, colour in zip(arms, COLOURS, strict=False):
             found, label = results[arm.name], f"{KINDS[arm.kind]}, {arm.precision}"
             steps = [point["step"] for point in found[0]["curve"]]

@@ -88,6 +88,7 @@ def test_a_tiny_study_writes_curves_tables_and_a_plot_and_keeps_runs(tmp_path, m
     stability.main(words)
     shutil.rmtree(tmp_path / "runs")
     stability.main(words)
+    stability.main([*words, "--precisions", "fp32"])
     assert json.loads((tmp_path / "stability.json").read_text()) == found
     with pytest.raises(pytest.fail.Exception):
         stability.main([*words, "--steps", "4"])
