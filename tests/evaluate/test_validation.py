@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from fourstroke.checkpoint import CheckpointError
 from fourstroke.evaluate.prompts import PromptsConfig
 from fourstroke.evaluate.score_service import HttpJudge
 from fourstroke.evaluate.validation import BestCheckpoint, CheckpointPolicy, Validators, run_validators
@@ -155,3 +156,9 @@ def test_a_judge_that_is_down_at_one_look_ends_no_run(tiny, sight):
     assert (best.value, best.step) == (0.5, 1)
     with pytest.raises(ValueError, match="by 'htp/score', which nobody measures; measured: http"):
         BestCheckpoint(CheckpointPolicy(metric="htp/score")).update(failed, 0)
+
+
+def test_a_best_json_that_lacks_a_key_is_told(tmp_path):
+    (tmp_path / "best.json").write_text('{"value": 1.0, "step": 3}')
+    with pytest.raises(CheckpointError, match=r"best\.json: the key metric is missing"):
+        BestCheckpoint(CheckpointPolicy(metric="score")).load(tmp_path / "best.json")
