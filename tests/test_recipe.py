@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from fourstroke.commands import STAGES
 from fourstroke.recipe import RecipeError, load_kind, load_recipe, read_tree
@@ -65,6 +66,42 @@ def test_missing_file_and_bad_override(tmp_path):
         load_recipe(Outer, tmp_path / "none.yaml")
     with pytest.raises(RecipeError, match="key=value"):
         load_recipe(Outer, _write(tmp_path, "inner: {}"), ["rate"])
+
+
+def test_a_mapping_has_the_keys_of_the_file_that_it_extends(tmp_path):
+    (tmp_path / "below").mkdir()
+    below = {"kind": "a", "list": [1], "group": {"x": 1, "y": 2}, "other": {"kind": "b", "z": 3}}
+    (tmp_path / "below" / "low.yaml").write_text(yaml.safe_dump(below | {"world": "world.yaml"}))
+    (tmp_path / "below" / "world.yaml").write_text("things: 3")
+    path = _write(
+        tmp_path, "extends: below/low.yaml\nlist: [2, 3]\ngroup: {y: 4}\nother: {kind: c}\n"
+        "parts: [{extends: below/world.yaml, words: 1}]",
+    )  # fmt: skip
+    assert read_tree(path) == {
+        "kind": "a",
+        "list": [2, 3],
+        "group": {"x": 1, "y": 4},
+        "other": {"kind": "c"},
+        "world": {"things": 3},
+        "parts": [{"things": 3, "words": 1}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: 3", "extends should name a YAML file, found 3"),
+        ("inner: {extends: micro}", "extends should name a YAML file, found 'micro'"),
+        ("extends: r.yaml", "r.yaml names itself"),
+        ("inner: {outer: other.yaml}", "r.yaml names itself, by way of .*other.yaml"),
+        ("extends: none.yaml", "no recipe at .*none.yaml"),
+    ],
+)
+def test_a_file_that_cannot_be_extended_is_one_clear_line(tmp_path, text, message):
+    (tmp_path / "other.yaml").write_text("inner: r.yaml")
+    with pytest.raises(RecipeError, match=message) as error:
+        load_recipe(Outer, _write(tmp_path, text))
+    assert "\n" not in str(error.value)
 
 
 def _readers(path: Path) -> list[Callable[[], Any]]:

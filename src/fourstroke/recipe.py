@@ -2,8 +2,10 @@
 
 An unknown key, a missing one or a wrong type is an error of one line that names the place. A value that names another
 YAML file (`data: world.yaml`), at any depth, is replaced by that file's content, so that stages share one dataset. A
-key that is chosen from a registry (`data: {kind: folder, path: pictures}`) becomes the dataclass of that kind; several
-of them may be a list, or a group (`rewards: {valid: 0.25, length: {weight: 0.1, low: 30}}`).
+mapping that `extends` a YAML file has that file's keys too, below its own (`{extends: world.yaml, transparent: 1.0}`):
+groups are merged, unless each names another `kind`; other values and lists are replaced. A key that is chosen from a
+registry (`data: {kind: folder, path: pictures}`) becomes the dataclass of that kind; several of them may be a list, or
+a group (`rewards: {valid: 0.25, length: {weight: 0.1, low: 30}}`).
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from fourstroke.registry import Group, Registered, find
 from fourstroke.version import __version__
 
 T = TypeVar("T")
+EXTENDS = "extends"
+"""The key of a mapping that names the YAML file whose keys it has too."""
 
 
 class RecipeError(ValueError):
@@ -150,8 +154,15 @@ def parse_value(text: str, where: str) -> Any:
         raise RecipeError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def read_tree(path: Path) -> dict[str, Any]:
-    """The content of a YAML file, with that of the files that it names; raises RecipeError."""
+def read_tree(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
+    """The content of a YAML file, with that of the files that it names; `above` are those that name it.
+
+    Raises:
+        RecipeError: a file is missing, is no YAML mapping, or names itself.
+    """
+    above = (*above, path.resolve())
+    if above[-1] in above[:-1]:
+        raise RecipeError(f"{path} names itself, by way of {above[-2]}")
     try:
         tree = parse_value(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
@@ -160,16 +171,37 @@ def read_tree(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} should hold keys and values, found {type(tree).__name__}")
-    return {key: _included(value, path.parent) for key, value in tree.items()}
+    return _included(tree, path.parent, above)
 
 
-def _included(value: Any, folder: Path) -> Any:
+def _included(value: Any, folder: Path, above: Sequence[Path]) -> Any:
     """A value with the content of the YAML files that it names, relative to `folder`."""
     if isinstance(value, str) and value.endswith(".yaml"):
-        return read_tree(folder / value)
-    if isinstance(value, dict):
-        return {key: _included(item, folder) for key, item in value.items()}
-    return [_included(item, folder) for item in value] if isinstance(value, list) else value
+        return read_tree(folder / value, above)
+    if isinstance(value, list):
+        return [_included(item, folder, above) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _included(item, folder, above) for key, item in value.items()}
+    if EXTENDS not in found:
+        return found
+    if not isinstance(base := found.pop(EXTENDS), dict):
+        raise RecipeError(f"{above[-1]}: {EXTENDS} should name a YAML file, found {base!r}")
+    return _merged(base, found)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """The keys of both, those of `above` where both have one; groups are merged unless they are of two kinds."""
+    found = below | above
+    for key in below.keys() & above.keys():
+        first, second = below[key], above[key]
+        if (
+            isinstance(first, dict)
+            and isinstance(second, dict)
+            and second.get("kind", first.get("kind")) == first.get("kind")
+        ):
+            found[key] = _merged(first, second)
+    return found
 
 
 def _chosen(group: Registered, value: Any, where: str) -> Any:
