@@ -4,19 +4,22 @@
 
 Qwen-Image-2.0 report, few-step distillation; the metrics are those of `fourstroke.evaluate.image_metrics`. Writes
 docs/studies/steps.md (the table), steps.png (the plot), steps-sheet.png (one column a prompt, one row a setting, the
-same noise in every row) and steps.json beside it.
+same noise in every row) and steps.json beside it. Takes an hour of one CPU core; the rows of these weights and numbers
+are kept in runs/studies, so that the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fourstroke import progress
+from fourstroke.checkpoint import read_json
 from fourstroke.data.sheet import contact_sheet
 from fourstroke.device import find_device
 from fourstroke.distill.comparison import ratio
 from fourstroke.evaluate.image_metrics import diversity, flat_noise, saturation, stack
 from fourstroke.evaluate.statistics import share
-from fourstroke.files import atomic_file, save_image, write_text
+from fourstroke.files import atomic_file, save_image, write_json, write_text
 from fourstroke.pipeline import Pipeline
 from fourstroke.world import World
 from fourstroke.world.find import find_world
@@ -60,7 +65,7 @@ class Setting:
         return None if self.pipe.info.sample_sigmas else self.steps
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Draw, judge, time and write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--teacher", type=Path, required=True)
@@ -69,8 +74,9 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=200, help="held-out prompts")
     parser.add_argument("--diversity", type=int, default=16, help="prompts that are drawn from four seeds each")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: the GPU if there is one)")
+    parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="where finished rows are kept")
     parser.add_argument("--out", type=Path, default=Path("docs/studies/steps"), help="prefix of the files")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     try:
         device = find_device(arguments.device)
     except ValueError as error:
@@ -83,16 +89,22 @@ def main() -> None:
     rows, sheet = [], []
     first: Tensor | None = None
     chosen = settings(teacher, student, arguments.guidance)
-    seconds = times(chosen, prompts[0].caption)
-    for setting, spent in zip(chosen, seconds, strict=True):
-        row, pictures = measure(setting, judge, prompts, arguments.diversity)
+    folder = arguments.runs / f"steps-{mark(arguments)}"
+    seconds = left(folder / "seconds.json", lambda: times(chosen, prompts[0].caption))
+    for setting in chosen:
+        file = folder / f"{setting.name}.npz"
+        row = left(
+            file.with_suffix(".json"), partial(measure, setting, judge, prompts, crowded, arguments.diversity, file)
+        )
+        pictures = list(np.load(file)["pictures"])
         drawn = stack(pictures)
         first = drawn if first is None else first
-        three = judge_pictures(judge, crowded, pictures_of(setting, crowded))
-        row |= {"three things": composition(three), "kept": kept(drawn, first), "seconds": spent}
-        rows.append(row)
+        rows.append(row | {"kept": kept(drawn, first), "seconds": seconds[setting.name]})
         sheet += [(picture, setting.name) for picture in pictures[:SHEET_PROMPTS]]
-        print(f"{setting.name}: composition {row['composition']['value']:.3f}, {spent:.3f} s", file=sys.stderr)
+        print(
+            f"{setting.name}: composition {row['composition']['value']:.3f}, {seconds[setting.name]:.3f} s",
+            file=sys.stderr,
+        )
     out = arguments.out
     write_text(out.with_suffix(".json"), json.dumps({"n": arguments.n, "rows": rows}, indent=2) + "\n")
     images, names = zip(*sheet, strict=True)
@@ -133,19 +145,40 @@ def with_steps(student: Pipeline, steps: int) -> Pipeline:
     return Pipeline(student.transformer, student.autoencoder, student.text_encoder, student.schedule, info)
 
 
+def mark(arguments: argparse.Namespace) -> str:
+    """Of the weights and numbers on which rows depend."""
+    found = hashlib.sha256(f"{arguments.guidance} {arguments.n} {arguments.diversity}".encode())
+    for model in filter(None, (arguments.teacher, arguments.student)):
+        for file in sorted(model.rglob("*.safetensors")):
+            found.update(file.read_bytes())
+    return found.hexdigest()[:12]
+
+
+def left(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a file of an earlier start holds; else made, and written there."""
+    if not file.exists():
+        write_json(file, make())
+    return read_json(file)
+
+
 def measure(
-    setting: Setting, judge: Judge, prompts: Sequence[Prompt], diverse: int
-) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """The scores of one setting, and its pictures."""
+    setting: Setting, judge: Judge, prompts: Sequence[Prompt], crowded: Sequence[Prompt], diverse: int, file: Path
+) -> dict[str, Any]:
+    """The scores of one setting; its pictures of the prompts go into a file."""
     pictures = pictures_of(setting, prompts)
-    verdicts = judge_pictures(judge, prompts, pictures)
+    verdicts = judged(setting, judge, prompts, pictures)
+    three = judged(setting, judge, crowded, pictures_of(setting, crowded))
     tensor = stack(pictures)
     flat = [is_flat(prompt.scene) for prompt in prompts]
     words = share([float(v.word.exact) for v in verdicts if v.word], [1 for v in verdicts if v.word])
-    row = {
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(file) as unfinished, unfinished.open("wb") as out:
+        np.savez_compressed(out, pictures=np.stack([picture[..., :3] for picture in pictures]))
+    return {
         "name": setting.name,
         "evaluations": setting.evaluations,
         "composition": composition(verdicts),
+        "three things": composition(three),
         "shares": {k: dataclasses.asdict(v) for k, v in summarise(prompts, verdicts).items() if v is not None},
         "words": None if words is None else dataclasses.asdict(words),
         "likeness": likeness(verdicts),
@@ -153,12 +186,17 @@ def measure(
         "saturation": saturation(tensor),
         "flat noise": flat_noise(tensor[np.array(flat)]) if any(flat) else None,
     }
-    return row, pictures
+
+
+def judged(setting: Setting, judge: Judge, prompts: Sequence[Prompt], pictures: Sequence[np.ndarray]) -> list[Verdict]:
+    """The verdict on each picture."""
+    return judge_pictures(judge, prompts, pictures, progress.pictures(f"{setting.name}: judging"))
 
 
 def pictures_of(setting: Setting, prompts: Sequence[Prompt]) -> list[np.ndarray]:
     """One picture for each prompt; a prompt has the same noise in every setting."""
-    return draw(setting.pipe, prompts, steps=setting.number, guidance=setting.guidance, batch=16)
+    told = progress.pictures(f"{setting.name}: drawing")
+    return draw(setting.pipe, prompts, steps=setting.number, guidance=setting.guidance, batch=16, on_picture=told)
 
 
 def kept(pictures: Tensor, first: Tensor) -> float | None:
@@ -185,7 +223,7 @@ def composition(verdicts: Sequence[Verdict]) -> dict[str, float]:
     return {"value": float(values[0][0]), "low": float(low), "high": float(high)}
 
 
-def times(chosen: Sequence[Setting], prompt: str) -> list[float]:
+def times(chosen: Sequence[Setting], prompt: str) -> dict[str, float]:
     """Median seconds of one picture, words to pixels; the settings take turns so that all see the same machine."""
     spent: list[list[float]] = [[] for _ in chosen]
     for turn in range(ROUNDS + 1):
@@ -193,7 +231,7 @@ def times(chosen: Sequence[Setting], prompt: str) -> list[float]:
             start = time.perf_counter()
             setting.pipe(prompt, seed=turn, num_inference_steps=setting.number, guidance_scale=setting.guidance)
             found.append(time.perf_counter() - start)
-    return [statistics.median(found[1:]) for found in spent]
+    return {setting.name: statistics.median(found[1:]) for setting, found in zip(chosen, spent, strict=True)}
 
 
 def table(rows: Sequence[dict[str, Any]], n: int) -> str:
@@ -282,8 +320,8 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
         axes.grid(alpha=0.3)
     panels[0].legend()
     figure.tight_layout()
-    with atomic_file(file) as partial:
-        figure.savefig(partial)
+    with atomic_file(file) as unfinished:
+        figure.savefig(unfinished)
 
 
 def draw_seeds(
