@@ -21,7 +21,7 @@ from typing import Any
 
 from pages import axes_of, draw_points, paragraphs, save, spread, table, write
 from prompts import digest
-from steps import Setting, measure
+from steps import Setting, pictures_of, scores
 
 from fourstroke.distill.comparison import ratio
 from fourstroke.distill.segments import Segments
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def drawn(model: Path, name: str, steps: int, guidance: float) -> dict[str, Any]:
         setting = Setting(name=name, pipe=Pipeline.from_pretrained(model), steps=steps, guidance=guidance)
-        return measure(setting, judge, prompts, min(DIVERSE, arguments.n))[0]
+        return scores(setting, judge, prompts, pictures_of(setting, prompts), min(DIVERSE, arguments.n))
 
     own = Pipeline.from_pretrained(arguments.teacher).info.own_steps
     count = len(recipe.sigmas)

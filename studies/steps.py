@@ -164,21 +164,28 @@ def left(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def measure(
     setting: Setting, judge: Judge, prompts: Sequence[Prompt], crowded: Sequence[Prompt], diverse: int, file: Path
 ) -> dict[str, Any]:
-    """The scores of one setting; its pictures of the prompts go into a file."""
+    """The scores of one setting, scenes of three among them; its pictures of the prompts go into a file."""
     pictures = pictures_of(setting, prompts)
-    verdicts = judged(setting, judge, prompts, pictures)
+    found = scores(setting, judge, prompts, pictures, diverse)
     three = judged(setting, judge, crowded, pictures_of(setting, crowded))
-    tensor = stack(pictures)
-    flat = [is_flat(prompt.scene) for prompt in prompts]
-    words = share([float(v.word.exact) for v in verdicts if v.word], [1 for v in verdicts if v.word])
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(file) as unfinished, unfinished.open("wb") as out:
         np.savez_compressed(out, pictures=np.stack([picture[..., :3] for picture in pictures]))
+    return found | {"three things": composition(three)}
+
+
+def scores(
+    setting: Setting, judge: Judge, prompts: Sequence[Prompt], pictures: Sequence[np.ndarray], diverse: int
+) -> dict[str, Any]:
+    """What pictures of prompts are worth; the first `diverse` prompts are drawn from four seeds each besides."""
+    verdicts = judged(setting, judge, prompts, pictures)
+    tensor = stack(pictures)
+    flat = [is_flat(prompt.scene) for prompt in prompts]
+    words = share([float(v.word.exact) for v in verdicts if v.word], [1 for v in verdicts if v.word])
     return {
         "name": setting.name,
         "evaluations": setting.evaluations,
         "composition": composition(verdicts),
-        "three things": composition(three),
         "shares": {k: dataclasses.asdict(v) for k, v in summarise(prompts, verdicts).items() if v is not None},
         "words": None if words is None else dataclasses.asdict(words),
         "likeness": likeness(verdicts),

@@ -26,7 +26,7 @@ def test_prompts_of_every_kind_make_a_student_each(recipe, tmp_path, monkeypatch
     pytest.importorskip("matplotlib")
     import prompts
 
-    world = dataclasses.replace(recipe.world, count_weights=(0.3, 0.3, 0.4))
+    world = dataclasses.replace(recipe.data.world, count_weights=(0.3, 0.3, 0.4))
     plain = {"kind": "world", "world": dataclasses.asdict(world)}
     Path(recipe.teacher, "data.json").write_text(json.dumps(plain), "utf-8")
     file = tmp_path / "distill.yaml"
@@ -103,7 +103,7 @@ def test_three_ways_make_a_student_each_and_finished_ones_are_kept(recipe, tmp_p
     page = (tmp_path / "docs" / "distillation.md").read_text()
     assert max(len(line) for line in page.splitlines() if not line.startswith(("|", "    "))) <= 120
     monkeypatch.setattr(distillation, "train_distill", lambda *_: pytest.fail("a finished arm was trained again"))
-    monkeypatch.setattr(distillation, "measure", lambda *_: pytest.fail("a finished arm was measured again"))
+    monkeypatch.setattr(distillation, "scores", lambda *_: pytest.fail("a finished arm was measured again"))
     distillation.main(command)
 
 

@@ -50,6 +50,19 @@ def test_a_perfect_reader_finds_all_and_of_another_page_next_to_nothing():
     assert nothing.ned == 0.0
 
 
+def test_only_what_the_caption_quotes_is_asked():
+    prompts = page_prompts(CONFIG, 60)
+    counts = [(len(p.asked.blocks), len(p.page.blocks), len(p.asked.words), len(p.page.words)) for p in prompts]
+    assert all(asked == there and words == all_words for asked, there, words, all_words in counts[1::2])
+    assert all(asked >= 1 for asked, *_ in counts)
+    assert any(asked < there and words < all_words for asked, there, words, all_words in counts[::2])
+    blank = np.zeros((8, 8, 3), np.uint8)
+    for prompt in prompts:
+        quoted = prompt.caption.split('"')[1::2]
+        assert {text_of(block) for block in prompt.asked.blocks} == set(quoted) & set(map(text_of, prompt.page.blocks))
+        assert judge_page(blank, prompt.asked, lambda _, quoted=quoted: quoted).right
+
+
 def test_a_word_counts_as_often_as_it_is_there():
     page = next(p.page for p in page_prompts(CONFIG, 30) if p.page.script == "latin")
     twice = replace(page, lines=(page.lines[0], page.lines[0]))
@@ -100,6 +113,8 @@ def test_true_pages_are_read():
     found = summarise_pages(prompts, judge_pages(prompts, pictures))
     assert found["all"]["words_exact"]["value"] > 0.85
     assert found["all"]["words_ned"]["value"] > 0.92
+    bare = [Pages(CONFIG).render(prompt.asked) for prompt in prompts]  # what was not asked may be missing
+    assert summarise_pages(prompts, judge_pages(prompts, bare))["all"]["words_exact"]["value"] > 0.85
     turned = summarise_pages(prompts, judge_pages(prompts, [*pictures[1:], pictures[0]]))
     assert turned["all"]["words_exact"]["value"] < 0.1
 

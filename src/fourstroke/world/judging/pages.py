@@ -1,8 +1,9 @@
 """Whether pictures of pages say what was asked: words read by RapidOCR, by script and by how many there are.
 
-As text-rendering benchmarks count: words that are there exactly, and NED, the similarity of each line of the page to
-the line of the picture that is most like it. The reader of whole pictures joins and splits letters that stand wide
-apart, and takes in what touches them: a line that it does not give is read once more by itself, in its place.
+As text-rendering benchmarks count, of what the caption quotes: words that are there exactly, and NED, the similarity
+of each line of the page to the line of the picture that is most like it. The reader of whole pictures joins and splits
+letters that stand wide apart, and takes in what touches them: a line that it does not give is read once more by
+itself, in its place.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from fourstroke.world.graph import Split
 from fourstroke.world.judging.composition import SHEET_PICTURES, draw, plain
 from fourstroke.world.judging.judge import opaque
 from fourstroke.world.judging.kinds import Captions
+from fourstroke.world.pages.caption import quote
 from fourstroke.world.pages.graph import KINDS, Page, TextLine, pixel_box, text_of, word_count
 from fourstroke.world.pages.pages import PageConfig, Pages
 
@@ -57,6 +59,13 @@ class PagePrompt:
     def size(self) -> tuple[int, int]:
         """Width and height of the picture."""
         return self.page.width, self.page.height
+
+    @property
+    def asked(self) -> Page:
+        """The page with the texts that the caption quotes: short ones leave some to the one who draws."""
+        lines = tuple(line for block in self.page.blocks if quote(text_of(block)) in self.caption for line in block)
+        text = _plain("".join(line.text for line in lines))
+        return replace(self.page, lines=lines, words=tuple(word for word in self.page.words if _plain(word) in text))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +227,7 @@ def judge_pages(
     """The verdict on each picture."""
     verdicts = []
     for prompt, picture in zip(prompts, pictures, strict=True):
-        verdicts.append(judge_page(picture, prompt.page))
+        verdicts.append(judge_page(picture, prompt.asked))
         if on_picture is not None:
             on_picture(len(verdicts), len(prompts))
     return verdicts

@@ -69,8 +69,8 @@ class PagesChapter:
     kind: ClassVar[str] = "pages"
     title: ClassVar[str] = "Pages"
     about: ClassVar[str] = (
-        "Held-out pages, read by RapidOCR: words and numbers that are there exactly, NED of lines, and pages without a "
-        "fault."
+        "Held-out pages, read by RapidOCR: asked words and numbers that are there exactly, NED of lines, and pages without "
+        "a fault."
     )
     units: ClassVar[Mapping[str, Unit]] = {"words_ned": ""}
 
@@ -116,7 +116,7 @@ def _word_question(prompt: Prompt) -> Question:
 
 def _page_question(prompt: PagePrompt) -> Question:
     def read(pictures: Sequence[np.ndarray]) -> Scores:
-        verdict = judge_page(pictures[0], prompt.page)
+        verdict = judge_page(pictures[0], prompt.asked)
         return {
             "words_exact": (sum(verdict.words), len(verdict.words)),
             "words_ned": (verdict.ned, 1),
