@@ -69,8 +69,8 @@ class PagesChapter:
     kind: ClassVar[str] = "pages"
     title: ClassVar[str] = "Pages"
     about: ClassVar[str] = (
-        "Held-out pages, read by RapidOCR: asked words and numbers that are there exactly, NED of lines, and pages without "
-        "a fault."
+        "Held-out pages, read by RapidOCR: asked words and numbers that are there exactly, NED of lines, and pages "
+        "without a fault."
     )
     units: ClassVar[Mapping[str, Unit]] = {"words_ned": ""}
 
