@@ -28,6 +28,7 @@ MODELS = Path("models")
 LOGS = ("micro/run/edits", "micro-teacher/run/edits")
 """Of one training after the other."""
 CURVES = {"objects": "objects", "style": "style", "words_ned": "words, NED", "edits/changed": "edits made"}
+STUDENT = "student, 4 steps"
 OTHERS = "composition_first_10000"
 
 
@@ -89,6 +90,11 @@ GOALS = (
     Goal(name="beside an edit, dB", wanted=28.0, path=("edits", "outside_psnr")),
     Goal(name="scenes through the autoencoder, dB", wanted=35.0, path=("reconstruction", "world", "psnr")),
     Goal(name="photographs, dB", wanted=27.0, path=("reconstruction", "photographs", "mean", "psnr")),
+    Goal(name="small text, NED", wanted=0.88, path=("reconstruction", "world_pages", "ned")),
+    Goal(name="four steps: composition, of the teacher's", wanted=0.97, path=("steps", "composition")),
+    Goal(name="four steps: words, of the teacher's", wanted=0.90, path=("steps", "words")),
+    Goal(name="four steps: diversity, of the teacher's", wanted=0.90, path=("steps", "diversity")),
+    Goal(name="four steps: saturation, the smaller by the larger", wanted=0.95, path=("steps", "saturation")),
 )
 
 
@@ -96,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Take up reports, write the page and the curves."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--report", type=Path, nargs="*", default=[], help="report.json of the bundled model")
+    parser.add_argument("--steps", type=Path, default=Path("docs/studies/steps.json"), help="of studies/steps.py")
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of micro and micro-teacher")
     parser.add_argument("--out", type=Path, default=Path("docs/studies/goals"), help="prefix of the files")
     arguments = parser.parse_args(argv)
@@ -107,9 +114,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             scores.setdefault("report", {})[chapter["kind"]] = rows
         write_json(file, scores)
     draw([looks for log in LOGS if (looks := list(_looks(arguments.models / log / "log.jsonl")))], arguments.out)
-    page = text(scores, teacher, arguments.out.name)
+    few = few_of(read_json(arguments.steps)["rows"]) if arguments.steps.exists() else {}
+    page = text(scores | {"steps": few}, teacher, arguments.out.name)
     write_text(arguments.out.with_suffix(".md"), page)
     print(page)
+
+
+def few_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What the student keeps in four steps of the first row, its teacher with all steps; ratios."""
+    first, student = rows[0], next((row for row in rows if row["name"] == STUDENT), None)
+    if student is None:
+        return {}
+    ratios = {key: student[key]["value"] / first[key]["value"] for key in ("composition", "words")}
+    saturation = student["saturation"] / first["saturation"]
+    ratios["diversity"] = student["diversity"] / first["diversity"]
+    return ratios | {"saturation": min(saturation, 1 / saturation)}
 
 
 def text(scores: Mapping[str, Any], teacher: Mapping[str, Any], name: str) -> str:
@@ -126,7 +145,7 @@ def text(scores: Mapping[str, Any], teacher: Mapping[str, Any], name: str) -> st
         "Set before it was trained. Held-out prompts, the bundled student in four steps, its teacher in forty; "
         "bold is what is reached, 95 % intervals in brackets. Composition and edits: `fourstroke eval composition --n "
         "200`, `--first 10000` for the others, `fourstroke eval edits --n 100`; the rest by the commands of "
-        "`studies/goals.py`, which prints this page, and by `fourstroke eval reconstruction`."
+        "`studies/goals.py`, which prints this page, by `fourstroke eval reconstruction --read`, `studies/steps.py`."
     )
     curves = (
         "The teacher's training with edits, in minutes of two cores: 48 prompts and 48 edits by which checkpoints are "

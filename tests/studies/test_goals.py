@@ -35,7 +35,10 @@ def test_goals_are_told_as_they_were_measured(tmp_path):
         for kind, found in rows.items()
     ]
     (tmp_path / "report.json").write_text(json.dumps({"chapters": chapters}))
-    words = ["--models", str(tmp_path), "--out", str(tmp_path / "goals")]
+    drawn = {"composition": _share(0.8), "words": _share(0.5), "diversity": 2.0, "saturation": 0.5}
+    student = drawn | {"name": goals.STUDENT, "composition": _share(0.6), "diversity": 1.9, "saturation": 0.6}
+    (tmp_path / "steps.json").write_text(json.dumps({"n": 2, "rows": [drawn | {"name": "teacher"}, student]}))
+    words = ["--models", str(tmp_path), "--out", str(tmp_path / "goals"), "--steps", str(tmp_path / "steps.json")]
     goals.main([*words, "--report", str(tmp_path / "report.json")])
     page = (tmp_path / "goals.md").read_text()
     assert (
@@ -45,10 +48,15 @@ def test_goals_are_told_as_they_were_measured(tmp_path):
     assert "| objects in held-out wordings, less those in trained ones | -0.05 | -0.06 |" in page
     assert "| Chinese words, NED | 0.6 | 0.500 (0.400 to 0.600) |" in page
     assert "| edits made | 0.75 |  |  |  |" in page
+    assert "| four steps: composition, of the teacher's | 0.97 | 0.750 |" in page
+    assert "| four steps: words, of the teacher's | 0.9 | **1.000** |" in page
+    assert "| four steps: diversity, of the teacher's | 0.9 | **0.950** |" in page
+    assert "| four steps: saturation, the smaller by the larger | 0.95 | 0.833 |" in page
     assert (tmp_path / "goals.png").stat().st_size > 5_000
     kept = json.loads((tmp_path / "micro" / "scores.json").read_text())
     assert kept["report"] == rows
     assert kept["composition"] == composition
+    assert "steps" not in kept
     goals.main(words)
     assert (tmp_path / "goals.md").read_text() == page
     assert max(len(line) for line in page.splitlines() if not line.startswith("|")) <= 120
