@@ -57,6 +57,20 @@ def test_spikes_are_far_above_what_was_before():
     assert stability.massive({"stream": [4.0, 50.0], "median": [1.0, 0.5]}) == 100
 
 
+def test_sums_in_float32_are_what_bfloat16_products_give():
+    import stability
+
+    torch.manual_seed(0)
+    x, w = torch.randn(64, 48), torch.nn.Parameter(torch.randn(32, 48))
+    with stability.SummedInFloat32(), torch.autocast("cpu", torch.bfloat16):
+        out = torch.nn.functional.linear(x, w)
+        out.sum().backward()
+    exact = x.bfloat16().double() @ w.detach().bfloat16().double().T
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, exact.bfloat16())
+    torch.testing.assert_close(w.grad, x.bfloat16().float().sum(0).expand(32, -1), rtol=0.01, atol=0.01)
+
+
 def test_a_tiny_study_writes_curves_tables_and_a_plot_and_keeps_runs(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     import small_flow
