@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -76,16 +78,31 @@ def map_rows(x: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def on_rank0(make: Callable[[], T]) -> T:
-    """What `make` returns on the first rank, on all of them; an error there is raised everywhere."""
+    """What `make` returns on the first rank, on all of them; an error there is raised everywhere.
+
+    The other ranks of its machine wait, so that it may use their threads too.
+    """
     if world_size() == 1:
         return make()
     found: list[Any] = [None, None]
     if rank() == 0:
         try:
-            found[0] = make()
+            with _threads_of_all():
+                found[0] = make()
         except Exception as error:  # whatever it is, the others wait for a word
             found[1] = error
     dist.broadcast_object_list(found, device=torch.device("cpu"))
     if found[1] is not None:
         raise found[1]
     return cast(T, found[0])
+
+
+@contextlib.contextmanager
+def _threads_of_all() -> Iterator[None]:
+    """As many threads as all ranks of this machine have, at most one a core."""
+    own, ranks = torch.get_num_threads(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(max(own, min(own * ranks, os.cpu_count() or 1)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(own)
