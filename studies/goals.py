@@ -145,7 +145,8 @@ def text(scores: Mapping[str, Any], teacher: Mapping[str, Any], name: str) -> st
         "Set before it was trained. Held-out prompts, the bundled student in four steps, its teacher in forty; "
         "bold is what is reached, 95 % intervals in brackets. Composition and edits: `fourstroke eval composition --n "
         "200`, `--first 10000` for the others, `fourstroke eval edits --n 100`; the rest by the commands of "
-        "`studies/goals.py`, which prints this page, by `fourstroke eval reconstruction --read`, `studies/steps.py`."
+        "`studies/goals.py`, which prints this page, of `studies/steps.py`, and by `fourstroke eval reconstruction "
+        "--read`."
     )
     curves = (
         "The teacher's training with edits, in minutes of two cores: 48 prompts and 48 edits by which checkpoints are "
