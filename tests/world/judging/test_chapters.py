@@ -18,6 +18,7 @@ from fourstroke.world import World, WorldConfig
 from fourstroke.world.dataset import PosterData, WorldData
 from fourstroke.world.edits import KINDS, Edits
 from fourstroke.world.judging import stickers
+from fourstroke.world.judging.chapters import words
 from fourstroke.world.judging.composition import held_out_prompts
 from fourstroke.world.judging.judge import Judge
 from fourstroke.world.judging.pages import TWO_LINES
@@ -146,6 +147,18 @@ def test_as_many_posters_of_two_lines_are_asked_as_pages():
     assert len(two[TWO_LINES]) == 10 == sum(len(row) for name, row in two.items() if name != TWO_LINES)
     without = replace(pages, kinds=(0, 0, 0, 0, 0, 1))
     assert TWO_LINES not in asked("pages", 4, PosterData(pages=without))
+
+
+@needs_reader
+def test_scripts_that_nothing_reads_are_left_out_with_their_weights(monkeypatch):
+    monkeypatch.setattr(words, "readable", lambda script: script != "cyrillic")
+    pages = PageConfig(scripts=("latin", "cyrillic", "chinese"), script_weights=(0.3, 0.6, 0.1))
+    rows = asked("pages", 12, PosterData(pages=pages))
+    assert len(rows["latin"]) > len(rows["chinese"]) > 0
+    assert "cyrillic" not in rows
+    monkeypatch.setattr(words, "readable", lambda script: script == "arabic")
+    with pytest.raises(LeftOutError, match="nothing here reads"):
+        asked("pages", 12, PosterData(pages=pages))
 
 
 @needs_reader

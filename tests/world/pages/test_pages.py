@@ -19,11 +19,12 @@ from fourstroke.fonts import find_font
 from fourstroke.world.atlas import INDEX
 from fourstroke.world.graph import Split, is_held_out
 from fourstroke.world.pages import FONTS, KINDS, Page, PageConfig, Pages, letter_boxes, split_of_page, words_that_fit
-from fourstroke.world.pages.colours import COLOURS, THEMES, differ, stand_out
+from fourstroke.world.pages.colours import COLOURS, FEW_THEMES, THEMES, differ, stand_out
 from fourstroke.world.pages.graph import Box, pixel_box, text_of, word_count
 from fourstroke.world.pages.marks import bar_boxes, slots
 from fourstroke.world.pages.phrases import FIELD, grammar, words_of
 from fourstroke.world.pages.render import picture_box
+from fourstroke.world.palette import INK_OF_BOARD
 from fourstroke.world.words import WORDS
 
 SCRIPTS = ("latin", "cyrillic", "chinese")
@@ -223,13 +224,22 @@ def test_phrases_use_the_words_of_the_world(script: str) -> None:
 
 
 def test_colours_of_themes_go_together() -> None:
-    for theme in THEMES:
+    for theme in THEMES + FEW_THEMES:
         papers = [paper for paper in (theme.paper, theme.second) if paper]
         for ink in (theme.ink, theme.title):
             assert min(contrast(ink, paper) for paper in papers) >= READABLE, theme
         assert contrast(theme.on_band, theme.band) >= READABLE, theme
         assert sum(stand_out(theme, accent) >= 100 for accent in theme.accents) >= 3, theme
         assert any(differ(first, second) for first, second in itertools.combinations(theme.accents, 2)), theme
+
+
+def test_few_colours_are_those_of_boards() -> None:
+    """Each word of a page is in the board's colour and ink of a sign, and there are no fewer than signs have."""
+    some = Pages(PageConfig(few_colours=True))
+    drawn = [some.page(seed) for seed in range(200)]
+    grounds = {page.paper: {line.ink for line in page.lines} for page in drawn if not page.accents and not page.charts}
+    assert grounds == {"dark green" if name == "green" else name: {ink} for name, ink in INK_OF_BOARD.items()}
+    assert {line.ink for page in drawn for line in page.lines} == {"white", "black"}
 
 
 def test_charts_show_their_values() -> None:

@@ -80,6 +80,17 @@ THEMES = (
     _theme("dark green > navy", "white", "cream", "gold, coral, mint, sky blue, cream", "cream", "dark green"),
 )
 
+FEW_THEMES = (
+    _theme("white", "black", "black", "blue, coral, turquoise, gold, purple", "blue", "white"),
+    _theme("white", "black", "black", "red, navy, gold, turquoise, plum", "red", "white"),
+    _theme("yellow", "black", "black", "red, navy, black, dark green, purple", "black", "white"),
+    _theme("red", "white", "white", "white, yellow, navy, cream, black", "white", "black"),
+    _theme("dark green", "white", "white", "gold, cream, coral, mint, apricot", "yellow", "black"),
+    _theme("blue", "white", "white", "yellow, white, mint, apricot, coral", "white", "black"),
+    _theme("black", "white", "white", "yellow, red, sky blue, green, pink", "yellow", "black"),
+)
+"""Words in six pairs of colours, those of the boards of signs; `THEMES` have some sixty."""
+
 
 @functools.cache
 def differ(first: str, second: str) -> bool:

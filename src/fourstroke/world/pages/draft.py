@@ -13,7 +13,7 @@ from fourstroke.chance import pick
 from fourstroke.world.atlas import THINGS, sprite_picture, styles_of
 from fourstroke.world.graph import Split
 from fourstroke.world.lettering import letter_pixels
-from fourstroke.world.pages.colours import THEMES, Theme, differ, stand_out
+from fourstroke.world.pages.colours import FEW_THEMES, THEMES, Theme, differ, stand_out
 from fourstroke.world.pages.graph import Accent, Align, Chart, Page, PageKind, Picture, Role, TextLine, place_of
 from fourstroke.world.pages.phrases import Case, Writer
 from fourstroke.world.pages.type import CAPITAL, FONTS, CrowdedError, Fitted, fit, pixels_of, typeset
@@ -76,6 +76,7 @@ class Draft:
         words: int,
         styles: Sequence[str],
         things: int = 0,
+        few_colours: bool = False,
     ) -> None:
         self.rng, self.kind, self.script, self.words, self.styles, self.things = (
             rng,
@@ -93,7 +94,7 @@ class Draft:
         self.least = math.ceil((7 + max(0.0, self.unit - 1)) / CAPITAL) + (3 if script == "chinese" else 0)
         """Font pixels of the smallest text."""
         self.writer = Writer(rng, script, split)
-        self.theme: Theme = pick(rng, THEMES)
+        self.theme: Theme = pick(rng, FEW_THEMES if few_colours else THEMES)
         pair = pick(rng, [pair for pair in PAIRS if set(pair) <= set(FONTS[script])])
         self.title_font, self.font = pair
         self.title_case: Case = pick(rng, ("upper", "title", "title", "lower"))

@@ -63,6 +63,8 @@ class PageConfig:
     """How many of the ordered `THINGS` pictures show; 0 are all."""
     snap: Literal[0, 16] = 0
     """Pixels of a lattice for posters: a picture in a square, letters of one width (`pages.lattice`); 0 is none."""
+    few_colours: bool = False
+    """Paper and ink in six pairs, as boards of signs have them, in place of some sixty."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -113,7 +115,8 @@ class Pages:
         wanted = low + int(rng.random() * (most - low + 1))
         for attempt in range(MAX_DRAWS):
             words = low + (wanted - low - attempt // 6) % (most - low + 1)  # fewer and fewer, then from the most on
-            draft = Draft(rng, kind, (config.width, config.height), script, split, words, config.styles, config.things)
+            size, few = (config.width, config.height), config.few_colours
+            draft = Draft(rng, kind, size, script, split, words, config.styles, config.things, few)
             try:
                 compose = compose_poster_on_lattice if config.snap and kind == "poster" else COMPOSERS[kind]
                 compose(draft)

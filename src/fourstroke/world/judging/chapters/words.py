@@ -82,7 +82,12 @@ class PagesChapter:
             config = pages_of(data)
         except ValueError:
             raise LeftOutError("the data has no pages") from None
-        config = replace(config, scripts=tuple(filter(readable, config.scripts)))
+        weights = config.script_weights or [1.0] * len(config.scripts)
+        read = [(script, weight) for script, weight in zip(config.scripts, weights, strict=True) if readable(script)]
+        if not any(weight for _, weight in read):
+            raise LeftOutError("nothing here reads the scripts of its pages")
+        scripts, kept = zip(*read, strict=True)
+        config = replace(config, scripts=scripts, script_weights=kept)
         prompts = page_prompts(config, n)
         questions = [_page_question(prompt) for prompt in prompts]
         found = {name: [questions[index] for index in group] for name, group in group_pages(prompts).items()}
