@@ -25,7 +25,7 @@ from fourstroke.files import write_json, write_text
 from fourstroke.world.judging.pages import TWO_LINES
 
 MODELS = Path("models")
-LOGS = ("micro/run/edits", "micro-teacher/run/edits")
+LOGS = ("micro/run/edits", "micro-teacher/run/edits", "micro-teacher/run/edits-posters")
 """Of one training after the other."""
 CURVES = {"objects": "objects", "style": "style", "words_ned": "words, NED", "edits/changed": "edits made"}
 STUDENT = "student, 4 steps"
@@ -150,8 +150,9 @@ def text(scores: Mapping[str, Any], teacher: Mapping[str, Any], name: str) -> st
     )
     curves = (
         "The teacher's training with edits, in minutes of two cores: 48 prompts and 48 edits by which checkpoints are "
-        "chosen, so that a look is off by .1 and more. The world changed at the line (more signs and small things), "
-        "and at 296 minutes, when a fifth of the signs became capitals."
+        "chosen, so that a look is off by .1 and more. The world changed at the first line (more signs and small "
+        "things), at 296 minutes, when a fifth of the signs became capitals, and at the second line, when nearly half "
+        "of the pictures became posters."
     )
     return (
         f"# What micro was to reach\n\n{paragraphs(about)}\n\n"

@@ -20,12 +20,14 @@ def test_goals_are_told_as_they_were_measured(tmp_path):
         "micro": {"composition": composition, "composition_first_10000": {"objects": _share(0.88)}},
         "micro-teacher": {"composition": {"objects": _share(0.95)}},
     }
-    for number, (model, found) in enumerate(scores.items()):
-        log = tmp_path / model / "run" / "edits" / "log.jsonl"
+    for model, found in scores.items():
+        (tmp_path / model).mkdir()
+        (tmp_path / model / "scores.json").write_text(json.dumps(found))
+    for number, name in enumerate(goals.LOGS):
+        log = tmp_path / name / "log.jsonl"
         log.parent.mkdir(parents=True)
         looks = [{"step": 1, "seconds": 60.0 * (1 + number), "scores": {"objects": 0.5}}, {"step": 2, "loss": 1.0}]
         log.write_text("".join(json.dumps(row) + "\n" for row in looks))
-        (tmp_path / model / "scores.json").write_text(json.dumps(found))
     rows = {
         "words": {"chinese": {"words_ned": _share(0.5), "words_exact": _share(0.2)}},
         "wordings": {"trained": {"objects": _share(0.9)}, "held out": {"objects": _share(0.84)}},
