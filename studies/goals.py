@@ -2,7 +2,8 @@
 
     fourstroke eval report models/micro --n 200 --chapter words --out words.html
     fourstroke eval report models/micro --n 60 --chapter languages --chapter wordings --chapter stickers --out rest.html
-    python studies/goals.py --report words.json rest.json
+    fourstroke eval report models/micro --n 100 --chapter pages --out pages.html
+    python studies/goals.py --report words.json rest.json pages.json
 
 Keeps in models/micro/scores.json what these pages say of their first model, and writes docs/studies/goals.{md,png}:
 each goal beside what was measured of the bundled student and of its teacher, and curves of the teacher's training,
@@ -142,7 +143,7 @@ def text(scores: Mapping[str, Any], teacher: Mapping[str, Any], name: str) -> st
         cells = [_marked(goal, each) for each in (found, other, goal.found(teacher))]
         rows.append([goal.name, f"{goal.wanted:g}", *cells])
     about = (
-        "Set before it was trained. Held-out prompts, the bundled student in four steps, its teacher in forty; "
+        "Held-out prompts, the bundled student in four steps, its teacher in forty; "
         "bold is what is reached, 95 % intervals in brackets. Composition and edits: `fourstroke eval composition --n "
         "200`, `--first 10000` for the others, `fourstroke eval edits --n 100`; the rest by the commands of "
         "`studies/goals.py`, which prints this page, of `studies/steps.py`, and by `fourstroke eval reconstruction "

@@ -242,11 +242,11 @@ def report(
         captions += [f"{thing}: photograph", *rows]
     save_image(contact_sheet(pictures, captions, columns=2 * (1 + len(rows))), Path(f"{out}-sheet.png"))
     text = paragraphs(
-        f"""`micro`, a model of a drawn world, after {steps} steps on photographs of {len(THINGS)} things over plain
-        backgrounds (Debian's Tux Paint stamps). Named: share of drawings in which a frozen ImageNet classifier has the
-        thing among its first five, over the {len(known)} things whose photographs it knows. Held-out loss: the same
-        things at other places. Both ways ran side by side, one thread each, bfloat16, on two cores that had other
-        work too.""",
+        f"""The first edition's `micro` (`git checkout eff6cac`), a model of a drawn world, after {steps} steps on
+        photographs of {len(THINGS)} things over plain backgrounds (Debian's Tux Paint stamps). Named: share of
+        drawings in which a frozen ImageNet classifier has the thing among its first five, over the {len(known)} things
+        whose photographs it knows. Held-out loss: the same things at other places. Both ways ran side by side, one
+        thread each, bfloat16, on two cores that had other work too.""",
         f"Printed by `python studies/own_pictures.py --steps {steps}`.",
     )
     write(

@@ -34,7 +34,7 @@ CHAT_TEMPLATE = """\
 
 @dataclass(frozen=True, kw_only=True)
 class SmallEnhancerConfig:
-    """Sizes of a small enhancer; the defaults are those of the micro family."""
+    """Sizes of a small enhancer; recipes of micro and mini set their own."""
 
     vocab_size: Count = 1024
     hidden_size: Count = 192

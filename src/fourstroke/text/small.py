@@ -46,7 +46,7 @@ QWEN = (
 
 @dataclass(frozen=True, kw_only=True)
 class SmallTextConfig:
-    """Sizes of a small text encoder; the defaults are those of the micro family.
+    """Sizes of a small text encoder; recipes of micro and mini set their own.
 
     `head_dim` is a multiple of 4, so that rotary pairs divide among time, height and width; `vision_positions` is the
     square of the learned position grid's side, 64 for images of 128 px, larger images are interpolated.

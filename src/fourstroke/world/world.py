@@ -38,7 +38,7 @@ SCENES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
-    """What the world contains. Shares and weights lie in [0, 1]; the defaults are those of the micro family."""
+    """What the world contains. Shares and weights lie in [0, 1]; the defaults are the first edition's."""
 
     width: Count = 96
     height: Count = 96
