@@ -150,10 +150,11 @@ def text(scores: Mapping[str, Any], teacher: Mapping[str, Any], name: str) -> st
         "--read`."
     )
     curves = (
-        "The teacher's training with edits, in minutes of two cores: 48 prompts and 48 edits by which checkpoints are "
-        "chosen, so that a look is off by .1 and more. The world changed at the first line (more signs and small "
-        "things), at 296 minutes, when a fifth of the signs became capitals, and at the second line, when nearly half "
-        "of the pictures became posters."
+        "The teacher's training with edits, in minutes of one or two cores: 48 prompts and 48 edits by which "
+        "checkpoints are chosen, so that a look is off by .1 and more. The world changed at the first line (more signs "
+        "and small things), at 296 minutes, when a fifth of the signs became capitals, and at the second line, when "
+        "nearly half of the pictures became posters. What follows it is not bundled for drawing "
+        "([card](../../models/micro-teacher/README.md))."
     )
     return (
         f"# What micro was to reach\n\n{paragraphs(about)}\n\n"
