@@ -52,6 +52,7 @@ ROWS = (
             'a blue sign that says "书店"',
         )
     ),
+    Row(('a poster with the title "tower" and a cherry', 'a poster, big title "Planet", small text "20% off"')),
     Row(("a red circle to the left of a frog",), edit="make the red circle blue"),
     Row(("a flat umbrella on a transparent background", "a heart on a transparent background"), transparent=True),
 )

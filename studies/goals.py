@@ -146,15 +146,14 @@ def text(scores: Mapping[str, Any], teacher: Mapping[str, Any], name: str) -> st
         "Held-out prompts, the bundled student in four steps, its teacher in forty; "
         "bold is what is reached, 95 % intervals in brackets. Composition and edits: `fourstroke eval composition --n "
         "200`, `--first 10000` for the others, `fourstroke eval edits --n 100`; the rest by the commands of "
-        "`studies/goals.py`, which prints this page, of `studies/steps.py`, and by `fourstroke eval reconstruction "
-        "--read`."
+        "`studies/goals.py`, which prints this page, and by `fourstroke eval reconstruction --read`; those that begin "
+        "with four steps are of the pair in [steps](steps.md)."
     )
     curves = (
         "The teacher's training with edits, in minutes of one or two cores: 48 prompts and 48 edits by which "
         "checkpoints are chosen, so that a look is off by .1 and more. The world changed at the first line (more signs "
         "and small things), at 296 minutes, when a fifth of the signs became capitals, and at the second line, when "
-        "nearly half of the pictures became posters. What follows it is not bundled for drawing "
-        "([card](../../models/micro-teacher/README.md))."
+        "nearly half of the pictures became posters ([card](../../models/micro-teacher/README.md))."
     )
     return (
         f"# What micro was to reach\n\n{paragraphs(about)}\n\n"
