@@ -49,8 +49,8 @@ def mix(first: Path, second: Path, out: Path, share: float = 0.5) -> None:
     check_fit(two, one, first / "transformer")
     mixed = {name: one[name].float().lerp(two[name].float(), share).to(two[name].dtype) for name in two}
     with atomic_folder(out) as partial:
-        shutil.copytree(second, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors.index.json"))
-        for file in (partial / "transformer").glob("*.safetensors"):
+        shutil.copytree(second, partial, dirs_exist_ok=True)
+        for file in (partial / "transformer").glob("*.safetensors*"):  # shards and their index
             file.unlink()
         save_file(mixed, partial / "transformer" / WEIGHTS, metadata={"format": "pt"})
 

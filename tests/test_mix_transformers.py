@@ -22,6 +22,8 @@ def pair(tmp_path_factory):
         for p in pipe.transformer.parameters():
             p.add_(1.0)
     pipe.save_pretrained(folder / "second")
+    (folder / "second/vae/model.safetensors.index.json").write_text("{}")
+    (folder / "second/transformer/model.safetensors.index.json").write_text("{}")
     build_tiny_pipeline(heads=1).save_pretrained(folder / "narrow")
     return folder
 
@@ -31,6 +33,10 @@ def test_a_share_of_what_changed_is_taken(pair, tmp_path):
     first, mixed = (Pipeline.from_pretrained(folder).transformer for folder in (pair / "first", tmp_path / "mixed"))
     for before, after in zip(first.parameters(), mixed.parameters(), strict=True):
         assert torch.allclose(after, before + 0.25, atol=1e-5)
+    assert (tmp_path / "mixed/vae/model.safetensors.index.json").exists(), (
+        "only the transformer's shards are one file now"
+    )
+    assert not (tmp_path / "mixed/transformer/model.safetensors.index.json").exists()
 
 
 @pytest.mark.parametrize(
