@@ -1,18 +1,21 @@
 """Three ways to a few-step student of one teacher at equal time: the path alone, distribution matching, segments.
 
-    python studies/distillation.py --teacher runs/micro/dit/model --recipe recipes/micro/distill.yaml --minutes 14
+    python studies/distillation.py --teacher models/micro-teacher --minutes 30 --seeds 1 guidance=2
 
-The path alone regresses each step onto the teacher's trajectory (the warm-up of the recipe, all the way). Matching is
-the recipe as it is: the warm-up, then distribution matching (Qwen-Image-2.0 report, Flash). Segments are the same
-warm-up, then the teacher's velocity from the student's own states, without a fake score (SMD, arXiv 2610.18472). Each
-takes as many steps as fit into the time, by what its first steps take. Finished arms are kept, and an interrupted one
-goes on. Writes docs/studies/distillation.{json,md,png}.
+The path alone regresses each step onto the teacher's trajectory (the warm-up of the recipe, all the way). Matching is a
+warm-up, then distribution matching (Qwen-Image-2.0 report, Flash). Segments are the same warm-up, then the teacher's
+velocity from the student's own states, without a fake score (SMD, arXiv 2610.18472). All else is the recipe's; what
+stands behind the options overrides it, as on the command line. Each arm takes as many steps as fit into the time, by
+what its first steps take, and the warm-up at most a third of it; the averaged weights of its last step are drawn, no
+checkpoint is chosen. Finished arms are kept, and an interrupted one goes on. Writes
+docs/studies/distillation.{json,md,png}.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +29,7 @@ from steps import Setting, pictures_of, scores
 from fourstroke.distill.comparison import ratio
 from fourstroke.distill.segments import Segments
 from fourstroke.files import write_json
+from fourstroke.flow.schedule import UNSHIFTED
 from fourstroke.pipeline import Pipeline
 from fourstroke.recipe import load_recipe
 from fourstroke.train.distill import DistillRecipe, DistillStage, train_distill
@@ -37,8 +41,12 @@ from fourstroke.world.judging.composition import held_out_prompts
 from fourstroke.world.judging.judge import Judge
 
 ARMS = {"path": "the path alone", "matching": "distribution matching", "segments": "on-policy segments"}
-CLOCK = 3
+CLOCK = 8
 """Steps of each phase by which it is timed, after one that is not."""
+WARM = 1 / 3
+"""Of the time, at most, that the warm-up of the other two has."""
+NEVER = 1e9
+"""Minutes until a run is looked at before its end."""
 DIVERSE = 16
 """Prompts that are drawn from four seeds each."""
 
@@ -48,17 +56,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, default=Path("recipes/micro/distill.yaml"))
-    parser.add_argument("--minutes", type=float, default=14.0, help="of each arm, without its looks at pictures")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of each arm, without its looks at pictures")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--n", type=int, default=200, help="held-out prompts that are drawn")
     parser.add_argument("--steps", type=int, help="in place of minutes, of every arm")
     parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="where finished arms are kept")
     parser.add_argument("--out", type=Path, default=Path("docs/studies/distillation"), help="prefix of the files")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the recipe")
     arguments = parser.parse_args(argv)
-    recipe = load_recipe(DistillRecipe, arguments.recipe, [f"teacher={arguments.teacher}"])
+    recipe = load_recipe(DistillRecipe, arguments.recipe, [f"teacher={arguments.teacher}", *arguments.overrides])
     if recipe.warm is None:
         parser.error(f"{arguments.recipe} has no warm-up, by which the path alone is learnt")
-    source = digest(*sorted((arguments.teacher / "transformer").glob("*.safetensors")), arguments.recipe)[:12]
+    weights = digest(*sorted((arguments.teacher / "transformer").glob("*.safetensors")), arguments.recipe)
+    source = hashlib.sha256(" ".join([weights, *arguments.overrides]).encode()).hexdigest()[:12]
     budget = f"{arguments.steps}-steps" if arguments.steps else f"{arguments.minutes:g}-minutes"
     folder = arguments.runs / f"distillation-{budget}-{arguments.n}-{source}"
     config = find_world(None, arguments.teacher, Pipeline.from_pretrained(arguments.teacher).info.name)
@@ -72,8 +82,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_json(file, make())
         return json.loads(file.read_text(encoding="utf-8"))
 
-    def drawn(model: Path, name: str, steps: int, guidance: float) -> dict[str, Any]:
-        setting = Setting(name=name, pipe=Pipeline.from_pretrained(model), steps=steps, guidance=guidance)
+    def drawn(
+        model: Path, name: str, steps: int, guidance: float, levels: tuple[float, ...] | None = None
+    ) -> dict[str, Any]:
+        pipe = Pipeline.from_pretrained(model)
+        if levels:
+            info = dataclasses.replace(pipe.info, sample_sigmas=levels)
+            pipe = Pipeline(pipe.transformer, pipe.autoencoder, pipe.text_encoder, UNSHIFTED, info)
+        setting = Setting(name=name, pipe=pipe, steps=steps, guidance=guidance)
         return scores(setting, judge, prompts, pictures_of(setting, prompts), min(DIVERSE, arguments.n))
 
     own = Pipeline.from_pretrained(arguments.teacher).info.own_steps
@@ -82,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         kept(f"teacher-{steps}", lambda steps=steps: drawn(arguments.teacher, "teacher", steps, recipe.guidance))
         for steps in (own, count)
     ]
+    teachers.append(kept("untrained", lambda: drawn(arguments.teacher, "untrained", count, 1.0, tuple(recipe.sigmas))))
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in ARMS}
     for seed in range(arguments.seeds):
         for name in ARMS:
@@ -89,11 +106,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             def student(name: str = name, seed: int = seed) -> dict[str, Any]:
                 chosen = arm(recipe, name, seed, folder, arguments.minutes, arguments.steps)
                 model = distilled(chosen)
-                return {"steps": chosen.run.steps, **drawn(model, name, count, 1.0)}
+                assert chosen.warm is not None
+                return {"steps": chosen.run.steps, "warm": chosen.warm.steps, **drawn(model, name, count, 1.0)}
 
             results[name].append(found := kept(f"{name}-{seed}", student))
             print(f"{ARMS[name]}, seed {seed}: composition {found['composition']['value']:.3f}", flush=True)
-            report = {"teacher": teachers[0], "teacher in as many steps": teachers[1], "arms": results}
+            report = {
+                "teacher": teachers[0],
+                "teacher in as many steps": teachers[1],
+                "untrained": teachers[2],
+                "arms": results,
+            }
             write(arguments.out, report, page(teachers, results, arguments, own, count))
     figure, (composed, diverse) = axes_of(2)
     for axes, key in ((composed, "composition"), (diverse, "diversity")):
@@ -108,20 +131,30 @@ def main(argv: Sequence[str] | None = None) -> None:
 def arm(
     recipe: DistillRecipe, name: str, seed: int, folder: Path, minutes: float, steps: int | None = None
 ) -> DistillRecipe:
-    """The recipe of an arm, of as many steps as fit into the minutes; how many is decided once and kept."""
+    """The recipe of an arm, of as many steps as fit into the minutes; how many is decided once and kept.
+
+    It is looked at when it ends, and then by nothing but the comparison with its teacher.
+    """
     assert recipe.warm is not None
     run = dataclasses.replace(
-        recipe.run, out=folder / name / str(seed), max_minutes=None, seed=seed, sample_first=False
+        recipe.run,
+        out=folder / name / str(seed),
+        max_minutes=None,
+        seed=seed,
+        sample_first=False,
+        sample_minutes=NEVER,
     )
-    chosen = dataclasses.replace(recipe, run=run)
+    chosen = dataclasses.replace(recipe, run=run, validators=())
     if name == "segments":
         chosen = dataclasses.replace(chosen, objective=Segments(substeps=recipe.warm.substeps), fake=None)
     if steps is None:
         file = folder / f"{name}-steps.json"
         if not file.exists():
-            write_json(file, {"steps": fitting(chosen, name, minutes)})
-        steps = int(json.loads(file.read_text(encoding="utf-8"))["steps"])
-    warm = steps if name == "path" else min(recipe.warm.steps, steps)
+            write_json(file, dict(zip(("warm", "steps"), fitting(chosen, name, minutes), strict=True)))
+        found = json.loads(file.read_text(encoding="utf-8"))
+        warm, steps = int(found["warm"]), int(found["steps"])
+    else:
+        warm = steps if name == "path" else min(recipe.warm.steps, round(WARM * steps))
     return dataclasses.replace(
         chosen,
         run=dataclasses.replace(run, steps=steps),
@@ -129,8 +162,8 @@ def arm(
     )
 
 
-def fitting(recipe: DistillRecipe, name: str, minutes: float) -> int:
-    """How many steps of an arm the minutes hold, by seconds of the processor of a few steps of each phase."""
+def fitting(recipe: DistillRecipe, name: str, minutes: float) -> tuple[int, int]:
+    """Steps of the warm-up and of the arm that the minutes hold, by seconds of the processor of a few of each phase."""
     assert recipe.warm is not None
     phases = [1 << 20] if name == "path" else [1 << 20, 0]
     seconds = []
@@ -144,9 +177,10 @@ def fitting(recipe: DistillRecipe, name: str, minutes: float) -> int:
         seconds.append((time.process_time() - start) / CLOCK)
     left = 60 * minutes
     if name == "path":
-        return max(1, round(left / seconds[0]))
-    first = min(recipe.warm.steps, round(left / seconds[0]))
-    return first + max(0, round((left - first * seconds[0]) / seconds[1]))
+        steps = max(1, round(left / seconds[0]))
+        return steps, steps
+    first = min(recipe.warm.steps, round(WARM * left / seconds[0]))
+    return first, first + max(1, round((left - first * seconds[0]) / seconds[1]))
 
 
 def distilled(recipe: DistillRecipe) -> Path:
@@ -179,14 +213,30 @@ def page(
         ]
 
     rows = [row(f"teacher, {own} steps", [first], "–"), row(f"teacher, {count} steps", [teachers[1]], "–")]
-    rows += [row(ARMS[name], found, f"{found[0]['steps']}") for name, found in results.items() if found]
-    heads = ["", "steps", "composition", "of the teacher", "words exact", "diversity", "saturation", "likeness"]
+    rows.append(row("student before training: no guidance, its own noise levels", [teachers[2]], "–"))
+    rows += [
+        row(ARMS[name], found, f"{found[0]['warm']} + {found[0]['steps'] - found[0]['warm']}")
+        for name, found in results.items()
+        if found
+    ]
+    heads = [
+        "",
+        "steps of the warm-up + others",
+        "composition",
+        "of the teacher",
+        "words exact",
+        "diversity",
+        "saturation",
+        "likeness",
+    ]
     budget = f"{a.steps} steps" if a.steps else f"{a.minutes:g} minutes of the processor"
     about = (
         f"{count}-step students of one teacher, each trained for {budget}; {a.seeds} seeds, mean (lowest to highest). "
         f"All draw the same {a.n} held-out prompts; diversity and saturation are ratios to the first row."
     )
-    command = f"    python studies/distillation.py --teacher TEACHER --recipe {a.recipe} --minutes {a.minutes:g}"
+    budget_told = f"--steps {a.steps}" if a.steps else f"--minutes {a.minutes:g}"
+    command = f"    python studies/distillation.py --teacher {a.teacher} {budget_told} --seeds {a.seeds}"
+    command = " ".join([command, *([] if a.n == 200 else [f"--n {a.n}"]), *a.overrides])
     return (
         f"# Three ways to four steps\n\n{command}\n\n{paragraphs(about)}\n\n{table(heads, rows)}\n\n"
         f"![composition and diversity]({a.out.name}.png)\n"

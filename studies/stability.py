@@ -78,7 +78,8 @@ class SummedInFloat32(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One operation, backward ones too."""
-        if func is torch.ops.aten.mm.default and args[0].dtype == torch.bfloat16:
+        products = torch.ops.aten.mm.default, torch.ops.aten.bmm.default
+        if func in products and args[0].dtype == torch.bfloat16:
             return func(args[0].float(), args[1].float()).bfloat16()
         return func(*args, **(kwargs or {}))
 
@@ -122,9 +123,14 @@ class Trained(Flow):
         found: dict[str, list[list[float]]] = {
             name: [[] for _ in self.transformer_blocks] for name in ("stream", "hidden", "median")
         }
-        with self._hooked(found):
+        with self._hooked(found), self._products():
             self.error(self.captions[:8], latents[:8], torch.Generator().manual_seed(0))
         return {name: [max(layer) for layer in layers] for name, layers in found.items()}
+
+    def _products(self) -> contextlib.AbstractContextManager[Any]:
+        """How matrices are multiplied within: as the arm says, whatever the processor has."""
+        emulated = self.arm.precision == "bf16" and emulates_bf16()
+        return SummedInFloat32() if emulated else contextlib.nullcontext()
 
     @property
     def transformer_blocks(self) -> Sequence[Any]:
@@ -162,7 +168,7 @@ class Trained(Flow):
             chosen = torch.randint(len(latents), (small_flow.BATCH,), generator=generator)
             dropped = (torch.rand(len(chosen), generator=generator) < small_flow.DROP).tolist()
             captions = ["" if drop else self.captions[i] for i, drop in zip(chosen.tolist(), dropped, strict=True)]
-            with SummedInFloat32() if self.arm.precision == "bf16" and emulates_bf16() else contextlib.nullcontext():
+            with self._products():
                 found = learner.update({"loss": self.error(captions, latents[chosen], generator)}, step / steps)
             average.update(step)
             losses.append(float(found["loss"]))

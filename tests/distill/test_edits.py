@@ -178,6 +178,19 @@ def test_the_teacher_of_an_edit_is_guided_as_the_pipeline_is(edits, causal):
     )
 
 
+def test_edits_may_have_a_guidance_of_their_own(edits, edit_recipe):
+    stage = DistillStage(dataclasses.replace(edit_recipe, guidance=3.0, edit_guidance=1.5))
+    pipe, turns = stage.base.pipe, {}
+    for step in range(2):
+        batch = stage.batches.make(step, torch.Generator().manual_seed(step))
+        noise, t = seeded_noise(range(6), batch.grid[0] * batch.grid[1], 64), torch.ones(6)
+        found, pictures = stage.teachers(batch, 0)(noise, t), batch.pictures
+        for guidance in (1.5, 3.0):
+            alone = Teacher(pipe, guidance).velocity(batch.prompts, batch.grid, 2, batch.text, pictures, batch.inputs)
+            turns[pictures is not None, guidance] = torch.allclose(found, alone(noise, t), atol=1e-5)
+    assert turns == {(False, 1.5): False, (False, 3.0): True, (True, 1.5): True, (True, 3.0): False}
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.7, 1.0])
 def test_the_ratio_is_kept_in_every_stretch_of_steps(share):
     turns = [is_edit(step, share) for step in range(1000)]

@@ -107,15 +107,18 @@ def test_three_ways_make_a_student_each_and_finished_ones_are_kept(recipe, tmp_p
     distillation.main(command)
 
 
-def test_the_steps_of_an_arm_fill_its_minutes(recipe, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("steps", "warmed"), [(30, 30), (70, 40)])
+def test_the_steps_of_an_arm_fill_its_minutes_a_third_at_most_with_the_warm_up(
+    recipe, tmp_path, monkeypatch, steps, warmed
+):
     import distillation
 
-    clock = iter(range(0, 10_000, 3))  # every step takes a second
+    clock = iter(range(0, 10_000, distillation.CLOCK))  # every step takes a second
     monkeypatch.setattr(distillation.time, "process_time", lambda: next(clock))
-    warm = WarmConfig(steps=70, optimizer=recipe.student)
+    warm = WarmConfig(steps=steps, optimizer=recipe.student)
     chosen = dataclasses.replace(recipe, warm=warm)
     arms = {name: distillation.arm(chosen, name, 1, tmp_path, 2.0) for name in distillation.ARMS}
     assert {name: each.run.steps for name, each in arms.items()} == {"path": 120, "matching": 120, "segments": 120}
-    assert [each.warm.steps for each in arms.values()] == [120, 70, 70]
+    assert [each.warm.steps for each in arms.values()] == [120, warmed, warmed]
     assert arms["segments"].fake is None
     assert distillation.arm(chosen, "path", 1, tmp_path, 99.0).run.steps == 120  # decided once

@@ -70,10 +70,11 @@ def prompt_category(prompt: str) -> str:
 
 
 class Teacher:
-    """A frozen checkpoint with its guidance scale."""
+    """A frozen checkpoint with its guidance scale, and one of its own for edits, if there is one."""
 
-    def __init__(self, pipe: Pipeline, guidance: float) -> None:
+    def __init__(self, pipe: Pipeline, guidance: float, edit_guidance: float | None = None) -> None:
         self.pipe, self.guidance = pipe, guidance
+        self.edit_guidance = guidance if edit_guidance is None else edit_guidance
         for part in (pipe.transformer, pipe.autoencoder, pipe.text_encoder):
             part.requires_grad_(False).eval()
         self._nothing = pipe.text_encoder.encode([""])
@@ -98,12 +99,13 @@ class Teacher:
         text = encoder.encode(prompts, pictures) if text is None else text
         with active_lora(model, None):  # a student may live in it as an adapter
             velocity: Velocity = condition(model, text, grid, inputs, repeats)
-            if self.guidance != 1.0:
+            guidance = self.guidance if pictures is None else self.edit_guidance
+            if guidance != 1.0:
                 if pictures is None:
                     nothing = self._blind(grid, repeats * len(prompts))
                 else:
                     nothing = condition(model, encoder.encode([""] * len(prompts), pictures), grid, inputs, repeats)
-                velocity = guided(velocity, nothing, self.guidance)
+                velocity = guided(velocity, nothing, guidance)
 
         def plain(x: Tensor, t: Tensor) -> Tensor:
             with active_lora(model, None):

@@ -82,6 +82,7 @@ class DistillRecipe:
     the teacher's weights; its adapters are merged. With `init_teacher`, the teacher that the earlier student was made
     from, it is first carried over to today's: what the teacher has learned since, the difference of the two teachers'
     weights, is added to the student's.
+    `guidance` is the teacher's, `edit_guidance` that of its edits (None: the same).
     `sigmas` are the student's noise levels, from 1 down, without the final 0; `noise_samples` noises share each prompt;
     `flow_weight` is that of the flow-matching loss on real latents at the first step (Qwen-Image-Flash: keeps
     structure, costs quality). Prompts of `data` are drawn at `width` x `height` (None: the teacher's own size) and at
@@ -95,6 +96,7 @@ class DistillRecipe:
     init: str | None = None
     init_teacher: str | None = None
     guidance: NonNegative
+    edit_guidance: NonNegative | None = None
     specialists: tuple[SpecialistConfig, ...] = ()
     data: Data
     width: Count | None = None
@@ -158,7 +160,7 @@ class DistillStage:
         data, held_out = recipe.data.open(), recipe.data.open("heldout")
         edits = None if recipe.edits is None else recipe.edits.open()
         base = Pipeline.from_pretrained(recipe.teacher, dtype=getattr(torch, recipe.dtype), device=str(self.device))
-        self.base = Teacher(base, recipe.guidance)
+        self.base = Teacher(base, recipe.guidance, recipe.edit_guidance)
         self.specialists = load_specialists(recipe.specialists, base, len(recipe.sigmas))
         size: Size = recipe.width or base.info.width, recipe.height or base.info.height
         self.batches = Batches(
