@@ -76,8 +76,9 @@ def test_a_tiny_study_writes_curves_tables_and_a_plot_and_keeps_runs(tmp_path, m
     import small_flow
     import stability
 
-    for name, value in {"SCENES": 16, "PROMPTS": 2, "BATCH": 4}.items():
+    for name, value in {"SCENES": 16, "PROMPTS": 2}.items():
         monkeypatch.setattr(small_flow, name, value)
+    monkeypatch.setattr(stability, "BATCH", 4)
     monkeypatch.setattr(stability, "SHAPES", {"today's": TINY})
     arms = tuple(
         stability.Arm(shape="today's", kind=k, precision=p) for k, p in (("scale", "fp32"), ("affine", "bf16"))
