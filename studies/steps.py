@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     first: Tensor | None = None
     chosen = settings(teacher, student, arguments.guidance)
     folder = arguments.runs / f"steps-{mark(arguments)}"
-    seconds = left(folder / "seconds.json", lambda: times(chosen, prompts[0].caption))
+    seconds = left(folder / f"seconds-{len(chosen)}.json", lambda: times(chosen, prompts[0].caption))
     for setting in chosen:
         file = folder / f"{setting.name}.npz"
         row = left(
@@ -123,11 +123,29 @@ def settings(teacher: Pipeline, student: Pipeline | None, guidance: float) -> li
         for steps in (40, 20, 8, 4)
     ]  # fmt: skip
     if student is not None:
+        levels = student.info.sample_sigmas or ()
+        untrained = at_levels(teacher, student)
+        found += [
+            Setting(
+                name=f"teacher at the student's levels, {len(levels)} steps"
+                + (f", guidance {scale:g}" if scale != 1 else ""),
+                pipe=untrained,
+                steps=len(levels),
+                guidance=scale,
+            )
+            for scale in (guidance, 1.0)
+        ]
         found += [
             Setting(name=f"student, {name}", pipe=with_steps(student, steps), steps=steps, guidance=1.0)
             for steps, name in ((8, "8 steps"), (4, "4 steps"), (2, "2 steps"), (1, "1 step"))
         ]
     return found
+
+
+def at_levels(teacher: Pipeline, student: Pipeline) -> Pipeline:
+    """The teacher on the student's grid: what the student draws before it has learned anything, without guidance."""
+    info = dataclasses.replace(teacher.info, sample_sigmas=student.info.sample_sigmas)
+    return Pipeline(teacher.transformer, teacher.autoencoder, teacher.text_encoder, student.schedule, info)
 
 
 def with_steps(student: Pipeline, steps: int) -> Pipeline:

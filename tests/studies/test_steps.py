@@ -58,3 +58,18 @@ def test_a_study_that_was_stopped_keeps_its_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(steps, "measure", stopped)
     with pytest.raises(KeyboardInterrupt):  # other numbers are another study
         steps.main([*words, "--n", "3"])
+
+
+def test_the_teacher_is_drawn_at_the_students_levels_too():
+    import steps
+
+    from fourstroke import Pipeline
+
+    teacher, student = Pipeline.from_pretrained(MODEL.with_name("micro-teacher")), Pipeline.from_pretrained(MODEL)
+    rows = {row.name: row for row in steps.settings(teacher, student, 2.0)}
+    untrained = rows["teacher at the student's levels, 4 steps"]
+    assert untrained.evaluations == 4
+    assert rows["teacher at the student's levels, 4 steps, guidance 2"].evaluations == 8
+    assert untrained.pipe.transformer is teacher.transformer
+    grids = [row.pipe.sigmas(row.number, 64).tolist() for row in (untrained, rows["student, 4 steps"])]
+    assert grids[0] == grids[1] != rows["teacher, 4 steps"].pipe.sigmas(4, 64).tolist()
