@@ -147,7 +147,7 @@ def text(scores: Mapping[str, Any], teacher: Mapping[str, Any], name: str) -> st
         "bold is what is reached, 95 % intervals in brackets. Composition and edits: `fourstroke eval composition --n "
         "200`, `--first 10000` for the others, `fourstroke eval edits --n 100`; the rest by the commands of "
         "`studies/goals.py`, which prints this page, and by `fourstroke eval reconstruction --read`; those that begin "
-        "with four steps are of the pair in [steps](steps.md)."
+        "with four steps stand in [steps](steps.md)."
     )
     curves = (
         "The teacher's training with edits, in minutes of one or two cores: 48 prompts and 48 edits by which "
@@ -199,7 +199,7 @@ def _figure(scores: Mapping[str, Any], path: Sequence[str]) -> tuple[float, floa
 
 
 def _text(value: float, low: float | None, high: float | None) -> str:
-    digits = 1 if value > 1 else 3
+    digits = 1 if value > 10 else 3  # dB, or a share
     return f"{value:.{digits}f}" + ("" if low is None else f" ({low:.{digits}f} to {high:.{digits}f})")
 
 

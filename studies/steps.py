@@ -3,7 +3,7 @@
     python studies/steps.py --teacher runs/micro/dit/model --student runs/micro/distill/model
 
 Qwen-Image-2.0 report, few-step distillation; the metrics are those of `fourstroke.evaluate.image_metrics`. Writes
-docs/studies/steps.md (the table), steps.png (the plot), steps-sheet.png (one column a prompt, one row a setting, the
+docs/studies/steps.md (the table), steps.png (the plot), steps-sheet.jpg (one column a prompt, one row a setting, the
 same noise in every row) and steps.json beside it. Takes an hour of one CPU core; the rows of these weights and numbers
 are kept in runs/studies, so that the same command goes on where it was stopped.
 """
@@ -108,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = arguments.out
     write_text(out.with_suffix(".json"), json.dumps({"n": arguments.n, "rows": rows}, indent=2) + "\n")
     images, names = zip(*sheet, strict=True)
-    save_image(contact_sheet(images, names, columns=SHEET_PROMPTS, upscale=1), f"{out}-sheet.png")
+    sheet_of_all = contact_sheet(images, names, columns=SHEET_PROMPTS, upscale=1)
+    save_image(sheet_of_all.convert("RGB"), f"{out}-sheet.jpg", quality=92)
     plot(rows, out.with_suffix(".png"))
     print(table(rows, arguments.n))
     write_text(out.with_suffix(".md"), page(rows, arguments.n, out.name))
@@ -310,7 +311,7 @@ Printed by `python studies/steps.py --teacher TEACHER --student STUDENT`; the nu
 
 One column a prompt, one row a setting, the same noise in every row:
 
-![sheet]({stem}-sheet.png)
+![sheet]({stem}-sheet.jpg)
 """
 
 

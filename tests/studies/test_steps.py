@@ -53,7 +53,7 @@ def test_a_study_that_was_stopped_keeps_its_rows(tmp_path, monkeypatch):
     assert [row["kept"] is None for row in rows] == [True, False]
     assert first.items() <= rows[0].items()
     assert "| student, 1 step | 1 |" in (tmp_path / "steps.md").read_text()
-    assert (tmp_path / "steps-sheet.png").stat().st_size > 5_000
+    assert (tmp_path / "steps-sheet.jpg").stat().st_size > 5_000
     monkeypatch.setattr(steps, "times", lambda chosen, _: dict.fromkeys((setting.name for setting in chosen), 1.0))
     monkeypatch.setattr(steps, "measure", stopped)
     with pytest.raises(KeyboardInterrupt):  # other numbers are another study
