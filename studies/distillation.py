@@ -107,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 chosen = arm(recipe, name, seed, folder, arguments.minutes, arguments.steps)
                 model = distilled(chosen)
                 assert chosen.warm is not None
-                return {"steps": chosen.run.steps, "warm": chosen.warm.steps, **drawn(model, name, count, 1.0)}
+                taken = {"steps": chosen.run.steps, "warm": chosen.warm.steps, "minutes": minutes_of(chosen.run.out)}
+                return {**taken, **drawn(model, name, count, 1.0)}
 
             results[name].append(found := kept(f"{name}-{seed}", student))
             print(f"{ARMS[name]}, seed {seed}: composition {found['composition']['value']:.3f}", flush=True)
@@ -189,6 +190,11 @@ def distilled(recipe: DistillRecipe) -> Path:
     return model if model.exists() else train_distill(recipe, bool(saved_states(recipe.run.out)))
 
 
+def minutes_of(out: Path) -> float:
+    """What a run took, by the clock."""
+    return float(json.loads((out / "state" / "state.json").read_text(encoding="utf-8"))["seconds"]) / 60
+
+
 def page(
     teachers: Sequence[Mapping[str, Any]],
     results: Mapping[str, Sequence[Mapping[str, Any]]],
@@ -200,10 +206,12 @@ def page(
     first = teachers[0]
 
     def row(name: str, found: Sequence[Mapping[str, Any]], steps: str) -> list[str]:
+        minutes = [r["minutes"] for r in found if "minutes" in r]
         words = [r["words"]["value"] for r in found if r["words"] is not None]
         return [
             name,
             steps,
+            spread(minutes, 0) if minutes else "–",
             spread([_value(r, "composition") for r in found], 3),
             spread([ratio(_value(r, "composition"), _value(first, "composition")) for r in found], 3),
             spread(words, 3) if words else "–",
@@ -222,6 +230,7 @@ def page(
     heads = [
         "",
         "steps of the warm-up + others",
+        "minutes by the clock",
         "composition",
         "of the teacher",
         "words exact",
@@ -231,7 +240,8 @@ def page(
     ]
     budget = f"{a.steps} steps" if a.steps else f"{a.minutes:g} minutes of the processor"
     about = (
-        f"{count}-step students of one teacher, each trained for {budget}; {a.seeds} seeds, mean (lowest to highest). "
+        f"{count}-step students of one teacher, each trained for {budget}, by its first steps; {a.seeds} seeds, mean "
+        "(lowest to highest). "
         f"All draw the same {a.n} held-out prompts; diversity and saturation are ratios to the first row."
     )
     budget_told = f"--steps {a.steps}" if a.steps else f"--minutes {a.minutes:g}"

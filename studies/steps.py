@@ -344,7 +344,7 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    panels[0].legend()
+    panels[0].legend(fontsize=7)
     figure.tight_layout()
     with atomic_file(file) as unfinished:
         figure.savefig(unfinished)

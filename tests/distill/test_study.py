@@ -95,6 +95,7 @@ def test_three_ways_make_a_student_each_and_finished_ones_are_kept(recipe, tmp_p
     distillation.main(command)
     found = json.loads((tmp_path / "docs" / "distillation.json").read_text())
     assert list(found["arms"]) == ["path", "matching", "segments"]
+    assert all(arm["minutes"] > 0 for (arm,) in found["arms"].values())
     logs = {name: (next((tmp_path / "runs").glob(f"*/{name}/0")) / "log.jsonl").read_text() for name in found["arms"]}
     assert "fake_loss" in logs["matching"]
     assert "fake_loss" not in logs["segments"]
