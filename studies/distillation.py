@@ -24,12 +24,11 @@ from typing import Any
 
 from pages import axes_of, draw_points, paragraphs, save, spread, table, write
 from prompts import digest
-from steps import Setting, pictures_of, scores
+from steps import Setting, at_levels, pictures_of, scores
 
 from fourstroke.distill.comparison import ratio
 from fourstroke.distill.segments import Segments
 from fourstroke.files import write_json
-from fourstroke.flow.schedule import UNSHIFTED
 from fourstroke.pipeline import Pipeline
 from fourstroke.recipe import load_recipe
 from fourstroke.train.distill import DistillRecipe, DistillStage, train_distill
@@ -71,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = hashlib.sha256(" ".join([weights, *arguments.overrides]).encode()).hexdigest()[:12]
     budget = f"{arguments.steps}-steps" if arguments.steps else f"{arguments.minutes:g}-minutes"
     folder = arguments.runs / f"distillation-{budget}-{arguments.n}-{source}"
-    config = find_world(None, arguments.teacher, Pipeline.from_pretrained(arguments.teacher).info.name)
+    teacher = Pipeline.from_pretrained(arguments.teacher)
+    config = find_world(None, arguments.teacher, teacher.info.name)
     prompts = held_out_prompts(World(config), arguments.n)
     judge = Judge(config)
 
@@ -82,23 +82,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_json(file, make())
         return json.loads(file.read_text(encoding="utf-8"))
 
-    def drawn(
-        model: Path, name: str, steps: int, guidance: float, levels: tuple[float, ...] | None = None
-    ) -> dict[str, Any]:
-        pipe = Pipeline.from_pretrained(model)
-        if levels:
-            info = dataclasses.replace(pipe.info, sample_sigmas=levels)
-            pipe = Pipeline(pipe.transformer, pipe.autoencoder, pipe.text_encoder, UNSHIFTED, info)
+    def drawn(pipe: Pipeline, name: str, steps: int, guidance: float) -> dict[str, Any]:
         setting = Setting(name=name, pipe=pipe, steps=steps, guidance=guidance)
         return scores(setting, judge, prompts, pictures_of(setting, prompts), min(DIVERSE, arguments.n))
 
-    own = Pipeline.from_pretrained(arguments.teacher).info.own_steps
+    own = teacher.info.own_steps
     count = len(recipe.sigmas)
     teachers = [
-        kept(f"teacher-{steps}", lambda steps=steps: drawn(arguments.teacher, "teacher", steps, recipe.guidance))
+        kept(f"teacher-{steps}", lambda steps=steps: drawn(teacher, "teacher", steps, recipe.guidance))
         for steps in (own, count)
     ]
-    teachers.append(kept("untrained", lambda: drawn(arguments.teacher, "untrained", count, 1.0, tuple(recipe.sigmas))))
+    teachers.append(kept("untrained", lambda: drawn(at_levels(teacher, recipe.sigmas), "untrained", count, 1.0)))
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in ARMS}
     for seed in range(arguments.seeds):
         for name in ARMS:
@@ -108,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 model = distilled(chosen)
                 assert chosen.warm is not None
                 taken = {"steps": chosen.run.steps, "warm": chosen.warm.steps, "minutes": minutes_of(chosen.run.out)}
-                return {**taken, **drawn(model, name, count, 1.0)}
+                return {**taken, **drawn(Pipeline.from_pretrained(model), name, count, 1.0)}
 
             results[name].append(found := kept(f"{name}-{seed}", student))
             print(f"{ARMS[name]}, seed {seed}: composition {found['composition']['value']:.3f}", flush=True)
@@ -123,8 +117,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for axes, key in ((composed, "composition"), (diverse, "diversity")):
         value = {ARMS[name]: [_value(each, key) for each in found] for name, found in results.items()}
         draw_points(axes, value, key, f"{count} steps")
-        axes.axhline(_value(teachers[0], key), color="gray", ls="--", lw=1)
-        axes.axhline(_value(teachers[1], key), color="gray", ls=":", lw=1)
+        axes.axhline(_value(teachers[0], key), color="gray", ls="--", lw=1, label=f"teacher, {own} steps")
+        axes.axhline(_value(teachers[1], key), color="gray", ls=":", lw=1, label=f"teacher, {count} steps")
+        axes.legend(fontsize=7)
     save(figure, arguments.out)
     print(arguments.out.with_suffix(".md").read_text(encoding="utf-8"))
 

@@ -18,8 +18,10 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Mean (lowest to highest)."""
+    """Mean (lowest to highest); a single value stands alone."""
     mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
@@ -84,7 +86,7 @@ def draw_points(axes: Any, groups: Mapping[str, Sequence[float]], ylabel: str, t
         axes.scatter([place] * len(values), values, color=colour, zorder=3)
         mean = sum(values) / len(values)
         axes.hlines(mean, place - 0.3, place + 0.3, color=colour, lw=2)
-    axes.set_xticks(range(len(groups)), list(groups))
+    axes.set_xticks(range(len(groups)), [textwrap.fill(name, 14) for name in groups])
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.set(ylabel=ylabel, title=title)
     axes.grid(alpha=0.3, axis="y")

@@ -322,7 +322,7 @@ def page(results: dict[str, list[dict[str, Any]]], a: argparse.Namespace) -> str
         f"called massive elsewhere (arXiv 2402.17762). A spike is a step whose loss or gradient is {SPIKE:g} times the "
         f"median of the {WINDOW} before."
     )
-    command = f"    python studies/stability.py --steps {a.steps} --optimizer {a.optimizer}"
+    command = f"    python studies/stability.py --steps {a.steps} --optimizer {a.optimizer} --seeds {a.seeds}"
     return (
         f"# SwiGLU and scale-only modulation\n\n{command}\n\n{paragraphs(about)}\n\n{table(heads, rows)}\n\n"
         f"![largest activations over training and by layer]({a.out.name}.png)\n"

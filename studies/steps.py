@@ -4,8 +4,8 @@
 
 Qwen-Image-2.0 report, few-step distillation; the metrics are those of `fourstroke.evaluate.image_metrics`. Writes
 docs/studies/steps.md (the table), steps.png (the plot), steps-sheet.jpg (one column a prompt, one row a setting, the
-same noise in every row) and steps.json beside it. Takes an hour of one CPU core; the rows of these weights and numbers
-are kept in runs/studies, so that the same command goes on where it was stopped.
+same noise in every row) and steps.json beside it. Takes two hours of one CPU core; the rows of these weights and
+numbers are kept in runs/studies, so that the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from fourstroke.distill.comparison import ratio
 from fourstroke.evaluate.image_metrics import diversity, flat_noise, saturation, stack
 from fourstroke.evaluate.statistics import share
 from fourstroke.files import atomic_file, save_image, write_json, write_text
+from fourstroke.flow.schedule import UNSHIFTED
 from fourstroke.pipeline import Pipeline
 from fourstroke.world import World
 from fourstroke.world.find import find_world
@@ -125,7 +126,7 @@ def settings(teacher: Pipeline, student: Pipeline | None, guidance: float) -> li
     ]  # fmt: skip
     if student is not None:
         levels = student.info.sample_sigmas or ()
-        untrained = at_levels(teacher, student)
+        untrained = at_levels(teacher, levels)
         found += [
             Setting(
                 name=f"teacher at the student's levels, {len(levels)} steps"
@@ -143,10 +144,10 @@ def settings(teacher: Pipeline, student: Pipeline | None, guidance: float) -> li
     return found
 
 
-def at_levels(teacher: Pipeline, student: Pipeline) -> Pipeline:
-    """The teacher on the student's grid: what the student draws before it has learned anything, without guidance."""
-    info = dataclasses.replace(teacher.info, sample_sigmas=student.info.sample_sigmas)
-    return Pipeline(teacher.transformer, teacher.autoencoder, teacher.text_encoder, student.schedule, info)
+def at_levels(teacher: Pipeline, levels: Sequence[float]) -> Pipeline:
+    """The teacher on a student's grid: what the student draws before it has learned anything, without guidance."""
+    info = dataclasses.replace(teacher.info, sample_sigmas=tuple(levels))
+    return Pipeline(teacher.transformer, teacher.autoencoder, teacher.text_encoder, UNSHIFTED, info)
 
 
 def with_steps(student: Pipeline, steps: int) -> Pipeline:

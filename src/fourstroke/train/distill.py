@@ -81,8 +81,7 @@ class DistillRecipe:
     `init` is a checkpoint of the teacher's sizes that the student goes on from, an earlier student's say, instead of
     the teacher's weights; its adapters are merged. With `init_teacher`, the teacher that the earlier student was made
     from, it is first carried over to today's: what the teacher has learned since, the difference of the two teachers'
-    weights, is added to the student's.
-    `guidance` is the teacher's, `edit_guidance` that of its edits (None: the same).
+    weights, is added to the student's. `guidance` is the teacher's, `edit_guidance` that of its edits (None: the same).
     `sigmas` are the student's noise levels, from 1 down, without the final 0; `noise_samples` noises share each prompt;
     `flow_weight` is that of the flow-matching loss on real latents at the first step (Qwen-Image-Flash: keeps
     structure, costs quality). Prompts of `data` are drawn at `width` x `height` (None: the teacher's own size) and at
