@@ -5,8 +5,8 @@
 The twin has one halving less, a quarter of the channels, and widths that bring encoder and decoder to the same number
 of parameters; both start from nothing, and an anchor to other latents, if the recipe has one, is left out. They are
 trained beside each other, each on its share of the cores, so that both see the same machine. Scenes, pages and
-photographs are measured as the runs go on; interrupted ones are resumed. Writes
-docs/studies/compression-full.{json,md,png}.
+photographs are measured as the runs go on; interrupted ones are resumed, and finished ones are kept, in the study's own
+JSON too. Writes docs/studies/compression-full.{json,md,png}.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from pages import COLOURS, axes_of, paragraphs, save, spread, table, write
 
-from fourstroke.checkpoint import read_rows
+from fourstroke.checkpoint import read_json, read_rows
 from fourstroke.data.images import crop_to_multiple
 from fourstroke.evaluate.data import parts
 from fourstroke.evaluate.reconstruction import measure, photographs
@@ -67,8 +67,8 @@ FINDINGS = (
     scenes. One seed; for most of the time other work ran beside both, alike.""",
 )
 """What we read from the table at its full length."""
-FULL = 78.0, 1
-"""Minutes and seeds of it."""
+FULL = 78.0, 1, 1.0, 0.5
+"""Minutes, seeds and widths of it."""
 
 
 def twin_of(config: AutoencoderConfig) -> AutoencoderConfig:
@@ -149,11 +149,21 @@ def train(recipe: VaeRecipe, measured: Measured) -> None:
 
 
 def result(recipe: VaeRecipe) -> dict[str, Any]:
-    """Parameters and curve of a run that is finished."""
+    """What a finished run was asked for, and its curve."""
     rows = [row for row in read_rows(recipe.run.out / "log.jsonl") if "scores" in row]
     curve = {row["step"]: {"step": row["step"], "minutes": row["seconds"] / 60, **row["scores"]} for row in rows}
+    return {**asked(recipe), "curve": [curve[step] for step in sorted(curve)]}
+
+
+def asked(recipe: VaeRecipe) -> dict[str, Any]:
+    """What tells runs apart: seed, minutes, parameters."""
     assert recipe.model is not None
-    return {"parameters": parameters(recipe.model), "curve": [curve[step] for step in sorted(curve)]}
+    return {"seed": recipe.run.seed, "minutes": recipe.run.max_minutes, "parameters": parameters(recipe.model)}
+
+
+def known(written: Sequence[dict[str, Any]], recipe: VaeRecipe) -> dict[str, Any] | None:
+    """The result of a run in what the study wrote before."""
+    return next((found for found in written if asked(recipe).items() <= found.items()), None)
 
 
 def run(minutes: float, seeds: int, runs: Path, out: Path, recipe_file: Path, widths: Sequence[float]) -> None:
@@ -162,6 +172,8 @@ def run(minutes: float, seeds: int, runs: Path, out: Path, recipe_file: Path, wi
     if recipe.model is None:
         raise SystemExit(f"{recipe_file} names no sizes of a new autoencoder (model)")
     results: dict[str, list[dict[str, Any]]] = {}
+    file = out.with_suffix(".json")
+    written = read_json(file) if file.exists() else {}
     for seed, width in itertools.product(range(seeds), widths):
         wide = narrower(recipe.model, width)
         names = [name if width == 1 else f"{name}, width {width:g}" for name in NAMES]
@@ -169,10 +181,12 @@ def run(minutes: float, seeds: int, runs: Path, out: Path, recipe_file: Path, wi
             full_length(recipe, config, minutes, seed, runs / f"twins-{minutes:g}" / name.replace(", width ", "-"))
             for name, config in zip(names, (wide, twin_of(wide)), strict=True)
         ]
-        beside_each_other([recipe for recipe in recipes if not (recipe.run.out / "model").exists()])
-        for name, each in zip(names, recipes, strict=True):
-            results.setdefault(name, []).append(result(each))
-        write(out, results, page(results, minutes, recipe_file, out.name))
+        left = [known(written.get(name, []), each) for name, each in zip(names, recipes, strict=True)]
+        missing = [each for each, found in zip(recipes, left, strict=True) if found is None]
+        beside_each_other([each for each in missing if not (each.run.out / "model").exists()])
+        for name, each, found in zip(names, recipes, left, strict=True):
+            results.setdefault(name, []).append(found or result(each))
+        write(out, results, page(results, minutes, recipe_file, out.name, widths))
     plot(results, out)
     print(out.with_suffix(".md").read_text(encoding="utf-8"))
 
@@ -206,7 +220,9 @@ def full_length(recipe: VaeRecipe, config: AutoencoderConfig, minutes: float, se
     )
 
 
-def page(results: dict[str, list[dict[str, Any]]], minutes: float, recipe: Path, stem: str) -> str:
+def page(
+    results: dict[str, list[dict[str, Any]]], minutes: float, recipe: Path, stem: str, widths: Sequence[float]
+) -> str:
     """The page of docs."""
     keys = [f"{group}_{score}" for group in (*GROUPS.values(), "photographs") for score in ("psnr", "ssim")]
     keys.insert(4, "pages_ned")
@@ -242,13 +258,10 @@ def page(results: dict[str, list[dict[str, Any]]], minutes: float, recipe: Path,
         f"the cores each; mean over seeds (lowest to highest). {MEASURED.scenes} held-out scenes, {MEASURED.pages} "
         f"pages of small text, of which {MEASURED.read} are read, and scikit-image's photographs."
     )
-    seeds = len(results[NAMES[0]]) if NAMES[0] in results else 1
+    seeds = max(len(found) for found in results.values())
     command = f"    python studies/compression.py --minutes {minutes:g} --seeds {seeds}"
-    said = (
-        f"\n## What it says\n\n{paragraphs(*FINDINGS)}\n"
-        if (minutes, seeds) == FULL and list(results) == [*NAMES]
-        else ""
-    )
+    command += "".join(f" --width {width:g}" for width in widths) if tuple(widths) != (1.0,) else ""
+    said = f"\n## What it says\n\n{paragraphs(*FINDINGS)}\n" if (minutes, seeds, *widths) == FULL else ""
     return (
         f"# f16c64 against f8c16, at full length\n\n{command}\n\n{paragraphs(about)}\n\n{table(heads, rows)}\n\n"
         f"![scores against minutes]({stem}.png)\n{said}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
+from fourstroke.checkpoint import CheckpointError
 from fourstroke.recipe import load_recipe
 from fourstroke.train.vae import VaeRecipe
 
@@ -58,3 +60,11 @@ def test_a_tiny_study_measures_against_minutes_and_goes_on(tmp_path, monkeypatch
     monkeypatch.setattr(twins, "train", lambda *_: pytest.fail("a finished run was trained again"))
     compression.main(words)
     assert json.loads(out.with_name("compression-full.json").read_text()) == found
+    shutil.rmtree(tmp_path / "runs")
+    compression.main(words)  # what its own JSON holds is not trained again either
+    assert json.loads(out.with_name("compression-full.json").read_text()) == found
+    trained: list[str] = []
+    monkeypatch.setattr(twins, "beside_each_other", lambda recipes: trained.extend(each.run.out for each in recipes))
+    with pytest.raises(CheckpointError):
+        compression.main([*words, "--minutes", "6"])
+    assert len(trained) == 2
