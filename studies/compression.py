@@ -1,7 +1,7 @@
 """Sixteen-fold compression against eight-fold at an equal bottleneck: f16c64 beside its f8c16 twin.
 
     python studies/compression.py                # short runs of small models, and the cost of a token
-    python studies/compression.py --minutes 78   # at full length, by the bundled autoencoder's recipe (`twins`)
+    python studies/compression.py --minutes 78 --width 1 --width 0.5 --seeds 1   # by the bundled recipe (`twins`)
 
 Qwen-Image-2.0 report, VAE, table 1: f16c64 loses nothing against f8c16, at a quarter of the tokens. The twin has one
 stage less and widths that bring it to the same number of parameters. Writes docs/studies/compression.{json,md,png}.

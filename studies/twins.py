@@ -11,7 +11,9 @@ JSON too. Writes docs/studies/compression-full.{json,md,png}.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from pages import COLOURS, axes_of, paragraphs, save, spread, table, write
 
 from fourstroke.checkpoint import read_json, read_rows
@@ -153,22 +156,29 @@ def train(recipe: VaeRecipe, measured: Measured) -> None:
         trainer.run(bool(saved_states(recipe.run.out)))
 
 
-def result(recipe: VaeRecipe) -> dict[str, Any]:
+def result(recipe: VaeRecipe, source: str) -> dict[str, Any]:
     """What a finished run was asked for, and its curve."""
     rows = [row for row in read_rows(recipe.run.out / "log.jsonl") if "scores" in row]
     curve = {row["step"]: {"step": row["step"], "minutes": row["seconds"] / 60, **row["scores"]} for row in rows}
-    return {**asked(recipe), "curve": [curve[step] for step in sorted(curve)]}
+    return {**asked(recipe, source), "curve": [curve[step] for step in sorted(curve)]}
 
 
-def asked(recipe: VaeRecipe) -> dict[str, Any]:
-    """What tells runs apart: seed, minutes, parameters."""
+def asked(recipe: VaeRecipe, source: str) -> dict[str, Any]:
+    """What tells runs apart: digest of the recipe's file, seed, minutes, parameters."""
     assert recipe.model is not None
-    return {"seed": recipe.run.seed, "minutes": recipe.run.max_minutes, "parameters": parameters(recipe.model)}
+    told = {"seed": recipe.run.seed, "minutes": recipe.run.max_minutes, "parameters": parameters(recipe.model)}
+    return {"recipe": source, **told}
 
 
-def known(written: Sequence[dict[str, Any]], recipe: VaeRecipe) -> dict[str, Any] | None:
+def digest(recipe_file: Path) -> str:
+    """Of what a recipe's file says, comments aside."""
+    tree = yaml.safe_load(recipe_file.read_text(encoding="utf-8"))
+    return hashlib.sha256(json.dumps(tree).encode()).hexdigest()[:12]
+
+
+def known(written: Sequence[dict[str, Any]], wanted: dict[str, Any]) -> dict[str, Any] | None:
     """The result of a run in what the study wrote before."""
-    return next((found for found in written if asked(recipe).items() <= found.items()), None)
+    return next((found for found in written if wanted.items() <= found.items()), None)
 
 
 def run(minutes: float, seeds: int, runs: Path, out: Path, recipe_file: Path, widths: Sequence[float]) -> None:
@@ -177,6 +187,7 @@ def run(minutes: float, seeds: int, runs: Path, out: Path, recipe_file: Path, wi
     if recipe.model is None:
         raise SystemExit(f"{recipe_file} names no sizes of a new autoencoder (model)")
     results: dict[str, list[dict[str, Any]]] = {}
+    source = digest(recipe_file)
     file = out.with_suffix(".json")
     written = read_json(file) if file.exists() else {}
     for seed, width in itertools.product(range(seeds), widths):
@@ -186,11 +197,11 @@ def run(minutes: float, seeds: int, runs: Path, out: Path, recipe_file: Path, wi
             full_length(recipe, config, minutes, seed, runs / f"twins-{minutes:g}" / name.replace(", width ", "-"))
             for name, config in zip(names, (wide, twin_of(wide)), strict=True)
         ]
-        left = [known(written.get(name, []), each) for name, each in zip(names, recipes, strict=True)]
+        left = [known(written.get(name, []), asked(each, source)) for name, each in zip(names, recipes, strict=True)]
         missing = [each for each, found in zip(recipes, left, strict=True) if found is None]
         beside_each_other([each for each in missing if not (each.run.out / "model").exists()])
         for name, each, found in zip(names, recipes, left, strict=True):
-            results.setdefault(name, []).append(found or result(each))
+            results.setdefault(name, []).append(found or result(each, source))
         write(out, results, page(results, minutes, recipe_file, out.name, widths))
     plot(results, out)
     print(out.with_suffix(".md").read_text(encoding="utf-8"))

@@ -68,3 +68,7 @@ def test_a_tiny_study_measures_against_minutes_and_goes_on(tmp_path, monkeypatch
     with pytest.raises(CheckpointError):
         compression.main([*words, "--minutes", "6"])
     assert len(trained) == 2
+    (tmp_path / "vae.yaml").write_text(yaml.safe_dump(tree | {"batch_size": 1}))  # another recipe's are not taken
+    with pytest.raises(CheckpointError):
+        compression.main(words)
+    assert len(trained) == 4
