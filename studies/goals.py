@@ -147,7 +147,7 @@ def text(scores: Mapping[str, Any], teacher: Mapping[str, Any], name: str) -> st
         "bold is what is reached, 95 % intervals in brackets. Composition and edits: `fourstroke eval composition --n "
         "200`, `--first 10000` for the others, `fourstroke eval edits --n 100`; the rest by the commands of "
         "`studies/goals.py`, which prints this page, and by `fourstroke eval reconstruction --read`; those that begin "
-        "with four steps stand in [steps](steps.md)."
+        "with four steps are of the pair in [steps](steps.md)."
     )
     curves = (
         "The teacher's training with edits, in minutes of one or two cores: 48 prompts and 48 edits by which "
