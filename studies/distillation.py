@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "untrained": teachers[2],
                 "arms": results,
             }
-            write(arguments.out, report, page(teachers, results, arguments, own, count))
+            write(arguments.out, report, page(teachers, results, arguments, own, count, recipe.guidance))
     figure, (composed, diverse) = axes_of(2)
     for axes, key in ((composed, "composition"), (diverse, "diversity")):
         value = {ARMS[name]: [_value(each, key) for each in found] for name, found in results.items()}
@@ -196,6 +196,7 @@ def page(
     a: argparse.Namespace,
     own: int,
     count: int,
+    guidance: float,
 ) -> str:
     """The page in Markdown."""
     first = teachers[0]
@@ -215,7 +216,11 @@ def page(
             spread([r["likeness"] for r in found], 3),
         ]
 
-    rows = [row(f"teacher, {own} steps", [first], "–"), row(f"teacher, {count} steps", [teachers[1]], "–")]
+    guided = "" if guidance == 1 else f", guidance {guidance:g}"
+    rows = [
+        row(f"teacher, {own} steps{guided}", [first], "–"),
+        row(f"teacher, {count} steps{guided}", [teachers[1]], "–"),
+    ]
     rows.append(row("student before training: no guidance, its own noise levels", [teachers[2]], "–"))
     rows += [
         row(ARMS[name], found, f"{found[0]['warm']} + {found[0]['steps'] - found[0]['warm']}")
@@ -234,9 +239,9 @@ def page(
         "likeness",
     ]
     budget = f"{a.steps} steps" if a.steps else f"{a.minutes:g} minutes of the processor"
+    seeds = "one seed" if a.seeds == 1 else f"{a.seeds} seeds, mean (lowest to highest)"
     about = (
-        f"{count}-step students of one teacher, each trained for {budget}, by its first steps; {a.seeds} seeds, mean "
-        "(lowest to highest). "
+        f"{count}-step students of one teacher, each trained for {budget}, by its first steps; {seeds}. "
         f"All draw the same {a.n} held-out prompts; diversity and saturation are ratios to the first row."
     )
     budget_told = f"--steps {a.steps}" if a.steps else f"--minutes {a.minutes:g}"

@@ -150,10 +150,11 @@ def text(scores: Mapping[str, Any], teacher: Mapping[str, Any], name: str) -> st
         "with four steps are of the pair in [steps](steps.md)."
     )
     curves = (
-        "The teacher's training with edits, in minutes of one or two cores: 48 prompts and 48 edits by which "
-        "checkpoints are chosen, so that a look is off by .1 and more. The world changed at the first line (more signs "
-        "and small things), at 296 minutes, when a fifth of the signs became capitals, and at the second line, when "
-        "nearly half of the pictures became posters ([card](../../models/micro-teacher/README.md))."
+        "The teacher's training with edits, in minutes of one or two cores. Each point is of the 48 prompts and 48 "
+        "edits by which checkpoints are chosen, so that it may be wrong by .1 or more. The world changed at the "
+        "first line (more signs and small things), at 296 minutes, when a fifth of the signs became capitals, and at "
+        "the second line, when nearly half of the pictures became posters "
+        "([card](../../models/micro-teacher/README.md))."
     )
     return (
         f"# What micro was to reach\n\n{paragraphs(about)}\n\n"
