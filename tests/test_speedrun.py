@@ -197,7 +197,7 @@ def test_hours_scale_every_limit_and_leave_a_tenth():
 def test_a_plan_says_what_the_time_is_worth(monkeypatch):
     text = plan("micro", RECIPES / "micro", limits(RECIPES / "micro", 3.0))
     assert "vae 21" in text
-    assert "the bundled micro took 48.4 hours" in text
+    assert "the bundled micro took 49.6 hours" in text
     assert "this run has 6 % of that time" in text
     assert "bundled" not in plan("micro", RECIPES / "micro", limits(RECIPES / "micro", None))
     monkeypatch.chdir(RECIPES)
