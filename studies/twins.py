@@ -70,7 +70,7 @@ FINDINGS = (
     lower for it. Whether a third width would close the rest cannot be told from two.""",
     """f8c16 had 1.4 times fewer steps in the same time, having more of its parameters where pictures are large, and
     leads all the same. It gives a transformer four times as many tokens; what those cost stands with the short runs.
-    The bundled f16c64 was trained for longer, by the same recipe and then its decoder alone, and reaches 35.2 dB on
+    The bundled f16c64 was trained for longer, by the same recipe and then its decoder alone, and reaches 35 dB on
     scenes. One seed; other work ran beside both of a pair, alike, and more of it beside the wide pair than beside the
     narrow one.""",
 )
