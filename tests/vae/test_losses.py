@@ -28,6 +28,28 @@ def test_edge_ignores_a_constant_and_refuses_tiny_pictures() -> None:
         losses.edge(x[..., :4], x[..., :4])
 
 
+def test_outline_by_hand() -> None:
+    x, y = -torch.ones(2, 4, 2, 2), -torch.ones(2, 4, 2, 2)
+    assert losses.outline(x, y).item() == 0  # nothing on either side
+    x[:, :3] = torch.rand(2, 3, 2, 2)
+    assert losses.outline(x, y).item() == 0  # colours are not its concern
+    x[0, 3] = torch.tensor([[1.0, 0.0], [-1.0, 5.0]])  # alphas 1, .5, 0 and, beyond white, 1
+    y[0, 3] = torch.tensor([[0.0, 1.0], [-1.0, 1.0]])  # .5, 1, 0, 1
+    assert losses.outline(x, y).item() == pytest.approx((1 - 2 / 3) / 2)
+    assert losses.outline(-torch.ones(1, 4, 2, 2), torch.ones(1, 4, 2, 2)).item() == 1
+
+
+def test_outline_has_sharp_edges_where_mean_errors_blur() -> None:
+    wanted = torch.stack([torch.linspace(-1, 1, 9) + shift for shift in (-0.6, 0.0, 0.1)]).sign().clamp(-1, 1)
+    target = wanted.view(3, 1, 1, 9).expand(3, 4, 9, 9)
+    copy = torch.zeros(1, 4, 9, 9, requires_grad=True)
+    for _ in range(200):
+        (gradient,) = torch.autograd.grad(losses.outline(copy.expand(3, 4, 9, 9), target), copy)
+        copy = (copy - 2 * gradient).detach().requires_grad_()
+    assert (copy[0, 3, :, :4] <= -1).all()  # none of three edges is there yet
+    assert (copy[0, 3, :, 5:] >= 1).all()  # two of three: all of it, not two thirds
+
+
 def test_margin_cosine_by_hand() -> None:
     z = torch.tensor([[1.0, 1.0], [0.0, 1.0]]).view(1, 2, 1, 2)  # (1, 0) and (1, 1)
     f = torch.tensor([[0.0, 2.0], [3.0, 2.0]]).view(1, 2, 1, 2)  # (0, 3) and (2, 2)
@@ -81,6 +103,7 @@ def test_gradients() -> None:
     x, y = (torch.randn(1, 2, 8, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
     assert gradcheck(losses.l1, (x, y))
     assert gradcheck(losses.edge, (x, y))
+    assert gradcheck(losses.outline, [torch.tanh(each[:, :1]).repeat(1, 4, 1, 1) for each in (x, y)])
     z, f = (torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True) for _ in range(2))
     for loss in (losses.margin_cosine, losses.margin_distance, losses.alignment):
         assert gradcheck(loss, (z, f))
@@ -88,7 +111,7 @@ def test_gradients() -> None:
 
 def test_shapes_must_agree() -> None:
     a, b = torch.zeros(1, 2, 4, 4), torch.zeros(1, 3, 4, 4)
-    for loss in (losses.l1, losses.edge, losses.margin_cosine, losses.psnr):
+    for loss in (losses.l1, losses.edge, losses.outline, losses.margin_cosine, losses.psnr):
         with pytest.raises(ValueError, match="shapes differ"):
             loss(a, b)
     with pytest.raises(ValueError, match="batch or size"):

@@ -1,5 +1,6 @@
 """The networks of the objective: LPIPS from published layouts, DINOv2 from a folder, and what is refused."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,11 +14,12 @@ from fourstroke.checkpoint import CheckpointError
 from fourstroke.vae.autoencoder import AutoencoderConfig
 from fourstroke.vae.dino import DinoFeatures
 from fourstroke.vae.features import SemanticConfig, SemanticNetwork
+from fourstroke.vae.losses import outline
 from fourstroke.vae.lpips import DEVIATION, MEAN, Lpips
 from fourstroke.vae.objective import LossConfig, Objective, Reconstruction, check_losses
 from fourstroke.vae.objective.alignment import AlignmentConfig, AlignmentTerm, load_features
 from fourstroke.vae.objective.perceptual import LpipsConfig
-from fourstroke.vae.objective.pictures import L1, Edge, Squared
+from fourstroke.vae.objective.pictures import L1, Edge, Outline, Squared
 
 ALEX = (3, 4, 5, 6, 3)
 """Widths of a small AlexNet."""
@@ -235,6 +237,16 @@ def test_the_objective_is_the_weighted_sum_in_the_recipes_order() -> None:
     assert found["l1"] == (y - x).abs().mean()
     assert found["loss"] == 2 * found["l1"] + 3 * found["squared"]
     assert objective.learned == {}
+
+
+def test_outlines_are_of_the_copies_as_they_are_and_need_an_alpha() -> None:
+    x, y, other = torch.rand(3, 2, 4, 16, 16)
+    objective = Objective((Outline(weight=0.5),), AutoencoderConfig(), torch.device("cpu"))
+    found = objective(dataclasses.replace(seen(x, y), weighed=other))
+    assert found["outline"] == outline(y, x)
+    assert found["loss"] == 0.5 * found["outline"]
+    with pytest.raises(ValueError, match="3 channels have none"):
+        Outline().open(AutoencoderConfig(in_channels=3, out_channels=3), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ offer(
     l1="fourstroke.vae.objective.pictures:L1",
     edge="fourstroke.vae.objective.pictures:Edge",
     squared="fourstroke.vae.objective.pictures:Squared",
+    outline="fourstroke.vae.objective.pictures:Outline",
     lpips="fourstroke.vae.objective.perceptual:LpipsConfig",
     alignment="fourstroke.vae.objective.alignment:AlignmentConfig",
     anchor="fourstroke.vae.objective.anchor:AnchorConfig",
