@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fourstroke.vae import losses
 from fourstroke.vae.autoencoder import AutoencoderConfig
-from fourstroke.vae.objective.term import LossConfig, PictureLoss, Reconstruction, Term
+from fourstroke.vae.objective.term import PictureLoss, Term
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,26 +48,18 @@ class Squared(PictureLoss):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outline(LossConfig):
+class Outline(PictureLoss):
     """What the alphas lack of each other's shape: mean errors leave outlines blurred. Our choice, for stickers."""
 
     kind: ClassVar[str] = "outline"
+    of_weighed: ClassVar[bool] = False
+
+    def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """1 - intersection over union."""
+        return losses.outline(prediction, target)
 
     def open(self, model: AutoencoderConfig, device: torch.device) -> Term:
         """The term; raises ValueError for pictures without alpha."""
         if model.channels != 4:
             raise ValueError(f"the loss outline compares alphas; pictures of {model.channels} channels have none")
-        return OutlineTerm(self)
-
-
-class OutlineTerm(Term):
-    """Logged as `outline`. It takes the copies as they are: `balanced` would move their outlines."""
-
-    def __init__(self, config: Outline) -> None:
-        super().__init__()
-        self.config = config
-
-    def forward(self, seen: Reconstruction) -> tuple[Tensor, dict[str, Tensor]]:
-        """1 - intersection over union."""
-        missing = losses.outline(seen.y, seen.x)
-        return self.config.weight * missing, {"outline": missing}
+        return super().open(model, device)

@@ -78,6 +78,9 @@ class LossConfig(ABC):
 class PictureLoss(LossConfig):
     """A term that compares copies with pictures and nothing else. It is in the log under its kind."""
 
+    of_weighed: ClassVar[bool] = True
+    """Whether `balanced` weighs its errors; shapes would be moved by that."""
+
     @abstractmethod
     def compare(self, prediction: Tensor, target: Tensor) -> Tensor:
         """A scalar; pictures are (b, c, H, W) in [-1, 1], predictions may be beyond."""
@@ -93,5 +96,5 @@ class _Compared(Term):
         self.config = config
 
     def forward(self, seen: Reconstruction) -> tuple[Tensor, dict[str, Tensor]]:
-        value = self.config.compare(seen.weighed, seen.x)
+        value = self.config.compare(seen.weighed if self.config.of_weighed else seen.y, seen.x)
         return self.config.weight * value, {self.config.kind: value}
